@@ -1,0 +1,1 @@
+"""Watching a node, read-only: metrics, health and the HTTP endpoints."""

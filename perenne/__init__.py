@@ -1,0 +1,1 @@
+"""One node: everything that speaks DICOM or HTTP, and the wiring."""

@@ -1,0 +1,1 @@
+"""Making copies: the decision core, its driver, ZooKeeper and the stream between nodes."""

@@ -1,0 +1,151 @@
+"""What the parts above `replication` may call, and the snapshot that monitoring reads.
+
+`perenne.dimse` offers instances through `Committer`; `monitoring` reads `ReplicatorStatistics` at scrape time.
+"""
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from replication.core.values import Phase, ReplicaId
+from storage.position import LogPoint
+from storage.staging import Staged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An instance offered for commitment: its bytes, staged and hashed, and what names it."""
+
+    staged: Staged
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+
+
+class CommitOutcome(enum.Enum):
+    """Why `commit` returned: each means that the bytes offered are committed on the in-sync set."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    CONFLICT_KEPT = "conflict-kept"
+
+
+class NotPromised(Exception):
+    """The instance is not promised; it may yet commit. The text is ASCII, at most 64 characters."""
+
+
+class ConflictRefused(Exception):
+    """The same SOP Instance UID with other bytes, refused by policy; the kept instance is committed."""
+
+
+class Committer(Protocol):
+    """Where a received instance goes. Implemented by the replicator, and by tests."""
+
+    async def commit(self, draft: Draft) -> CommitOutcome:
+        """Return once `draft` is committed. Takes over one reference of `draft.staged`.
+
+        Raises NotPromised, ConflictRefused, or storage.errors.StorageFull.
+        """
+        ...
+
+    def refusal(self) -> str | None:
+        """Why a store would be refused right now, before its bytes are taken; None when it would be accepted."""
+        ...
+
+
+class Role(enum.Enum):
+    """What this node is at this moment. `FENCED`: alive, but not allowed to confirm or lead."""
+
+    LEADER = "leader"
+    CANDIDATE = "candidate"
+    FOLLOWER = "follower"
+    FENCED = "fenced"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLag:
+    """How far one other replica is behind this leader. Zero everywhere when it holds everything."""
+
+    replica: ReplicaId
+    in_sync: bool
+    connected: bool
+    records: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicatorStatistics:
+    """A frozen snapshot of replication on one node; durations in seconds, sizes in bytes."""
+
+    cluster_id: str
+    node_id: ReplicaId
+    incarnation: str
+    boot: str
+    role: Role
+    leader: ReplicaId | None
+    epoch: int
+    phase: Phase | None
+    promise: int
+    in_sync: tuple[ReplicaId, ...]
+    copies_required: int
+    end: LogPoint
+    durable: LogPoint
+    committed: LogPoint
+    floor: LogPoint
+    lags: tuple[ReplicaLag, ...]
+    """One per other registered replica; filled on the leader, empty elsewhere."""
+    uncommitted_records: int
+    uncommitted_bytes: int
+    oldest_uncommitted_seconds: float
+    under_replicated_records: int
+    coordination_connected: bool
+    coordination_fresh_seconds: float
+    """Age of the last answered request's send time."""
+    coordination_changes: int
+    leader_changes: int
+    refusal: str | None
+    """Why a C-STORE would be refused now; None when this node can acknowledge or relay."""
+    frozen: str | None
+    """Why the node stopped writing for good (a contradiction in its log); None when it did not."""
+    data_path_seconds: float
+    """Age of the last canary that went through the real data path."""
+    stored: int
+    duplicates: int
+    conflicts: int
+    stored_bytes: int
+    damaged_records: int
+    lost_and_found: int
+
+
+class InstanceBytes(Protocol):
+    """A stored Part 10 file whose digest was checked before the first byte left."""
+
+    size: int
+
+    def parts(self) -> Iterator[memoryview]: ...
+
+
+class InstanceAbsent(Exception):
+    """No such instance, and the leader agrees."""
+
+
+class InstanceUnavailable(Exception):
+    """It cannot be said now: the leader or the replica that holds it does not answer. Retry later."""
+
+
+class Archive(Protocol):
+    """What reads instances and reports on the node: the part of the replicator that HTTP needs."""
+
+    async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
+        """Return the current version, from here or from another replica. Raises InstanceAbsent, InstanceUnavailable."""
+        ...
+
+    def statistics(self) -> ReplicatorStatistics: ...
+
+    def conflicts(self) -> tuple[str, ...]:
+        """SOP Instance UIDs held with more than one data set, at most 1,000."""
+        ...

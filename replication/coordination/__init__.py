@@ -1,0 +1,1 @@
+"""ZooKeeper through kazoo, and the standalone file: two implementations of one port."""

@@ -1,0 +1,110 @@
+"""The values that decisions are made of: replicas, the cluster state, and points of the log.
+
+Terms are those of docs/glossary.md. All values are frozen; a change is a new value.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Final, NewType
+
+from storage.position import GENESIS, LogPoint
+
+ReplicaId = NewType("ReplicaId", str)
+"""A node's id, or `TIER`."""
+
+TIER: Final = ReplicaId("tier")
+"""The object tier: a passive replica that holds and never leads."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Member:
+    """A replica as the in-sync set names it: a new disk is a new incarnation, and in no set.
+
+    incarnation: random id of the formatted data directory; empty for the tier.
+    """
+
+    id: ReplicaId
+    incarnation: str
+
+
+TIER_MEMBER: Final = Member(TIER, "")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Identity:
+    """One process of one replica: confirmations belong to exactly this."""
+
+    id: ReplicaId
+    incarnation: str
+    boot: str
+
+    @property
+    def member(self) -> Member:
+        return Member(self.id, self.incarnation)
+
+
+class Phase(enum.Enum):
+    """Of a leadership: `RECOVERING` until its own EPOCH record is durable and the CAS to `ACTIVE` confirmed."""
+
+    RECOVERING = "recovering"
+    ACTIVE = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Names one write of the state: a counter that rises by one per write, and a random id."""
+
+    counter: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TierClaim:
+    """The tier is a member of the in-sync set from `first` on, below which it may have gaps.
+
+    first: the first sequence that the tier must hold. chain_before: 32 bytes, the chain at `first - 1`.
+    """
+
+    first: int
+    chain_before: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A hint of a planned switchover: other candidates wait until `until_us` (leader's clock, Unix microseconds)."""
+
+    to: ReplicaId
+    until_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    """The znode `state`: the sole authority on who leads and who must hold a record before it is committed.
+
+    leader: None only before the first election. tier: set exactly when `TIER_MEMBER` is in `in_sync`.
+    """
+
+    change: Change
+    epoch: int
+    leader: Identity | None
+    phase: Phase
+    in_sync: frozenset[Member]
+    tier: TierClaim | None = None
+    floor: LogPoint = GENESIS
+    transfer: Transfer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionedState:
+    """The state as read, with the version to compare in a CAS. Versions may repeat after a restore of ZooKeeper."""
+
+    state: ClusterState
+    version: int
+
+
+class CasOutcome(enum.Enum):
+    """Of a compare-and-set. `UNKNOWN`: the request may still be applied, now or later."""
+
+    APPLIED = "applied"
+    CONFLICT = "conflict"
+    UNKNOWN = "unknown"

@@ -1,0 +1,217 @@
+"""What nodes say to each other, as plain values. `wire` puts them into frames, `peers` carries them.
+
+A node sends requests only on connections that it dialled, and answers on the connection that asked.
+Points travel as (epoch, sequence, chain). A `payload` travels behind the message in the same frame, as raw bytes.
+"""
+
+import msgspec
+
+from storage.position import LogPoint, LogPosition
+
+
+class Point(msgspec.Struct, frozen=True, array_like=True):
+    epoch: int
+    sequence: int
+    chain: bytes
+
+    def log_point(self) -> LogPoint:
+        return LogPoint(LogPosition(self.epoch, self.sequence), self.chain)
+
+
+def to_point(point: LogPoint) -> Point:
+    return Point(point.position.epoch, point.position.sequence, point.chain)
+
+
+class EpochEnd(msgspec.Struct, frozen=True, array_like=True):
+    """The last record that a log holds of one epoch."""
+
+    epoch: int
+    first: int
+    last: int
+    chain_at_last: bytes
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    pass
+
+
+class Hello(_Message, frozen=True):
+    """First in both directions. A stranger, another cluster or a version out of range is told why and cut off."""
+
+    cluster_id: str
+    node_id: str
+    incarnation: str
+    boot: str
+    version_min: int
+    version_max: int
+
+
+class Goodbye(_Message, frozen=True):
+    """The sender closes; `reason` is for the log."""
+
+    reason: str
+
+
+class Survey(_Message, frozen=True):
+    """A candidate asks: what do you hold, what have you promised, do you see a leader? (pre-vote, longest tail)"""
+
+    nonce: int
+
+
+class SurveyAnswer(_Message, frozen=True):
+    nonce: int
+    promise: int
+    end: Point
+    verified: bool
+    sees_leader: bool
+    state_counter: int
+
+
+class OpenStream(_Message, frozen=True):
+    """The active leader of `epoch` asks a follower where its log ends. `committed` is the leader's commit point."""
+
+    epoch: int
+    committed: Point
+
+
+class StreamEnd(_Message, frozen=True):
+    """The follower's answer, and its table of epochs (newest 1,000, oldest first) for KIP-279 reconciliation."""
+
+    epoch: int
+    promise: int
+    end: Point
+    epochs: list[EpochEnd]
+    in_memory_commit: Point
+
+
+class Align(_Message, frozen=True):
+    """Cut back to `point`, the last common one by the leader's reckoning, and follow from there."""
+
+    epoch: int
+    point: Point
+
+
+class Aligned(_Message, frozen=True):
+    epoch: int
+    end: Point
+
+
+class Append(_Message, frozen=True):
+    """One record follows as the payload: the whole tar member, header to padding.
+
+    Where `proposal` is not 0 the payload holds the record's header alone: the rest is the instance that the
+    follower itself offered under that ticket, and still has staged.
+    """
+
+    epoch: int
+    previous: Point
+    committed: Point
+    proposal: int = 0
+
+
+class Segment(_Message, frozen=True):
+    """A whole sealed, committed segment follows as the payload, byte for byte."""
+
+    epoch: int
+    previous: Point
+    end: Point
+    committed: Point
+
+
+class Heartbeat(_Message, frozen=True):
+    """From the leader, several times per second, also while nothing is written."""
+
+    epoch: int
+    committed: Point
+
+
+class Confirmed(_Message, frozen=True):
+    """Follower: everything up to `durable` is on stable storage here, with this chain. `received` counts payload bytes."""
+
+    epoch: int
+    durable: Point
+    received: int
+
+
+class Rejected(_Message, frozen=True):
+    """Follower: not accepted. A promise above the leader's epoch deposes it; else it opens the stream again."""
+
+    epoch: int
+    promise: int
+    end: Point
+    reason: str
+
+
+class Leave(_Message, frozen=True):
+    """Follower: take me out of the in-sync set (failing disk, disk nearly full, draining)."""
+
+    reason: str
+
+
+class Propose(_Message, frozen=True):
+    """Follower to leader: number this instance. The payload is the whole Part 10 file."""
+
+    ticket: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    meta_length: int
+    dataset: bytes
+    digest: bytes
+
+
+class ProposeResult(_Message, frozen=True):
+    """outcome: a CommitOutcome value, or "not-promised", "not-leader", "conflict-refused", "full"."""
+
+    ticket: int
+    outcome: str
+    reason: str
+    committed: Point
+
+
+class Fetch(_Message, frozen=True):
+    """Send the records after `after` up to `last` (candidate copying a longer tail; repair)."""
+
+    nonce: int
+    after: Point
+    last: int
+
+
+class Fetched(_Message, frozen=True):
+    """One record follows as the payload."""
+
+    nonce: int
+    previous: Point
+
+
+class FetchEnd(_Message, frozen=True):
+    """Nothing more follows; `reason` is empty when all was sent."""
+
+    nonce: int
+    reason: str
+
+
+class Lookup(_Message, frozen=True):
+    """Is there an instance with this UID? Asked of the leader before "absent" is said, and of anyone who may hold it."""
+
+    nonce: int
+    sop_instance_uid: str
+    send_bytes: bool
+
+
+class LookupAnswer(_Message, frozen=True):
+    """outcome: "present", "absent" (said by an active, fresh leader only), "unknown". The payload is the Part 10 file
+    where bytes were asked for and are here."""
+
+    nonce: int
+    outcome: str
+    digest: bytes
+    meta_length: int
+
+
+Message = (
+    Hello | Goodbye | Survey | SurveyAnswer | OpenStream | StreamEnd | Align | Aligned | Append | Segment | Heartbeat
+    | Confirmed | Rejected | Leave | Propose | ProposeResult | Fetch | Fetched | FetchEnd | Lookup | LookupAnswer
+)

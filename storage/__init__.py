@@ -1,0 +1,1 @@
+"""Keeping bytes on one node: the log of tar segments, its recovery and its index. Usable with no cluster."""
