@@ -119,10 +119,14 @@ class Segment(_Message, frozen=True):
 
 
 class Heartbeat(_Message, frozen=True):
-    """From the leader, several times per second, also while nothing is written."""
+    """From the leader, several times per second, also while nothing is written.
+
+    refusal: why the leader would refuse a store now, so that a follower can say so before it takes the bytes.
+    """
 
     epoch: int
     committed: Point
+    refusal: str = ""
 
 
 class Confirmed(_Message, frozen=True):

@@ -1,0 +1,49 @@
+"""What the core may ask of its surroundings while it decides: pure look-ups, answered at once, with no side effect."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from storage.position import EpochSpan, LogPoint
+
+
+class LogView(Protocol):
+    """This node's log, read-only."""
+
+    @property
+    def end(self) -> LogPoint:
+        """The last record appended, durable or not."""
+        ...
+
+    @property
+    def durable(self) -> LogPoint: ...
+
+    def point_at(self, sequence: int) -> LogPoint | None:
+        """`GENESIS` for 0; None beyond the end."""
+        ...
+
+    def epochs(self) -> Sequence[EpochSpan]:
+        """Oldest first; the newest span ends at the log end."""
+        ...
+
+    @property
+    def intact(self) -> bool:
+        """False while a record is known to be damaged or the tail is unsettled: such a node may not lead."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KnownVersion:
+    """One data set held under a SOP Instance UID, committed or not."""
+
+    sequence: int
+    dataset: bytes
+    transfer_syntax_uid: str
+
+
+class Catalogue(Protocol):
+    """What the log holds of one SOP Instance UID: the index and everything appended since."""
+
+    def versions(self, sop_instance_uid: str) -> Sequence[KnownVersion]:
+        """Oldest first."""
+        ...
