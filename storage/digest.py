@@ -1,0 +1,79 @@
+"""The two digests of a payload, taken in one pass while its bytes arrive (docs/format.md, Digests)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from blake3 import blake3
+
+from storage.position import NO_DIGEST, RecordKind
+
+# Preamble (128), "DICM", and the element (0002,0000) UL 4 with its value: PS3.10 section 7.1.
+_PREFIX_BYTES: Final = 144
+_GROUP_LENGTH: Final = b"DICM\x02\x00\x00\x00UL\x04\x00"
+META_LIMIT_BYTES: Final = 1024 * 1024
+"""A File Meta group that claims to be larger is not taken for one: its bytes are held until it is complete."""
+
+Bytes = bytes | bytearray | memoryview
+
+
+def part10_meta_length(head: Bytes) -> int:
+    """Return the bytes of preamble, prefix and File Meta at the start of a Part 10 file; 0 where there are none.
+
+    It is a function of the first 144 bytes alone. A file without the group length that PS3.10 section 7.1
+    requires counts as all data set: that changes what its digest covers first, not whether it is covered.
+    """
+    if len(head) < _PREFIX_BYTES or bytes(head[128:140]) != _GROUP_LENGTH:
+        return 0
+    length = _PREFIX_BYTES + int.from_bytes(head[140:144], "little")
+    return length if length <= META_LIMIT_BYTES else 0
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadDigests:
+    """dataset: BLAKE3 of the data set (`NO_DIGEST` unless an instance). digest: of the payload as the record says."""
+
+    dataset: bytes
+    digest: bytes
+    meta_length: int
+
+
+class PayloadHasher:
+    """Digests of one payload, fed in pieces of any size. An instance is split where its File Meta ends."""
+
+    def __init__(self, kind: RecordKind = RecordKind.INSTANCE) -> None:
+        self._instance = kind is RecordKind.INSTANCE
+        self._body = blake3()
+        self._head: bytearray | None = bytearray() if self._instance else None
+        self._meta = b""
+
+    def update(self, data: Bytes) -> None:
+        if self._head is None:
+            self._body.update(data)
+            return
+        # The boundary lies in the head: hold bytes until it is known and passed.
+        self._head += data
+        if len(self._head) < _PREFIX_BYTES or len(self._head) < part10_meta_length(self._head):
+            return
+        boundary = part10_meta_length(self._head)
+        self._meta = bytes(self._head[:boundary])
+        self._body.update(memoryview(self._head)[boundary:])
+        self._head = None
+
+    def finish(self) -> PayloadDigests:
+        """Return the digests. A payload shorter than its File Meta claims is all data set."""
+        if not self._instance:
+            return PayloadDigests(NO_DIGEST, self._body.digest(), 0)
+        if self._head is not None:
+            self._body.update(self._head)
+            self._head = None
+        dataset = self._body.digest()
+        return PayloadDigests(dataset, blake3(self._meta + dataset).digest(), len(self._meta))
+
+
+def digests_of(kind: RecordKind, parts: Iterable[Bytes]) -> PayloadDigests:
+    """Return the digests of a whole payload given in pieces."""
+    hasher = PayloadHasher(kind)
+    for part in parts:
+        hasher.update(part)
+    return hasher.finish()

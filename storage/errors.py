@@ -1,0 +1,45 @@
+"""What can go wrong with stored bytes, grouped by what the caller does next."""
+
+
+class StorageError(Exception):
+    """Anything that storage reports on purpose."""
+
+
+class StorageFull(StorageError):
+    """No room; nothing of the record is visible. Retry elsewhere or later."""
+
+
+class RecordCorrupt(StorageError):
+    """Stored or received bytes do not match their digest, chain or canonical form. Repair from another replica.
+
+    sequence: of the record; 0 where the bytes do not even say which record they are.
+    """
+
+    def __init__(self, sequence: int, reason: str = "") -> None:
+        super().__init__(f"record {sequence} is damaged" + (f": {reason}" if reason else ""))
+        self.sequence = sequence
+        self.reason = reason
+
+
+class RecordAbsent(StorageError, LookupError):
+    """The log does not hold this sequence: beyond its end, or cut meanwhile."""
+
+    def __init__(self, sequence: int) -> None:
+        super().__init__(f"no record {sequence} in this log")
+        self.sequence = sequence
+
+
+class SegmentPoisoned(StorageError):
+    """A write or fsync failed. What reached the disk is unknown until it is read again by a new process."""
+
+
+class LogLocked(StorageError):
+    """Another process works on this data directory."""
+
+
+class FormatError(StorageError):
+    """A file or value is not what the format allows, such as a segment of another cluster."""
+
+
+class LogContradiction(StorageError):
+    """What was asked does not fit the log: a wrong sequence or chain, or a cut below a floor. Nothing was written."""

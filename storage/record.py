@@ -1,0 +1,205 @@
+"""One record as one tar member: a pax header whose `comment` carries the facts, a ustar header, the payload.
+
+The header bytes are canonical: a header has exactly one encoding, and decoding refuses every other
+(docs/format.md, Record). Pure functions.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from storage.digest import digests_of
+from storage.errors import FormatError, RecordCorrupt
+from storage.position import DIGEST_BYTES, LogPosition, RecordHeader, RecordKind
+
+BLOCK: Final = 512
+RECORD_ALIGNMENT: Final = 4096
+HEADER_LIMIT: Final = 16 * 1024
+"""No record header is longer: enough to read one from a known offset in one go."""
+_PAX_NAME: Final = b"././@PaxHeader"
+_SIZE_LIMIT: Final = 8**11
+_COMMENT: Final = re.compile(
+    rb"\d+ comment=seq=(\d+) epoch=(\d+) kind=([a-z]+) dataset=([0-9a-f]{64}) digest=([0-9a-f]{64})"
+    rb" chain=([0-9a-f]{64}) time=(-?\d+) *\n"
+)
+_PAX_PATH: Final = re.compile(rb"\d+ path=([^\n\0]+)\n")
+_PAX_SIZE: Final = re.compile(rb"\d+ size=(\d+)\n")
+_UID: Final = re.compile(r"[0-9.]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedRecord:
+    """The header of a record as found. payload_offset and length count from the record's first byte."""
+
+    header: RecordHeader
+    chain: bytes
+    payload_offset: int
+    length: int
+
+
+def trailing_padding(size: int) -> int:
+    """Return the zero bytes after a payload of `size` bytes, up to a whole tar block."""
+    return -size % BLOCK
+
+
+def record_length(path: str, size: int) -> int:
+    """Return the bytes of the whole record, always a multiple of 4096."""
+    return _header_length(path, size) + size + trailing_padding(size)
+
+
+def encode_header(header: RecordHeader, chain: bytes) -> bytes:
+    """Return the canonical bytes before the payload. Raises FormatError when the path or a size is not allowed."""
+    if not _path_allowed(header.path) or header.size < 0 or len(chain) != DIGEST_BYTES:
+        raise FormatError(f"no record can be called {header.path!r}")
+    extra = _extra_pax(header.path, header.size)
+    pax_size = _header_length(header.path, header.size) - 2 * BLOCK
+    position = header.position
+    fields = (
+        f"seq={position.sequence} epoch={position.epoch} kind={header.kind.value}"
+        f" dataset={header.dataset.hex()} digest={header.digest.hex()} chain={chain.hex()} time={header.time_us}"
+    ).encode()
+    comment_size = pax_size - len(extra)
+    start = f"{comment_size} comment=".encode() + fields
+    comment = start.ljust(comment_size - 1) + b"\n"
+    seconds = min(max(header.time_us // 1_000_000, 0), _SIZE_LIMIT - 1)
+    name, prefix = _split_path(header.path) or (header.path.encode()[-100:], b"")
+    return b"".join(
+        (
+            ustar_header(_PAX_NAME, b"", pax_size, seconds, b"x"),
+            comment,
+            extra,
+            ustar_header(name, prefix, header.size if header.size < _SIZE_LIMIT else 0, seconds, b"0"),
+        )
+    )
+
+
+def decode_header(view: memoryview | bytes) -> DecodedRecord:
+    """Read the header at the start of `view`, which may be longer or end early in the payload.
+
+    Raises RecordCorrupt on anything that `encode_header` would not have written.
+    """
+    data = bytes(view[:HEADER_LIMIT])
+    try:
+        pax_size = int(data[124:135], 8)
+        member = BLOCK + pax_size
+        if pax_size <= 0 or pax_size % BLOCK or len(data) < member + BLOCK:
+            raise ValueError("its extended header is cut off or absurd")
+        pax = data[BLOCK:member]
+        comment = _COMMENT.match(pax)
+        if comment is None:
+            raise ValueError("its comment is not ours")
+        rest = pax[comment.end() :]
+        ustar = data[member : member + BLOCK]
+        path, size = _decode_path(ustar), int(ustar[124:135], 8)
+        if found := _PAX_PATH.match(rest):
+            path = found[1]
+            rest = rest[found.end() :]
+        if found := _PAX_SIZE.match(rest):
+            size = int(found[1])
+        sequence, epoch, kind, dataset, digest, chain, time_us = comment.groups()
+        header = RecordHeader(
+            LogPosition(int(epoch), int(sequence)),
+            RecordKind(kind.decode()),
+            bytes.fromhex(dataset.decode()),
+            bytes.fromhex(digest.decode()),
+            int(time_us),
+            path.decode(),
+            size,
+        )
+        canonical = encode_header(header, bytes.fromhex(chain.decode()))
+    except (ValueError, FormatError) as error:
+        raise RecordCorrupt(0, str(error)) from error
+    if data[: member + BLOCK] != canonical:
+        raise RecordCorrupt(header.position.sequence, "its header is not canonical")
+    offset = len(canonical)
+    return DecodedRecord(
+        header, bytes.fromhex(chain.decode()), offset, offset + size + trailing_padding(size)
+    )
+
+
+def instance_path(study: str, series: str, sop: str, version_sequence: int | None) -> str:
+    """Return the member name of an instance; what is no UID becomes `unknown`, so no path leaves its folder.
+
+    >>> instance_path("1.2", "1.2.3", "../x", None)
+    '1.2/1.2.3/unknown.dcm'
+    >>> instance_path("1.2", "1.2.3", "1.2.3.4", 17)
+    '1.2/1.2.3/1.2.3.4.17.dcm'
+    """
+    study, series, sop = (_uid_or_unknown(uid) for uid in (study, series, sop))
+    version = "" if version_sequence is None else f".{version_sequence}"
+    return f"{study}/{series}/{sop}{version}.dcm"
+
+
+def small_member(
+    position: LogPosition, kind: RecordKind, facts: Mapping[str, object], time_us: int
+) -> tuple[RecordHeader, bytes]:
+    """Return header and payload of a JSON record under `perenne/`: a tombstone, an epoch start or a note."""
+    payload = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    digests = digests_of(kind, [payload])
+    path = f"perenne/{position.sequence:012d}-{kind.value}.json"
+    header = RecordHeader(position, kind, digests.dataset, digests.digest, time_us, path, len(payload))
+    return header, payload
+
+
+def ustar_header(name: bytes, prefix: bytes, size: int, seconds: int, kind: bytes) -> bytes:
+    """Return one 512-byte header block: owner 0, mode 0644, no user names."""
+    start = b"%s0000644\x000000000\x000000000\x00%011o\x00%011o\x00" % (name.ljust(100, b"\0"), size, seconds)
+    end = b"%sustar\x0000%s%s" % (kind.ljust(101, b"\0"), bytes(80), prefix.ljust(167, b"\0"))
+    checksum = sum(start) + sum(end) + 8 * 0x20
+    return b"%s%06o\x00 %s" % (start, checksum, end)
+
+
+def _header_length(path: str, size: int) -> int:
+    """Return the bytes before the payload: as many blocks of pax data as make the record a multiple of 4096."""
+    extra = len(_extra_pax(path, size))
+    # 450 bytes hold the comment with the largest possible numbers; the spaces fill the rest.
+    needed = -(-(450 + extra) // BLOCK) * BLOCK
+    return 2 * BLOCK + needed + -(2 * BLOCK + needed + size + trailing_padding(size)) % RECORD_ALIGNMENT
+
+
+def _extra_pax(path: str, size: int) -> bytes:
+    extra = b"" if _split_path(path) is not None else _pax_line("path", path.encode())
+    return extra if size < _SIZE_LIMIT else extra + _pax_line("size", str(size).encode())
+
+
+def _pax_line(keyword: str, value: bytes) -> bytes:
+    """Return a pax record, whose length counts its own digits."""
+    bare = len(keyword) + len(value) + 3
+    length = bare + len(str(bare))
+    length = bare + len(str(length))
+    return f"{length} {keyword}=".encode() + value + b"\n"
+
+
+def _split_path(path: str) -> tuple[bytes, bytes] | None:
+    """Return (name, prefix) of the ustar header, or None when the path needs the pax keyword."""
+    raw = path.encode()
+    if not raw.isascii():
+        return None
+    if len(raw) <= 100:
+        return raw, b""
+    cut = raw.rfind(b"/")
+    if 0 < cut <= 155 and len(raw) - cut - 1 <= 100:
+        return raw[cut + 1 :], raw[:cut]
+    return None
+
+
+def _decode_path(ustar: bytes) -> bytes:
+    name, prefix = ustar[:100].rstrip(b"\0"), ustar[345:500].rstrip(b"\0")
+    return prefix + b"/" + name if prefix else name
+
+
+def _path_allowed(path: str) -> bool:
+    if not 0 < len(path) <= 1024 or "\0" in path or "\n" in path:
+        return False
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return all(part not in ("", ".", "..") for part in path.split("/"))
+
+
+def _uid_or_unknown(uid: str) -> str:
+    # A component of dots alone would be a way out of the folder.
+    return uid if _UID.fullmatch(uid) and uid.strip(".") else "unknown"
