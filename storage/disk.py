@@ -225,7 +225,7 @@ class RealDisk:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._locks: list[int] = []
+        self._locks: dict[str, int] = {}
         root.mkdir(parents=True, exist_ok=True)
 
     def open(self, name: str, *, create: bool = False, direct: bool = False) -> DiskFile:
@@ -310,13 +310,15 @@ class RealDisk:
         return facts.f_bavail * facts.f_frsize
 
     def lock(self, name: str) -> None:
+        if name in self._locks:
+            return
         fd = os.open(self._root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(fd)
             raise LogLocked(f"{self._root} is in use by another process") from error
-        self._locks.append(fd)
+        self._locks[name] = fd
 
     def path(self, name: str) -> Path | None:
         return self._root / name
@@ -324,7 +326,7 @@ class RealDisk:
     def close(self) -> None:
         """Let go of the locks."""
         while self._locks:
-            os.close(self._locks.pop())
+            os.close(self._locks.popitem()[1])
 
 
 def _write_zeros(fd: int, size: int) -> None:

@@ -1,0 +1,299 @@
+"""Reading the log from any thread: points, entries and records, each proved before it is believed."""
+
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from storage.digest import PayloadHasher
+from storage.errors import RecordAbsent, RecordCorrupt
+from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, chain_after
+from storage.record import DecodedRecord, encode_header, trailing_padding
+from storage.segment import Segment, SegmentInfo, verify_payload
+from storage.table import Entry
+
+WHOLE_LIMIT: Final = 16 * 1024 * 1024
+"""Payloads up to this size are read once, into memory; larger ones are hashed first and then read again."""
+
+
+class Payload(Protocol):
+    """Bytes of a record, offered in pieces. `storage.staging.Staged` is one."""
+
+    @property
+    def size(self) -> int: ...
+
+    def parts(self) -> Iterator[memoryview]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BytesPayload:
+    """A payload that is already in memory."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def parts(self) -> Iterator[memoryview]:
+        yield memoryview(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A record read back, its payload checked against digest and chain."""
+
+    header: RecordHeader
+    chain: bytes
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A record appended and not yet written."""
+
+    entry: Entry
+    header: RecordHeader
+    head: bytes
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class FilePayload:
+    """A large payload in its segment, hashed once before it was handed out and again while it leaves.
+
+    `parts` raises RecordCorrupt before its last piece when the bytes changed in between.
+    """
+
+    header: RecordHeader
+    segment: Segment
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return self.header.size
+
+    def parts(self) -> Iterator[memoryview]:
+        hasher = PayloadHasher(self.header.kind)
+        held: bytes | None = None
+        for piece in self.segment.raw(self.offset, self.size):
+            if held is not None:
+                yield memoryview(held)
+            hasher.update(piece)
+            held = piece
+        if hasher.finish().digest != self.header.digest:
+            raise RecordCorrupt(self.header.position.sequence, "its bytes do not match its digest")
+        if held is not None:
+            yield memoryview(held)
+
+
+class LogReader:
+    """The reading half of `Log`. The log thread publishes under `_lock`; readers take snapshots."""
+
+    def __init__(self, segments: tuple[Segment, ...], end: LogPoint, damaged: set[int]) -> None:
+        self._lock = threading.Lock()
+        self._segments = segments
+        self._pending: dict[int, Pending] = {}
+        self._end = end
+        self._durable = end
+        self._damaged = damaged
+
+    @property
+    def end(self) -> LogPoint:
+        """The last record appended, durable or not."""
+        return self._end
+
+    @property
+    def durable(self) -> LogPoint:
+        """The last record on stable storage."""
+        return self._durable
+
+    def damaged(self) -> tuple[int, ...]:
+        """Sequences known to be damaged: found at start or by a read, and not repaired yet."""
+        with self._lock:
+            return tuple(sorted(self._damaged))
+
+    def segments(self) -> tuple[SegmentInfo, ...]:
+        segments = self._segments
+        return tuple(
+            SegmentInfo(
+                segment.name,
+                segment.first,
+                segment.last if segment.last >= segment.first else None,
+                segment.header.epoch,
+                segment.header.chain_before,
+                segment is not segments[-1],
+                segment.size,
+            )
+            for segment in segments
+        )
+
+    def epochs(self) -> tuple[EpochSpan, ...]:
+        """Oldest first; the newest span ends at the log end."""
+        spans: list[EpochSpan] = []
+        with self._lock:
+            segments = self._segments
+            lasts = [segment.last for segment in segments]
+            if segments:
+                lasts[-1] = self._end.sequence
+        for segment, last in zip(segments, lasts, strict=True):
+            if last < segment.first:
+                continue
+            if spans and spans[-1].epoch == segment.header.epoch:
+                spans[-1] = EpochSpan(segment.header.epoch, spans[-1].first, last)
+            else:
+                spans.append(EpochSpan(segment.header.epoch, segment.first, last))
+        return tuple(spans)
+
+    def entry(self, sequence: int) -> Entry | None:
+        """Return the facts of one record; None beyond the end, or where the entry is damaged."""
+        found = self._find(sequence)
+        if isinstance(found, Pending):
+            return found.entry
+        return None if found is None else found.entry(sequence)
+
+    def point_at(self, sequence: int) -> LogPoint | None:
+        """Return `GENESIS` for 0, None beyond the end or where neither entry nor record can be believed."""
+        if sequence == 0:
+            return GENESIS
+        if sequence == (end := self._end).sequence:
+            return end
+        found = self._find(sequence)
+        if found is None or isinstance(found, Pending):
+            return None if found is None else found.entry.point
+        if entry := found.entry(sequence):
+            return entry.point
+        try:
+            decoded = self._locate(found, sequence)[1]
+        except RecordCorrupt:
+            return None
+        return LogPoint(decoded.header.position, decoded.chain)
+
+    def read(self, sequence: int) -> StoredRecord:
+        """Return a verified record. Raises RecordCorrupt (and remembers it), RecordAbsent."""
+        found = self._find(sequence)
+        if found is None:
+            raise RecordAbsent(sequence)
+        if isinstance(found, Pending):
+            return StoredRecord(found.header, found.entry.chain, self._pending_payload(found))
+        with self._noting_damage(sequence):
+            offset, decoded = self._locate(found, sequence)
+            header = decoded.header
+            start = offset + decoded.payload_offset
+            length = decoded.length - decoded.payload_offset
+            if header.size > WHOLE_LIMIT:
+                verify_payload(header, found.raw(start, length))
+                return StoredRecord(header, decoded.chain, FilePayload(header, found, start))
+            data = found.file.pread(length, start)
+            verify_payload(header, iter((data,)))
+            return StoredRecord(header, decoded.chain, BytesPayload(data[: header.size]))
+
+    def read_raw_parts(self, sequence: int) -> Iterator[bytes | memoryview]:
+        """Yield the whole record's bytes, verified before the first piece leaves. Raises as `read`."""
+        record = self.read(sequence)
+        yield encode_header(record.header, record.chain)
+        yield from record.payload.parts()
+        yield bytes(trailing_padding(record.header.size))
+
+    def read_raw(self, sequence: int) -> bytes:
+        """Return the whole record's bytes, verified. For large records use `read_raw_parts`."""
+        return b"".join(self.read_raw_parts(sequence))
+
+    def read_head(self, sequence: int, size: int) -> tuple[RecordHeader, bytes]:
+        """Return the header, proved by the chain, and the first `size` payload bytes, which nothing proves yet.
+
+        For rebuilding the index: reading every pixel would take hours. Raises as `read`.
+        """
+        found = self._find(sequence)
+        if found is None:
+            raise RecordAbsent(sequence)
+        if isinstance(found, Pending):
+            return found.header, b"".join(self._pending_payload(found).parts())[:size]
+        with self._noting_damage(sequence):
+            offset, decoded = self._locate(found, sequence)
+            size = min(size, decoded.header.size)
+            return decoded.header, found.file.pread(size, offset + decoded.payload_offset)
+
+    def iterate(self, first: int) -> Iterator[Entry]:
+        """Yield the entries from `first` to the end as it is now; damaged ones are left out."""
+        for sequence in range(max(first, 1), self._end.sequence + 1):
+            if entry := self.entry(sequence):
+                yield entry
+
+    def _find(self, sequence: int) -> Segment | Pending | None:
+        with self._lock:
+            if not 1 <= sequence <= self._end.sequence:
+                return None
+            if pending := self._pending.get(sequence):
+                return pending
+            index = bisect_right(self._segments, sequence, key=lambda segment: segment.first) - 1
+            return self._segments[index] if index >= 0 else None
+
+    def _pending_payload(self, pending: Pending) -> Payload:
+        """Copy a payload that still lies with its sender: its buffer may be reused as soon as it is durable."""
+        if pending.payload.size > WHOLE_LIMIT:
+            raise RecordAbsent(pending.entry.position.sequence)
+        with self._lock:
+            if pending.entry.position.sequence in self._pending:
+                return BytesPayload(b"".join(pending.payload.parts()))
+        return self.read(pending.entry.position.sequence).payload
+
+    def _locate(self, segment: Segment, sequence: int) -> tuple[int, DecodedRecord]:
+        """Return offset and header of a record, the header proved by its entry and the chain before it."""
+        entry = segment.entry(sequence)
+        before = segment.entry(sequence - 1) if sequence > segment.first else None
+        previous = (
+            before.chain if before else segment.header.chain_before if sequence == segment.first else None
+        )
+        if entry is not None:
+            offset = entry.offset
+        elif before is not None:
+            offset = before.offset + before.length
+        elif sequence == segment.first:
+            offset = segment.data_offset
+        else:
+            raise RecordCorrupt(sequence, "its entry and the one before it are damaged")
+        decoded = segment.record_header(offset)
+        header = decoded.header
+        if header.position.sequence != sequence or (entry is None and previous is None):
+            raise RecordCorrupt(sequence, "another record lies in its place")
+        if entry is not None and (entry.chain, entry.digest, entry.length, entry.position, entry.kind) != (
+            decoded.chain,
+            header.digest,
+            decoded.length,
+            header.position,
+            header.kind,
+        ):
+            raise RecordCorrupt(sequence, "its header contradicts its entry")
+        if previous is not None and chain_after(previous, header) != decoded.chain:
+            raise RecordCorrupt(sequence, "its chain does not follow from the record before")
+        return offset, decoded
+
+    def _noting_damage(self, sequence: int) -> "_NotingDamage":
+        return _NotingDamage(self, sequence)
+
+    def note_damage(self, sequence: int) -> None:
+        """Remember that a record is damaged, as a scrub found."""
+        with self._lock:
+            if sequence <= self._end.sequence:
+                self._damaged.add(sequence)
+
+
+class _NotingDamage:
+    """Remembers a RecordCorrupt that leaves the block, with its sequence; a record cut meanwhile is absent."""
+
+    def __init__(self, log: LogReader, sequence: int) -> None:
+        self._log = log
+        self._sequence = sequence
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RecordCorrupt):
+            if self._sequence > self._log.end.sequence:
+                raise RecordAbsent(self._sequence) from error
+            self._log.note_damage(self._sequence)
+            if error.sequence != self._sequence:
+                raise RecordCorrupt(self._sequence, error.reason) from error

@@ -1,0 +1,168 @@
+"""One segment file of the log: its table, its records, and reading them with proof.
+
+Reading is for any thread; the writing methods belong to the log thread.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from storage.digest import PayloadHasher
+from storage.disk import Disk, DiskFile
+from storage.errors import RecordCorrupt
+from storage.position import LogPoint, RecordHeader, chain_after
+from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
+from storage.table import (
+    ENTRIES_OFFSET,
+    ENTRY_BYTES,
+    MARK_OFFSETS,
+    PAGE,
+    Entry,
+    GroupMark,
+    SegmentHeader,
+    data_offset,
+    decode_entry,
+    decode_mark,
+)
+
+PIECE: Final = 1024 * 1024
+_ZEROS: Final = bytes(PIECE)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """name: relative to the data directory. last: None while it holds no record. bytes: of the file."""
+
+    name: str
+    first: int
+    last: int | None
+    epoch: int
+    chain_before: bytes
+    sealed: bool
+    bytes: int
+
+
+def segment_name(first: int) -> str:
+    return f"log/{first:012d}.tar"
+
+
+@dataclass(slots=True)
+class Segment:
+    """An open segment. last: sequence of its last record, `first - 1` while it has none; end_offset: where it ends."""
+
+    header: SegmentHeader
+    file: DiskFile
+    size: int
+    last: int
+    end_offset: int
+    marks: int = field(default=0)
+    armed: bool = field(default=False)
+    """A group mark is durable in it: without one, everything in it is durable (docs/format.md, Group marks)."""
+
+    @property
+    def first(self) -> int:
+        return self.header.first
+
+    @property
+    def name(self) -> str:
+        return segment_name(self.first)
+
+    @property
+    def data_offset(self) -> int:
+        return data_offset(self.header.segment_bytes)
+
+    def entry(self, sequence: int) -> Entry | None:
+        """Read one entry; None when it is damaged or empty."""
+        offset = ENTRIES_OFFSET + (sequence - self.first) * ENTRY_BYTES
+        return self._sane(decode_entry(self.file.pread(ENTRY_BYTES, offset), sequence, self.first))
+
+    def entries(self, table: bytes, count: int) -> list[Entry | None]:
+        """Decode the first `count` entries of the table's bytes."""
+        return [
+            self._sane(
+                decode_entry(table[i * ENTRY_BYTES : (i + 1) * ENTRY_BYTES], self.first + i, self.first)
+            )
+            for i in range(count)
+        ]
+
+    def marks_found(self) -> list[GroupMark]:
+        found = (decode_mark(self.file.pread(PAGE, offset)) for offset in MARK_OFFSETS)
+        return sorted((mark for mark in found if mark is not None), key=lambda mark: mark.number)
+
+    def record_header(self, offset: int) -> DecodedRecord:
+        """Decode the header at `offset`. Raises RecordCorrupt; proves nothing but its form."""
+        return decode_header(self.file.pread(min(HEADER_LIMIT, self.size - offset), offset))
+
+    def raw(self, offset: int, length: int) -> Iterator[bytes]:
+        end = offset + length
+        while offset < end:
+            piece = self.file.pread(min(PIECE, end - offset), offset)
+            if not piece:
+                return
+            offset += len(piece)
+            yield piece
+
+    def verify(self, offset: int, sequence: int, previous: LogPoint | None) -> DecodedRecord:
+        """Check the record at `offset` completely: form, chain after `previous` where known, digest, padding.
+
+        Raises RecordCorrupt.
+        """
+        decoded = self.record_header(offset)
+        header = decoded.header
+        if header.position.sequence != sequence or offset + decoded.length > self.size:
+            raise RecordCorrupt(sequence, "another record lies in its place")
+        if previous is not None and chain_after(previous.chain, header) != decoded.chain:
+            raise RecordCorrupt(sequence, "its chain does not follow from the record before")
+        verify_payload(
+            header, self.raw(offset + decoded.payload_offset, decoded.length - decoded.payload_offset)
+        )
+        return decoded
+
+    def first_nonzero(self, offset: int) -> int | None:
+        """Return the offset of the first page from `offset` on that is not all zero."""
+        while offset < self.size:
+            piece = self.file.pread(min(PIECE, self.size - offset), offset)
+            if piece != _ZEROS[: len(piece)]:
+                for page in range(0, len(piece), PAGE):
+                    if piece[page : page + PAGE].strip(b"\0"):
+                        return offset + page
+            offset += len(piece)
+        return None
+
+    def last_nonzero(self, offset: int) -> int:
+        """Return the end of the last page from `offset` on that is not all zero; `offset` when there is none."""
+        end = offset
+        while (found := self.first_nonzero(end)) is not None:
+            end = found + PAGE
+        return end
+
+    def zero(self, offset: int, end: int) -> None:
+        while offset < end:
+            piece = min(PIECE, end - offset)
+            self.file.pwrite([memoryview(_ZEROS)[:piece]], offset)
+            offset += piece
+
+    def _sane(self, entry: Entry | None) -> Entry | None:
+        if entry is None or entry.position.epoch != self.header.epoch or entry.length <= 0:
+            return None
+        return entry if entry.offset + entry.length <= self.size else None
+
+
+def verify_payload(header: RecordHeader, pieces: Iterator[bytes]) -> None:
+    """Check payload and padding, given as the bytes after the record's header. Raises RecordCorrupt."""
+    hasher = PayloadHasher(header.kind)
+    left = header.size
+    for piece in pieces:
+        inside = min(left, len(piece))
+        hasher.update(memoryview(piece)[:inside])
+        left -= inside
+        if inside < len(piece) and piece[inside:].strip(b"\0"):
+            raise RecordCorrupt(header.position.sequence, "its padding is not zero")
+    digests = hasher.finish()
+    if left or digests.digest != header.digest or digests.dataset != header.dataset:
+        raise RecordCorrupt(header.position.sequence, "its bytes do not match its digest")
+
+
+def open_segment(disk: Disk, name: str, header: SegmentHeader, *, direct: bool) -> Segment:
+    file = disk.open(name, direct=direct)
+    return Segment(header, file, file.size(), header.first - 1, 0)

@@ -1,0 +1,121 @@
+"""Group commit: one thread takes everything queued, appends all of it, syncs once, and says what is durable."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from storage.errors import LogContradiction, StorageError
+from storage.log import Log
+from storage.position import LogPoint, RecordHeader
+from storage.reader import Payload
+
+T = TypeVar("T")
+GROUP_BYTES: Final = 32 * 1024 * 1024
+"""A group is closed beyond this, so that the first record does not wait for gigabytes queued after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    header: RecordHeader
+    chain: bytes
+    payload: Payload
+
+
+class GroupCommit:
+    """The log thread. It owns the log's writing methods; callbacks run in it and must return quickly.
+
+    on_durable(point): everything up to `point` is on stable storage. on_failure(error): the records that were
+    queued are not; nothing more is accepted until `resume` (after StorageFull) or a new process.
+    """
+
+    def __init__(
+        self, log: Log, on_durable: Callable[[LogPoint], None], on_failure: Callable[[StorageError], None]
+    ) -> None:
+        self._log = log
+        self._on_durable = on_durable
+        self._on_failure = on_failure
+        self._queue: deque[_Record | Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._failed = False
+        self._thread = threading.Thread(target=self._run, name="perenne-log", daemon=True)
+        self._thread.start()
+
+    def submit(self, header: RecordHeader, chain: bytes, payload: Payload) -> None:
+        """Queue the next record. `payload` must stay valid until it is reported durable or failed."""
+        self._put(_Record(header, chain, payload))
+
+    def call(self, work: Callable[[], T]) -> "Future[T]":
+        """Run `work` in the log thread, after what was submitted before it is durable."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
+                    future.set_exception(error)
+
+        self._put(run)
+        return future
+
+    def resume(self) -> "Future[None]":
+        """Accept records again after a failure that left the log whole, such as StorageFull."""
+
+        def reset() -> None:
+            self._failed = False
+
+        return self.call(reset)
+
+    def close(self) -> None:
+        """Commit what is queued and end the thread. The log stays open."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _put(self, item: _Record | Callable[[], None]) -> None:
+        with self._changed:
+            if self._closing:
+                raise LogContradiction("the log thread is closing")
+            self._queue.append(item)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if not self._queue:
+                    return
+            self._commit_group()
+
+    def _commit_group(self) -> None:
+        size = appended = 0
+        failure: StorageError | None = None
+        while self._queue and size < GROUP_BYTES and not callable(self._queue[0]):
+            record = self._queue.popleft()
+            assert isinstance(record, _Record)
+            if self._failed:
+                continue
+            try:
+                self._log.append(record.header, record.chain, record.payload)
+                size += record.header.size
+                appended += 1
+            except StorageError as error:
+                failure = error
+                self._failed = True
+        if appended:
+            try:
+                self._on_durable(self._log.sync())
+            except StorageError as error:
+                failure = failure or error
+                self._failed = True
+        if failure is not None:
+            self._on_failure(failure)
+        if self._queue and callable(self._queue[0]) and not appended:
+            work = self._queue.popleft()
+            assert not isinstance(work, _Record)
+            work()
