@@ -1,0 +1,34 @@
+"""Small logs for tests: records made to follow a given point."""
+
+from storage.log import Log, LogIdentity
+from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind, chain_after
+from storage.digest import digests_of
+from storage.reader import BytesPayload
+
+SEGMENT_BYTES = 64 * 1024
+IDENTITY = LogIdentity("test-cluster", SEGMENT_BYTES)
+
+
+def record_after(
+    end: LogPoint, size: int, epoch: int = 1, salt: int = 0
+) -> tuple[RecordHeader, bytes, BytesPayload]:
+    """Return header, chain and payload of an instance of `size` bytes that follows `end`."""
+    sequence = end.sequence + 1
+    data = bytes((sequence * 7 + salt + at) % 255 + 1 for at in range(min(size, 256))) * (size // 256 + 1)
+    payload = BytesPayload(data[:size])
+    digests = digests_of(RecordKind.INSTANCE, [payload.data])
+    header = RecordHeader(
+        LogPosition(epoch, sequence),
+        RecordKind.INSTANCE,
+        digests.dataset,
+        digests.digest,
+        1_700_000_000_000_000 + sequence,
+        f"1.2/1.2.3/1.2.3.{sequence}.dcm",
+        size,
+    )
+    return header, chain_after(end.chain, header), payload
+
+
+def append(log: Log, size: int, epoch: int = 1, salt: int = 0) -> LogPoint:
+    log.append(*record_after(log.end, size, epoch, salt))
+    return log.end
