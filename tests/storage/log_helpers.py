@@ -1,8 +1,8 @@
 """Small logs for tests: records made to follow a given point."""
 
+from storage.digest import digests_of
 from storage.log import Log, LogIdentity
 from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind, chain_after
-from storage.digest import digests_of
 from storage.reader import BytesPayload
 
 SEGMENT_BYTES = 64 * 1024

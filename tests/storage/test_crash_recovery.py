@@ -91,6 +91,10 @@ def check(image: MemoryDisk, moment: Moment, *, host_rebooted: bool) -> None:
         chain = decode_header(raw).chain
         assert RAWS[chain] == raw, "the log serves something that was never appended"
         present.add(chain)
+    last = log.entry(log.end.sequence)
+    if last is not None:
+        rest = image.files[f"log/{last.segment:012d}.tar"].volatile[last.offset + last.length :]
+        assert not rest.strip(b"\0"), "bytes are left after the end of the log"
     saved = b"".join(
         bytes(content.volatile) for name, content in image.files.items() if name.startswith("lost+found/")
     )
