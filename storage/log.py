@@ -299,7 +299,10 @@ class Log(LogReader):
                 batch[-1] = view[: len(view) - rest]
                 segment.file.pwrite(batch, offset)
                 offset += size - rest
-                batch, size = ([view[len(view) - rest :]] if rest else []), rest
+                batch = []
+                if rest:
+                    batch.append(view[len(view) - rest :])
+                size = rest
         if batch:
             segment.file.pwrite(batch, offset)
 

@@ -4,11 +4,12 @@ import io
 import tarfile
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import FormatError, RecordCorrupt
-from storage.position import LogPosition, RecordHeader, RecordKind
+from storage.position import LogPosition, RecordHeader, RecordKind, chain_after
 from storage.record import (
     decode_header,
     encode_header,
@@ -91,3 +92,13 @@ def test_a_path_that_would_leave_its_folder_is_refused(path: str) -> None:
 def test_a_small_member_is_json_under_perenne() -> None:
     header, payload = small_member(LogPosition(4, 17), RecordKind.EPOCH, {"leader": "n1"}, 5)
     assert (header.path, payload) == ("perenne/000000000017-epoch.json", b'{"leader":"n1"}\n')
+
+
+def test_the_vector_of_the_format_page_holds() -> None:
+    header = RecordHeader(
+        LogPosition(3, 7), RecordKind.INSTANCE, b"a" * 32, b"b" * 32, 1_700_000_000_123_456, "1.2/3/4.dcm", 5
+    )
+    head = encode_header(header, b"c" * 32)
+    assert len(head) == 3584
+    assert blake3(head).hexdigest() == "24267076730a5d84e8b320a0804a6d26df46cf0953e27768d25a2737dfa54b3a"
+    assert chain_after(bytes(32), header).hex() == "baf3721d6bddfd500d5a98c26ee3ab787cd7f51a1af12496a392e3f50c476ae7"
