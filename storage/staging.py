@@ -37,7 +37,9 @@ class StagingArea:
     pool_bytes: all buffers together; when they are handed out, instances go to files whatever their size.
     """
 
-    def __init__(self, disk: Disk, *, memory_instance_bytes: int, pool_bytes: int) -> None:
+    def __init__(
+        self, disk: Disk, *, memory_instance_bytes: int, pool_bytes: int
+    ) -> None:
         self._disk = disk
         self.memory_instance_bytes = memory_instance_bytes
         self._pool_bytes = pool_bytes
@@ -69,7 +71,11 @@ class StagingArea:
         with self._lock:
             free = sum(size * len(buffers) for size, buffers in self._free.items())
             return StagingStatistics(
-                self._allocated - free, free, self._files, self._spilled, self._leftovers
+                self._allocated - free,
+                free,
+                self._files,
+                self._spilled,
+                self._leftovers,
             )
 
     def take(self, size: int) -> bytearray | None:
@@ -150,7 +156,9 @@ class Staged:
 
     def head(self, size: int) -> memoryview:
         """Return the first `size` bytes of the data set, fewer when it is shorter."""
-        pieces = list(self._range(self.meta_length, min(self.size, self.meta_length + size)))
+        pieces = list(
+            self._range(self.meta_length, min(self.size, self.meta_length + size))
+        )
         return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
 
     def retain(self) -> None:
@@ -222,7 +230,9 @@ class Receiving:
         staged = Staged(self._held, self._hasher)
         if meta_length is not None and meta_length != staged.meta_length:
             staged.release()
-            raise FormatError(f"File Meta is {staged.meta_length} bytes, not {meta_length}")
+            raise FormatError(
+                f"File Meta is {staged.meta_length} bytes, not {meta_length}"
+            )
         return staged
 
     def abandon(self) -> None:
@@ -252,10 +262,13 @@ class Receiving:
         name, file = self._area.create_file()
         held.file_name, held.file = name, file
         offset = 0
-        buffers, held.buffers = held.buffers, []
-        for buffer in buffers:
-            used = min(len(buffer), held.size - offset)
-            file.pwrite([memoryview(buffer)[:used]], offset)
-            offset += used
-            self._area.give_back(buffer)
+        try:
+            for buffer in held.buffers:
+                used = min(len(buffer), held.size - offset)
+                file.pwrite([memoryview(buffer)[:used]], offset)
+                offset += used
+        finally:
+            for buffer in held.buffers:
+                self._area.give_back(buffer)
+            held.buffers = []
         self._room = 0

@@ -53,6 +53,7 @@ def record_moments(samples: int = 1) -> tuple[list[Moment], dict[bytes, bytes]]:
 
     group(100, epoch=1)
     group(6000, 300, 9000, epoch=1)
+    log.probe()
     group(20000, 5000, 20000, 100, epoch=1)  # rolls inside the group
     group(100_000, 10, epoch=1)  # larger than a segment
     cut = log.end
@@ -75,7 +76,9 @@ MOMENTS, RAWS = record_moments()
 
 def check(image: MemoryDisk, moment: Moment, *, host_rebooted: bool) -> None:
     before = {
-        name: bytes(content.volatile) for name, content in image.files.items() if name.startswith("log/0")
+        name: bytes(content.volatile)
+        for name, content in image.files.items()
+        if name.startswith("log/0")
     }
     log, report = Log.open(image, IDENTITY, host_rebooted=host_rebooted, spares=0)
     assert report.damaged == ()
@@ -93,10 +96,14 @@ def check(image: MemoryDisk, moment: Moment, *, host_rebooted: bool) -> None:
         present.add(chain)
     last = log.entry(log.end.sequence)
     if last is not None:
-        rest = image.files[f"log/{last.segment:012d}.tar"].volatile[last.offset + last.length :]
+        rest = image.files[f"log/{last.segment:012d}.tar"].volatile[
+            last.offset + last.length :
+        ]
         assert not rest.strip(b"\0"), "bytes are left after the end of the log"
     saved = b"".join(
-        bytes(content.volatile) for name, content in image.files.items() if name.startswith("lost+found/")
+        bytes(content.volatile)
+        for name, content in image.files.items()
+        if name.startswith("lost+found/")
     )
     for chain, raw in RAWS.items():
         if chain not in present and any(raw in data for data in before.values()):
@@ -105,7 +112,12 @@ def check(image: MemoryDisk, moment: Moment, *, host_rebooted: bool) -> None:
     assert log.sync() == end
     log.close()
     reopened, again = Log.open(image, IDENTITY, host_rebooted=True, spares=0)
-    assert (reopened.end, again.damaged, again.torn_tail, again.clean) == (end, (), None, True)
+    assert (reopened.end, again.damaged, again.torn_tail, again.clean) == (
+        end,
+        (),
+        None,
+        True,
+    )
     assert reopened.read(end.sequence).header.size == 1234
 
 

@@ -1,0 +1,312 @@
+"""The writing half of the log: groups, their marks, and the roll to the next segment. One thread only."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from storage.disk import Buffer, Disk
+from storage.errors import FormatError, LogContradiction, SegmentPoisoned, StorageError
+from storage.lostfound import LostAndFound
+from storage.position import LogPoint, RecordHeader, chain_after
+from storage.reader import LogReader, Payload, Pending
+from storage.record import RECORD_ALIGNMENT, encode_header, trailing_padding
+from storage.recovery import Recovered, Tail
+from storage.segment import Segment, open_segment, segment_name
+from storage.spare import Spares
+from storage.table import (
+    ENTRIES_OFFSET,
+    ENTRY_BYTES,
+    MARK_OFFSETS,
+    OPEN_END,
+    PAGE,
+    Entry,
+    GroupMark,
+    SegmentHeader,
+    capacity,
+    data_offset,
+    encode_entry,
+    encode_mark,
+    encode_segment_header,
+    segment_file_bytes,
+)
+
+DEFAULT_SEGMENT_BYTES: Final = 256 * 1024 * 1024
+_FLUSH_BYTES: Final = 8 * 1024 * 1024
+_BATCH_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LogIdentity:
+    """Fixed when the cluster was created; the same on every node."""
+
+    cluster_id: str
+    segment_bytes: int = DEFAULT_SEGMENT_BYTES
+
+    def __post_init__(self) -> None:
+        if (
+            self.segment_bytes % RECORD_ALIGNMENT
+            or self.segment_bytes < data_offset(self.segment_bytes) + 8192
+        ):
+            raise FormatError(
+                f"segment_bytes: {self.segment_bytes} is too small or no multiple of 4096"
+            )
+        if len(self.cluster_id.encode()) > 64:
+            raise FormatError("the cluster id is longer than 64 bytes")
+
+
+class LogAppender(LogReader):
+    """Appends and syncs. After any failure of the disk it writes nothing more (pitfalls: never retry fsync)."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        identity: LogIdentity,
+        found: Recovered,
+        spares: int,
+        direct: bool,
+    ) -> None:
+        super().__init__(tuple(found.segments), found.end, found.damaged)
+        self._disk = disk
+        self._identity = identity
+        self._direct = direct
+        self._tail = found.tail
+        self._failure: str | None = None
+        self._table = bytearray()
+        self._group: list[Pending] = []
+        self._group_bytes = 0
+        self._durable_offset = found.segments[-1].end_offset if found.segments else 0
+        self._lost = LostAndFound(disk)
+        self._spares = Spares(disk, identity.segment_bytes, spares)
+
+    @property
+    def intact(self) -> bool:
+        """False while a record is known to be damaged or the tail is not settled: such a node may not lead."""
+        return self._tail is None and not self._damaged and self._failure is None
+
+    @property
+    def tail(self) -> Tail | None:
+        """What lies unsettled after the end, if anything."""
+        return self._tail
+
+    @property
+    def spare_segments(self) -> int:
+        """Zeroed segments ready. Leave the in-sync set before it stays at 0 (protocol, disk rules)."""
+        return self._spares.ready
+
+    def append(self, header: RecordHeader, chain: bytes, payload: Payload) -> None:
+        """Add the next record to the group. `payload` must stay valid until `sync` has returned.
+
+        Raises LogContradiction when it does not fit; StorageFull, with nothing visible; SegmentPoisoned.
+        """
+        self._refuse_if_unfit()
+        end = self._end
+        position = header.position
+        if position.sequence != end.sequence + 1 or position.epoch < end.epoch:
+            raise LogContradiction(f"record {position} cannot follow {end.position}")
+        if chain_after(end.chain, header) != chain or payload.size != header.size:
+            raise LogContradiction(f"record {position}: chain or size does not fit")
+        head = encode_header(header, chain)
+        length = len(head) + header.size + trailing_padding(header.size)
+        segment = self._segment_for(position.epoch, length)
+        entry = Entry(
+            position,
+            header.kind,
+            segment.end_offset,
+            length,
+            header.digest,
+            chain,
+            segment.first,
+        )
+        pending = Pending(entry, header, head, payload)
+        with self._lock:
+            segment.last = position.sequence
+            segment.end_offset += length
+            self._pending[position.sequence] = pending
+            self._end = entry.point
+        self._group.append(pending)
+        self._group_bytes += length
+        if self._group_bytes >= _FLUSH_BYTES:
+            self._guarded(lambda: self._flush(whole=False))
+
+    def sync(self) -> LogPoint:
+        """Write what is pending and make it durable; return the new durable point. Raises SegmentPoisoned."""
+        self._refuse_if_poisoned()
+        if self._durable != self._end:
+            self._guarded(self._sync)
+        return self._durable
+
+    def probe(self) -> None:
+        """Write and sync 4 KiB on the real data path: the canary. Raises SegmentPoisoned.
+
+        It rewrites the group mark, which says what it said before; without a segment there is nothing to probe.
+        """
+        self.sync()
+        if not self._segments or self._tail is not None:
+            return
+        self._arm(self._segments[-1])
+        self._guarded(lambda: self._rewrite_mark(self._segments[-1]))
+
+    def _rewrite_mark(self, segment: Segment) -> None:
+        self._write_mark(segment, self._durable, self._durable_offset)
+        segment.file.sync()
+        segment.marks += 1
+
+    def _sync(self) -> None:
+        self._flush(whole=True)
+        segment = self._segments[-1]
+        segment.file.sync()
+        segment.marks += 1
+        self._durable = self._end
+        self._durable_offset = segment.end_offset
+
+    def _flush(self, *, whole: bool) -> None:
+        """Write mark, records and entries, in this order: a process killed in between leaves no entry without record.
+
+        whole: the group ends here; otherwise its mark leaves the end open.
+        """
+        segment = self._segments[-1]
+        end, end_offset = (self._end, segment.end_offset) if whole else (OPEN_END, 0)
+        self._write_mark(segment, end, end_offset)
+        if self._group:
+            self._write_records(segment)
+            first, last = self._group[0].entry, self._group[-1].entry
+            for pending in self._group:
+                at = (pending.entry.position.sequence - segment.first) * ENTRY_BYTES
+                self._table[at : at + ENTRY_BYTES] = encode_entry(pending.entry)
+            low = (first.position.sequence - segment.first) * ENTRY_BYTES // PAGE * PAGE
+            high = (
+                -(-(last.position.sequence - segment.first + 1) * ENTRY_BYTES // PAGE)
+                * PAGE
+            )
+            segment.file.pwrite(
+                [memoryview(self._table)[low:high]], ENTRIES_OFFSET + low
+            )
+        with self._lock:
+            self._pending.clear()
+        self._group = []
+        self._group_bytes = 0
+
+    def _write_mark(self, segment: Segment, end: LogPoint, end_offset: int) -> None:
+        # Both writes of one group go to one page: the other page still holds the group before.
+        number = segment.marks + 1
+        mark = GroupMark(number, self._durable, self._durable_offset, end, end_offset)
+        segment.file.pwrite([encode_mark(mark)], MARK_OFFSETS[number % 2])
+
+    def _write_records(self, segment: Segment) -> None:
+        offset = self._group[0].entry.offset
+        batch: list[Buffer] = []
+        size = 0
+        for piece in _pieces(self._group):
+            batch.append(piece)
+            size += len(piece)
+            if size >= _BATCH_BYTES:
+                # Whole pages only, so that O_DIRECT can take them; the rest begins the next batch.
+                rest = size % PAGE
+                view = memoryview(batch[-1])
+                if rest >= len(view):
+                    continue
+                batch[-1] = view[: len(view) - rest]
+                segment.file.pwrite(batch, offset)
+                offset += size - rest
+                batch = []
+                if rest:
+                    batch.append(view[len(view) - rest :])
+                size = rest
+        if batch:
+            segment.file.pwrite(batch, offset)
+
+    def _segment_for(self, epoch: int, length: int) -> Segment:
+        """Return the segment of the next record: a pure function of sizes and epochs."""
+        if self._segments:
+            segment = self._segments[-1]
+            room = segment.end_offset + length + RECORD_ALIGNMENT <= segment.size
+            slots = segment.last - segment.first + 1 < capacity(
+                self._identity.segment_bytes
+            )
+            if segment.header.epoch == epoch and room and slots:
+                self._arm(segment)
+                return segment
+        size = segment_file_bytes(self._identity.segment_bytes, length)
+        temporary = f"log/next-{self._end.sequence + 1}"
+        self._spares.take(temporary, size)
+        self._guarded(lambda: self._roll(temporary, epoch))
+        return self._segments[-1]
+
+    def _roll(self, temporary: str, epoch: int) -> None:
+        """Seal the last segment and begin the next in the file `temporary`."""
+        self._retire_last()
+        first = self._end.sequence + 1
+        identity = self._identity
+        header = SegmentHeader(
+            identity.cluster_id, identity.segment_bytes, first, epoch, self._end.chain
+        )
+        segment = open_segment(self._disk, temporary, header, direct=self._direct)
+        segment.end_offset = segment.data_offset
+        self._durable_offset = segment.end_offset
+        segment.file.pwrite([encode_segment_header(header)], 0)
+        self._write_mark(segment, self._durable, self._durable_offset)
+        segment.file.sync()
+        segment.marks += 1
+        segment.armed = True
+        self._disk.rename(temporary, segment_name(first))
+        self._table = bytearray(capacity(identity.segment_bytes) * ENTRY_BYTES)
+        with self._lock:
+            self._segments = (*self._segments, segment)
+
+    def _retire_last(self) -> None:
+        if not self._segments:
+            return
+        segment = self._segments[-1]
+        if self._durable != self._end:
+            self._sync()
+        if segment.last >= segment.first:
+            self._disarm(segment)
+            return
+        with self._lock:
+            self._segments = self._segments[:-1]
+        self._disk.remove(segment.name)
+
+    def _arm(self, segment: Segment) -> None:
+        """Make sure that a mark is durable before the first group after an open, a cut or an install."""
+        if not segment.armed:
+            self._guarded(lambda: self._rearm(segment))
+
+    def _rearm(self, segment: Segment) -> None:
+        self._durable_offset = segment.end_offset
+        self._rewrite_mark(segment)
+        segment.armed = True
+        self._table = bytearray(
+            segment.file.pread(
+                capacity(self._identity.segment_bytes) * ENTRY_BYTES, ENTRIES_OFFSET
+            )
+        )
+
+    def _disarm(self, segment: Segment) -> None:
+        segment.file.pwrite([bytes(2 * PAGE)], MARK_OFFSETS[0])
+        segment.file.sync()
+        segment.armed = False
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do what touches the disk. After any failure this log writes nothing more."""
+        try:
+            work()
+        except (StorageError, OSError) as error:
+            self._failure = str(error)
+            raise SegmentPoisoned(f"the log stopped writing: {error}") from error
+
+    def _refuse_if_poisoned(self) -> None:
+        if self._failure is not None:
+            raise SegmentPoisoned(f"the log stopped writing: {self._failure}")
+
+    def _refuse_if_unfit(self) -> None:
+        self._refuse_if_poisoned()
+        if self._tail is not None:
+            raise LogContradiction("the tail is not settled")
+
+
+def _pieces(group: Sequence[Pending]) -> Iterator[Buffer]:
+    for pending in group:
+        yield pending.head
+        yield from pending.payload.parts()
+        if padding := trailing_padding(pending.header.size):
+            yield bytes(padding)
