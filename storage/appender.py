@@ -47,9 +47,7 @@ class LogIdentity:
             self.segment_bytes % RECORD_ALIGNMENT
             or self.segment_bytes < data_offset(self.segment_bytes) + 8192
         ):
-            raise FormatError(
-                f"segment_bytes: {self.segment_bytes} is too small or no multiple of 4096"
-            )
+            raise FormatError(f"segment_bytes: {self.segment_bytes} is too small or no multiple of 4096")
         if len(self.cluster_id.encode()) > 64:
             raise FormatError("the cluster id is longer than 64 bytes")
 
@@ -174,13 +172,8 @@ class LogAppender(LogReader):
                 at = (pending.entry.position.sequence - segment.first) * ENTRY_BYTES
                 self._table[at : at + ENTRY_BYTES] = encode_entry(pending.entry)
             low = (first.position.sequence - segment.first) * ENTRY_BYTES // PAGE * PAGE
-            high = (
-                -(-(last.position.sequence - segment.first + 1) * ENTRY_BYTES // PAGE)
-                * PAGE
-            )
-            segment.file.pwrite(
-                [memoryview(self._table)[low:high]], ENTRIES_OFFSET + low
-            )
+            high = -(-(last.position.sequence - segment.first + 1) * ENTRY_BYTES // PAGE) * PAGE
+            segment.file.pwrite([memoryview(self._table)[low:high]], ENTRIES_OFFSET + low)
         with self._lock:
             self._pending.clear()
         self._group = []
@@ -220,9 +213,7 @@ class LogAppender(LogReader):
         if self._segments:
             segment = self._segments[-1]
             room = segment.end_offset + length + RECORD_ALIGNMENT <= segment.size
-            slots = segment.last - segment.first + 1 < capacity(
-                self._identity.segment_bytes
-            )
+            slots = segment.last - segment.first + 1 < capacity(self._identity.segment_bytes)
             if segment.header.epoch == epoch and room and slots:
                 self._arm(segment)
                 return segment
@@ -237,9 +228,7 @@ class LogAppender(LogReader):
         self._retire_last()
         first = self._end.sequence + 1
         identity = self._identity
-        header = SegmentHeader(
-            identity.cluster_id, identity.segment_bytes, first, epoch, self._end.chain
-        )
+        header = SegmentHeader(identity.cluster_id, identity.segment_bytes, first, epoch, self._end.chain)
         segment = open_segment(self._disk, temporary, header, direct=self._direct)
         segment.end_offset = segment.data_offset
         self._durable_offset = segment.end_offset
@@ -276,9 +265,7 @@ class LogAppender(LogReader):
         self._rewrite_mark(segment)
         segment.armed = True
         self._table = bytearray(
-            segment.file.pread(
-                capacity(self._identity.segment_bytes) * ENTRY_BYTES, ENTRIES_OFFSET
-            )
+            segment.file.pread(capacity(self._identity.segment_bytes) * ENTRY_BYTES, ENTRIES_OFFSET)
         )
 
     def _disarm(self, segment: Segment) -> None:

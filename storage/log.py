@@ -93,17 +93,13 @@ class Log(LogAppender):
         """
         self.sync()
         if not 0 <= sequence <= self._end.sequence:
-            raise LogContradiction(
-                f"cannot cut after {sequence}, the log ends at {self._end.sequence}"
-            )
+            raise LogContradiction(f"cannot cut after {sequence}, the log ends at {self._end.sequence}")
         point = self.point_at(sequence)
         if point is None:
             raise LogContradiction(f"cannot cut after {sequence}: it is damaged")
         if self._tail is not None:
             self._cut_tail(self._tail)
-        names = [
-            self._save(number) for number in range(sequence + 1, self._end.sequence + 1)
-        ]
+        names = [self._save(number) for number in range(sequence + 1, self._end.sequence + 1)]
         self._guarded(lambda: self._cut(sequence, point))
         return names
 
@@ -113,9 +109,7 @@ class Log(LogAppender):
         if self._tail is None:
             return []
         if not self._tail.torn:
-            raise LogContradiction(
-                "the tail is corrupt, not torn: repair it from another replica"
-            )
+            raise LogContradiction("the tail is corrupt, not torn: repair it from another replica")
         return self._cut_tail(self._tail)
 
     def repair(self, sequence: int, raw: bytes | Payload) -> None:
@@ -134,12 +128,8 @@ class Log(LogAppender):
         if header.position.sequence != sequence or decoded.length != source.size:
             raise RecordCorrupt(sequence, "the bytes offered are of another record")
         if chain_after(previous.chain, header) != decoded.chain:
-            raise RecordCorrupt(
-                sequence, "the bytes offered do not follow from the record before"
-            )
-        verify_payload(
-            header, (bytes(part) for part in _after(source, decoded.payload_offset))
-        )
+            raise RecordCorrupt(sequence, "the bytes offered do not follow from the record before")
+        verify_payload(header, (bytes(part) for part in _after(source, decoded.payload_offset)))
         if self._tail is not None and sequence == self._tail.first:
             self._cut_tail(self._tail)
             self.append(
@@ -209,11 +199,7 @@ class Log(LogAppender):
                 if entry is not None:
                     decoded = segment.verify(entry.offset, sequence, None)
                     point = LogPoint(decoded.header.position, decoded.chain)
-                    names.append(
-                        self._lost.save_record(
-                            point, segment.raw(entry.offset, entry.length)
-                        )
-                    )
+                    names.append(self._lost.save_record(point, segment.raw(entry.offset, entry.length)))
             except RecordCorrupt:
                 continue
         if tail.end_offset > tail.offset:
@@ -256,9 +242,7 @@ class Log(LogAppender):
         if start is not None and end is None:
             end = start + segment.record_header(start).length
         if start is None or end is None:
-            raise RecordCorrupt(
-                sequence, "its place is unknown until its neighbours are repaired"
-            )
+            raise RecordCorrupt(sequence, "its place is unknown until its neighbours are repaired")
         return start, end
 
     def _save(self, sequence: int) -> str:
@@ -273,15 +257,11 @@ class Log(LogAppender):
         start, end = self._extent(segment, sequence)
         return self._lost.save_damaged(sequence, segment.raw(start, end - start))
 
-    def _overwrite(
-        self, sequence: int, header: RecordHeader, chain: bytes, source: Payload
-    ) -> None:
+    def _overwrite(self, sequence: int, header: RecordHeader, chain: bytes, source: Payload) -> None:
         segment = self._segment_of(sequence)
         start, end = self._extent(segment, sequence)
         expected = (
-            self.point_at(sequence)
-            if segment.entry(sequence) or sequence == self._end.sequence
-            else None
+            self.point_at(sequence) if segment.entry(sequence) or sequence == self._end.sequence else None
         )
         if expected is None:
             expected = self._proved_by_next(segment, sequence, chain)
@@ -312,9 +292,7 @@ class Log(LogAppender):
             self._table[slot : slot + ENTRY_BYTES] = encode_entry(entry)
         segment.file.sync()
 
-    def _proved_by_next(
-        self, segment: Segment, sequence: int, chain: bytes
-    ) -> LogPoint | None:
+    def _proved_by_next(self, segment: Segment, sequence: int, chain: bytes) -> LogPoint | None:
         """Return the point of a record whose entry is lost, when what follows it says that its chain is `chain`."""
         position = LogPosition(segment.header.epoch, sequence)
         if sequence == segment.last:
@@ -322,15 +300,9 @@ class Log(LogAppender):
             return LogPoint(position, after.header.chain_before)
         entry = segment.entry(sequence + 1)
         if entry is None:
-            raise LogContradiction(
-                f"record {sequence} cannot be proved before {sequence + 1} is readable"
-            )
+            raise LogContradiction(f"record {sequence} cannot be proved before {sequence + 1} is readable")
         following = segment.record_header(entry.offset)
-        return (
-            LogPoint(position, chain)
-            if chain_after(chain, following.header) == entry.chain
-            else None
-        )
+        return LogPoint(position, chain) if chain_after(chain, following.header) == entry.chain else None
 
     def _take_over(self, staged_name: str, segment: Segment, end: LogPoint) -> None:
         segment.file.sync()

@@ -37,9 +37,7 @@ class StagingArea:
     pool_bytes: all buffers together; when they are handed out, instances go to files whatever their size.
     """
 
-    def __init__(
-        self, disk: Disk, *, memory_instance_bytes: int, pool_bytes: int
-    ) -> None:
+    def __init__(self, disk: Disk, *, memory_instance_bytes: int, pool_bytes: int) -> None:
         self._disk = disk
         self.memory_instance_bytes = memory_instance_bytes
         self._pool_bytes = pool_bytes
@@ -156,9 +154,7 @@ class Staged:
 
     def head(self, size: int) -> memoryview:
         """Return the first `size` bytes of the data set, fewer when it is shorter."""
-        pieces = list(
-            self._range(self.meta_length, min(self.size, self.meta_length + size))
-        )
+        pieces = list(self._range(self.meta_length, min(self.size, self.meta_length + size)))
         return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
 
     def retain(self) -> None:
@@ -230,9 +226,7 @@ class Receiving:
         staged = Staged(self._held, self._hasher)
         if meta_length is not None and meta_length != staged.meta_length:
             staged.release()
-            raise FormatError(
-                f"File Meta is {staged.meta_length} bytes, not {meta_length}"
-            )
+            raise FormatError(f"File Meta is {staged.meta_length} bytes, not {meta_length}")
         return staged
 
     def abandon(self) -> None:

@@ -76,9 +76,7 @@ MOMENTS, RAWS = record_moments()
 
 def check(image: MemoryDisk, moment: Moment, *, host_rebooted: bool) -> None:
     before = {
-        name: bytes(content.volatile)
-        for name, content in image.files.items()
-        if name.startswith("log/0")
+        name: bytes(content.volatile) for name, content in image.files.items() if name.startswith("log/0")
     }
     log, report = Log.open(image, IDENTITY, host_rebooted=host_rebooted, spares=0)
     assert report.damaged == ()
@@ -96,14 +94,10 @@ def check(image: MemoryDisk, moment: Moment, *, host_rebooted: bool) -> None:
         present.add(chain)
     last = log.entry(log.end.sequence)
     if last is not None:
-        rest = image.files[f"log/{last.segment:012d}.tar"].volatile[
-            last.offset + last.length :
-        ]
+        rest = image.files[f"log/{last.segment:012d}.tar"].volatile[last.offset + last.length :]
         assert not rest.strip(b"\0"), "bytes are left after the end of the log"
     saved = b"".join(
-        bytes(content.volatile)
-        for name, content in image.files.items()
-        if name.startswith("lost+found/")
+        bytes(content.volatile) for name, content in image.files.items() if name.startswith("lost+found/")
     )
     for chain, raw in RAWS.items():
         if chain not in present and any(raw in data for data in before.values()):

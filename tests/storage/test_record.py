@@ -101,4 +101,7 @@ def test_the_vector_of_the_format_page_holds() -> None:
     head = encode_header(header, b"c" * 32)
     assert len(head) == 3584
     assert blake3(head).hexdigest() == "24267076730a5d84e8b320a0804a6d26df46cf0953e27768d25a2737dfa54b3a"
-    assert chain_after(bytes(32), header).hex() == "baf3721d6bddfd500d5a98c26ee3ab787cd7f51a1af12496a392e3f50c476ae7"
+    assert (
+        chain_after(bytes(32), header).hex()
+        == "baf3721d6bddfd500d5a98c26ee3ab787cd7f51a1af12496a392e3f50c476ae7"
+    )

@@ -13,12 +13,7 @@ from storage.position import NO_DIGEST, RecordKind
 from storage.staging import StagingArea
 from tests.storage.memory_disk import MemoryDisk
 
-META = (
-    bytes(128)
-    + b"DICM\x02\x00\x00\x00UL\x04\x00"
-    + (20).to_bytes(4, "little")
-    + bytes(range(20))
-)
+META = bytes(128) + b"DICM\x02\x00\x00\x00UL\x04\x00" + (20).to_bytes(4, "little") + bytes(range(20))
 
 
 def new_area(disk: MemoryDisk, pool: int = 4 << 20) -> StagingArea:
@@ -30,9 +25,7 @@ def new_area(disk: MemoryDisk, pool: int = 4 << 20) -> StagingArea:
     st.sampled_from([1_000, 131_072, 2_000_000]),
     st.booleans(),
 )
-def test_bytes_and_digests_are_those_that_arrived(
-    size: int, piece: int, raw: bool
-) -> None:
+def test_bytes_and_digests_are_those_that_arrived(size: int, piece: int, raw: bool) -> None:
     disk = MemoryDisk()
     area = new_area(disk)
     body = random.Random(size).randbytes(size)
