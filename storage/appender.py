@@ -53,7 +53,10 @@ class LogIdentity:
 
 
 class LogAppender(LogReader):
-    """Appends and syncs. After any failure of the disk it writes nothing more (pitfalls: never retry fsync)."""
+    """Appends and syncs.
+
+    After any failure of the disk it writes nothing more (pitfalls: never retry fsync).
+    """
 
     def __init__(
         self,
@@ -78,7 +81,9 @@ class LogAppender(LogReader):
 
     @property
     def intact(self) -> bool:
-        """False while a record is known to be damaged or the tail is not settled: such a node may not lead."""
+        """False while a record is known to be damaged or the tail is not settled: such a node may
+        not lead.
+        """
         return self._tail is None and not self._damaged and self._failure is None
 
     @property
@@ -136,7 +141,8 @@ class LogAppender(LogReader):
     def probe(self) -> None:
         """Write and sync 4 KiB on the real data path: the canary. Raises SegmentPoisoned.
 
-        It rewrites the group mark, which says what it said before; without a segment there is nothing to probe.
+        It rewrites the group mark, which says what it said before; without a segment there is
+        nothing to probe.
         """
         self.sync()
         if not self._segments or self._tail is not None:
@@ -158,7 +164,8 @@ class LogAppender(LogReader):
         self._durable_offset = segment.end_offset
 
     def _flush(self, *, whole: bool) -> None:
-        """Write mark, records and entries, in this order: a process killed in between leaves no entry without record.
+        """Write mark, records and entries, in this order: a process killed in between leaves no
+        entry without record.
 
         whole: the group ends here; otherwise its mark leaves the end open.
         """

@@ -12,13 +12,16 @@ from storage.position import NO_DIGEST, RecordKind
 _PREFIX_BYTES: Final = 144
 _GROUP_LENGTH: Final = b"DICM\x02\x00\x00\x00UL\x04\x00"
 META_LIMIT_BYTES: Final = 1024 * 1024
-"""A File Meta group that claims to be larger is not taken for one: its bytes are held until it is complete."""
+"""A File Meta group that claims to be larger is not taken for one: its bytes are held until
+it is complete.
+"""
 
 Bytes = bytes | bytearray | memoryview
 
 
 def part10_meta_length(head: Bytes) -> int:
-    """Return the bytes of preamble, prefix and File Meta at the start of a Part 10 file; 0 where there are none.
+    """Return the bytes of preamble, prefix and File Meta at the start of a Part 10 file; 0 where
+    there are none.
 
     It is a function of the first 144 bytes alone. A file without the group length that PS3.10 section 7.1
     requires counts as all data set: that changes what its digest covers first, not whether it is covered.
@@ -31,7 +34,10 @@ def part10_meta_length(head: Bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PayloadDigests:
-    """dataset: BLAKE3 of the data set (`NO_DIGEST` unless an instance). digest: of the payload as the record says."""
+    """dataset: BLAKE3 of the data set (`NO_DIGEST` unless an instance).
+
+    digest: of the payload as the record says.
+    """
 
     dataset: bytes
     digest: bytes

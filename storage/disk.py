@@ -37,7 +37,10 @@ class DiskFile(Protocol):
         ...
 
     def sync(self) -> None:
-        """fdatasync. A failure poisons the file: the kernel may have marked the lost pages clean (pitfalls, fsync)."""
+        """fdatasync.
+
+        A failure poisons the file: the kernel may have marked the lost pages clean (pitfalls, fsync).
+        """
         ...
 
     def drop_cache(self) -> None:
@@ -59,7 +62,8 @@ class Disk(Protocol):
         ...
 
     def preallocate(self, name: str, size: int, *, zeros: bool = True) -> None:
-        """Create a file of `size` zero bytes, fsynced, in place only when whole. Raises StorageFull, leaving nothing.
+        """Create a file of `size` zero bytes, fsynced, in place only when whole. Raises
+        StorageFull, leaving nothing.
 
         zeros: write them, so that a later fdatasync finds no unwritten extents; else only reserve the room.
         """

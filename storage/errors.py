@@ -10,7 +10,8 @@ class StorageFull(StorageError):
 
 
 class RecordCorrupt(StorageError):
-    """Stored or received bytes do not match their digest, chain or canonical form. Repair from another replica.
+    """Stored or received bytes do not match their digest, chain or canonical form. Repair from
+    another replica.
 
     sequence: of the record; 0 where the bytes do not even say which record they are.
     """
@@ -42,4 +43,7 @@ class FormatError(StorageError):
 
 
 class LogContradiction(StorageError):
-    """What was asked does not fit the log: a wrong sequence or chain, or a cut below a floor. Nothing was written."""
+    """What was asked does not fit the log: a wrong sequence or chain, or a cut below a floor.
+
+    Nothing was written.
+    """

@@ -1,4 +1,6 @@
-"""A whole sealed segment from a peer: checked record by record, from this node's own end, before it is taken over."""
+"""A whole sealed segment from a peer: checked record by record, from this node's own end,
+before it is taken over.
+"""
 
 from storage.disk import Disk
 from storage.errors import FormatError, LogContradiction, RecordCorrupt

@@ -88,7 +88,8 @@ class Log(LogAppender):
     def truncate_after(self, sequence: int) -> list[str]:
         """Cut every record after `sequence`, each saved to lost+found first; return the names there.
 
-        Whether that is allowed (agreement, commit point) is the caller's to know. A damaged record is saved as
+        Whether that is allowed (agreement, commit point) is the caller's to know. A damaged record
+        is saved as
         the bytes that lie there.
         """
         self.sync()
@@ -104,7 +105,10 @@ class Log(LogAppender):
         return names
 
     def cut_torn_tail(self) -> list[str]:
-        """Save and cut the torn tail, after the other replicas were asked. Raises LogContradiction for corruption."""
+        """Save and cut the torn tail, after the other replicas were asked.
+
+        Raises LogContradiction for corruption.
+        """
         self._refuse_if_poisoned()
         if self._tail is None:
             return []
@@ -113,10 +117,12 @@ class Log(LogAppender):
         return self._cut_tail(self._tail)
 
     def repair(self, sequence: int, raw: bytes | Payload) -> None:
-        """Put another replica's bytes of a whole record in place of damaged ones, once chain and digest prove them.
+        """Put another replica's bytes of a whole record in place of damaged ones, once chain and
+        digest prove them.
 
         The first record of an unsettled tail may be repaired too: it becomes the new end.
-        Raises RecordCorrupt when the bytes offered are wrong, LogContradiction when they cannot be proved here.
+        Raises RecordCorrupt when the bytes offered are wrong, LogContradiction when they cannot be
+        proved here.
         """
         source: Payload = BytesPayload(raw) if isinstance(raw, bytes) else raw
         self.sync()
@@ -210,7 +216,10 @@ class Log(LogAppender):
         return names
 
     def _erase(self, segment: Segment, old_end: int) -> None:
-        """Write zeros again after the segment's last record. Entries go first: none is left without its record."""
+        """Write zeros again after the segment's last record.
+
+        Entries go first: none is left without its record.
+        """
         self._rearm(segment)
         used = (segment.last - segment.first + 1) * ENTRY_BYTES
         page = used // PAGE * PAGE
@@ -293,7 +302,9 @@ class Log(LogAppender):
         segment.file.sync()
 
     def _proved_by_next(self, segment: Segment, sequence: int, chain: bytes) -> LogPoint | None:
-        """Return the point of a record whose entry is lost, when what follows it says that its chain is `chain`."""
+        """Return the point of a record whose entry is lost, when what follows it says that its
+        chain is `chain`.
+        """
         position = LogPosition(segment.header.epoch, sequence)
         if sequence == segment.last:
             after = self._segments[self._segments.index(segment) + 1]

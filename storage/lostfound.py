@@ -1,4 +1,7 @@
-"""lost+found: bytes taken out of the log, kept byte for byte and fsynced before they are cut. Never deleted here."""
+"""lost+found: bytes taken out of the log, kept byte for byte and fsynced before they are cut.
+
+Never deleted here.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -10,7 +13,9 @@ DIRECTORY: Final = "lost+found"
 
 
 class LostAndFound:
-    """Names: `<sequence>-<epoch>-<chain prefix>.tar` for whole records (each a tar member), `…-damaged.bin` for others."""
+    """Names: `<sequence>-<epoch>-<chain prefix>.tar` for whole records (each a tar member),
+    `…-damaged.bin` for others.
+    """
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk

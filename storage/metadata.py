@@ -62,7 +62,8 @@ def write_identity(disk: Disk, identity: NodeIdentity) -> None:
 class Promise:
     """What this node has sworn, fsynced; no number in it ever falls.
 
-    epoch: the highest it serves. floor: a point known to be committed. counter: the highest change counter read
+    epoch: the highest it serves. floor: a point known to be committed. counter: the highest change
+    counter read
     from `state`. host_boot: the boot id of the machine when this was written.
     """
 
@@ -73,7 +74,8 @@ class Promise:
 
 
 class PromiseFile:
-    """Two checksummed slots in turn: a torn write leaves the older promise, and the newer was not yet relied on.
+    """Two checksummed slots in turn: a torn write leaves the older promise, and the newer was not
+    yet relied on.
 
     Made when absent. Raises FormatError when neither slot can be read: such a node must not guess.
     """
@@ -101,7 +103,10 @@ class PromiseFile:
         counter: int | None = None,
         host_boot: str | None = None,
     ) -> Promise:
-        """Raise what is given, fsync, and return the promise; lower values are ignored. Raises SegmentPoisoned."""
+        """Raise what is given, fsync, and return the promise; lower values are ignored.
+
+        Raises SegmentPoisoned.
+        """
         old = self._value
         new = replace(
             old,

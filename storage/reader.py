@@ -201,7 +201,8 @@ class LogReader:
         return b"".join(self.read_raw_parts(sequence))
 
     def read_head(self, sequence: int, size: int) -> tuple[RecordHeader, bytes]:
-        """Return the header, proved by the chain, and the first `size` payload bytes, which nothing proves yet.
+        """Return the header, proved by the chain, and the first `size` payload bytes, which
+        nothing proves yet.
 
         For rebuilding the index: reading every pixel would take hours. Raises as `read`.
         """
@@ -231,7 +232,9 @@ class LogReader:
             return self._segments[index] if index >= 0 else None
 
     def _pending_payload(self, pending: Pending) -> Payload:
-        """Copy a payload that still lies with its sender: its buffer may be reused as soon as it is durable."""
+        """Copy a payload that still lies with its sender: its buffer may be reused as soon as it is
+        durable.
+        """
         if pending.payload.size > WHOLE_LIMIT:
             raise RecordAbsent(pending.entry.position.sequence)
         with self._lock:
@@ -281,7 +284,9 @@ class LogReader:
 
 
 class _NotingDamage:
-    """Remembers a RecordCorrupt that leaves the block, with its sequence; a record cut meanwhile is absent."""
+    """Remembers a RecordCorrupt that leaves the block, with its sequence; a record cut
+    meanwhile is absent.
+    """
 
     def __init__(self, log: LogReader, sequence: int) -> None:
         self._log = log

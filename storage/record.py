@@ -50,7 +50,10 @@ def record_length(path: str, size: int) -> int:
 
 
 def encode_header(header: RecordHeader, chain: bytes) -> bytes:
-    """Return the canonical bytes before the payload. Raises FormatError when the path or a size is not allowed."""
+    """Return the canonical bytes before the payload.
+
+    Raises FormatError when the path or a size is not allowed.
+    """
     if not _path_allowed(header.path) or header.size < 0 or len(chain) != DIGEST_BYTES:
         raise FormatError(f"no record can be called {header.path!r}")
     extra = _extra_pax(header.path, header.size)
@@ -58,7 +61,8 @@ def encode_header(header: RecordHeader, chain: bytes) -> bytes:
     position = header.position
     fields = (
         f"seq={position.sequence} epoch={position.epoch} kind={header.kind.value}"
-        f" dataset={header.dataset.hex()} digest={header.digest.hex()} chain={chain.hex()} time={header.time_us}"
+        f" dataset={header.dataset.hex()} digest={header.digest.hex()} chain={chain.hex()}
+        time={header.time_us}"
     ).encode()
     comment_size = pax_size - len(extra)
     start = f"{comment_size} comment=".encode() + fields
@@ -152,7 +156,9 @@ def ustar_header(name: bytes, prefix: bytes, size: int, seconds: int, kind: byte
 
 
 def _header_length(path: str, size: int) -> int:
-    """Return the bytes before the payload: as many blocks of pax data as make the record a multiple of 4096."""
+    """Return the bytes before the payload: as many blocks of pax data as make the record a
+    multiple of 4096.
+    """
     extra = len(_extra_pax(path, size))
     # 450 bytes hold the comment with the largest possible numbers; the spaces fill the rest.
     needed = -(-(450 + extra) // BLOCK) * BLOCK

@@ -1,4 +1,5 @@
-"""What a log directory holds after a stop of any kind: decided by the two places of each record (docs/format.md).
+"""What a log directory holds after a stop of any kind: decided by the two places of each record
+(docs/format.md).
 
 Only the last segment is examined record by record; older ones were synced before the next was begun.
 """
@@ -46,7 +47,10 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryReport:
-    """What `Log.open` found. seconds: how long it took. saved: names in lost+found of a killed process's half writes."""
+    """What `Log.open` found.
+
+    seconds: how long it took. saved: names in lost+found of a killed process's half writes.
+    """
 
     end: LogPoint
     durable: LogPoint
@@ -209,7 +213,10 @@ class _Last:
         self.result.end = known
 
     def _past_damage(self, sequence: int, offset: int | None, entry: Entry | None, *, durable: bool) -> bool:
-        """Judge a record that is bad, or not there. True: marked as damaged, go on; False: the log ends before it."""
+        """Judge a record that is bad, or not there.
+
+        True: marked as damaged, go on; False: the log ends before it.
+        """
         segment = self.segment
         last_trace = segment.first + self.used - 1
         promised = self.settled is not None and sequence <= self.settled.sequence
@@ -224,7 +231,8 @@ class _Last:
             if sequence <= last_trace:
                 self.result.tail = Tail(False, sequence, last_trace, offset, end)
             elif end > offset:
-                # No entry: the process was killed inside the write, so the group was never synced nor confirmed.
+                # No entry: the process was killed inside the write, so the group was never synced
+                # nor confirmed.
                 pieces = segment.raw(offset, end - offset)
                 self.result.saved.append(LostAndFound(self.disk).save_damaged(sequence, pieces))
                 segment.zero(offset, end)

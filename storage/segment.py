@@ -48,7 +48,10 @@ def segment_name(first: int) -> str:
 
 @dataclass(slots=True)
 class Segment:
-    """An open segment. last: sequence of its last record, `first - 1` while it has none; end_offset: where it ends."""
+    """An open segment.
+
+    last: sequence of its last record, `first - 1` while it has none; end_offset: where it ends.
+    """
 
     header: SegmentHeader
     file: DiskFile
@@ -57,7 +60,9 @@ class Segment:
     end_offset: int
     marks: int = field(default=0)
     armed: bool = field(default=False)
-    """A group mark is durable in it: without one, everything in it is durable (docs/format.md, Group marks)."""
+    """A group mark is durable in it: without one, everything in it is durable (docs/format.md,
+    Group marks).
+    """
 
     @property
     def first(self) -> int:
@@ -130,7 +135,9 @@ class Segment:
         return None
 
     def last_nonzero(self, offset: int) -> int:
-        """Return the end of the last page from `offset` on that is not all zero; `offset` when there is none."""
+        """Return the end of the last page from `offset` on that is not all zero; `offset` when
+        there is none.
+        """
         end = offset
         while (found := self.first_nonzero(end)) is not None:
             end = found + PAGE

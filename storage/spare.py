@@ -1,4 +1,6 @@
-"""Zeroed segments kept ready, so that a roll does not stall the write path while 256 MiB of zeros are written."""
+"""Zeroed segments kept ready, so that a roll does not stall the write path while 256 MiB of
+zeros are written.
+"""
 
 import threading
 from typing import Final
@@ -74,7 +76,8 @@ class Spares:
             try:
                 self._disk.preallocate(name, self._size)
             except (StorageError, OSError):
-                # No room now. The roll tries again itself and reports it; here wait until a spare is asked for.
+                # No room now. The roll tries again itself and reports it; here wait until a spare
+                # is asked for.
                 with self._changed:
                     self._changed.wait(timeout=10)
                 continue

@@ -1,4 +1,5 @@
-"""An instance while it is being received: in pooled memory first, in a file under `staging/` when it grows large.
+"""An instance while it is being received: in pooled memory first, in a file under `staging/` when
+it grows large.
 
 Its digests are taken while the bytes arrive. Nothing here is durable: what is staged was never acknowledged.
 """
@@ -21,7 +22,10 @@ _SMALL: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class StagingStatistics:
-    """Bytes are of buffers handed out, not of payload. leftovers: files of an earlier process removed at start."""
+    """Bytes are of buffers handed out, not of payload.
+
+    leftovers: files of an earlier process removed at start.
+    """
 
     pooled_bytes_in_use: int
     pooled_bytes_free: int
@@ -129,7 +133,8 @@ class _Bytes:
 
 
 class Staged:
-    """A whole payload and its digests; immutable. Begins with one reference, and goes when the last is released.
+    """A whole payload and its digests; immutable. Begins with one reference, and goes when the
+    last is released.
 
     size: payload bytes. meta_length: of preamble and File Meta, 0 for other kinds of records.
     """
@@ -149,7 +154,10 @@ class Staged:
         return self._held.file is None
 
     def parts(self) -> Iterator[memoryview]:
-        """Yield the payload in order, in pieces of at most 1 MiB. The views are valid while a reference is held."""
+        """Yield the payload in order, in pieces of at most 1 MiB.
+
+        The views are valid while a reference is held.
+        """
         yield from self._range(0, self.size)
 
     def head(self, size: int) -> memoryview:
@@ -222,7 +230,10 @@ class Receiving:
             data = data[taken:]
 
     def finish(self, meta_length: int | None = None) -> Staged:
-        """Return the whole payload. Raises FormatError when `meta_length` is given and the bytes say otherwise."""
+        """Return the whole payload.
+
+        Raises FormatError when `meta_length` is given and the bytes say otherwise.
+        """
         staged = Staged(self._held, self._hasher)
         if meta_length is not None and meta_length != staged.meta_length:
             staged.release()

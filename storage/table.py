@@ -1,4 +1,5 @@
-"""The first member of a segment: header, group marks and one checksummed entry per record (docs/format.md, Table).
+"""The first member of a segment: header, group marks and one checksummed entry per record
+(docs/format.md, Table).
 
 Pure encoding and arithmetic; reading and writing it is the segment's business.
 """
@@ -42,7 +43,10 @@ class SegmentHeader:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The table's facts of one record. offset and length in bytes of the segment file; segment: its first sequence."""
+    """The table's facts of one record.
+
+    offset and length in bytes of the segment file; segment: its first sequence.
+    """
 
     position: LogPosition
     kind: RecordKind
@@ -61,7 +65,8 @@ class Entry:
 class GroupMark:
     """One group commit, announced in the same fdatasync as its records.
 
-    Everything up to `start` was durable before the group's first byte was written. Offsets are where data ends.
+    Everything up to `start` was durable before the group's first byte was written. Offsets are
+    where data ends.
     """
 
     number: int
@@ -72,7 +77,9 @@ class GroupMark:
 
 
 OPEN_END: Final = LogPoint(LogPosition(0, 2**64 - 1), bytes(32))
-"""The end of a group mark written before the group was complete: nothing after it proves the group durable."""
+"""The end of a group mark written before the group was complete: nothing after it proves
+the group durable.
+"""
 
 
 def capacity(segment_bytes: int) -> int:

@@ -1,4 +1,6 @@
-"""Group commit: one thread takes everything queued, appends all of it, syncs once, and says what is durable."""
+"""Group commit: one thread takes everything queued, appends all of it, syncs once, and says
+what is durable.
+"""
 
 import threading
 from collections import deque

@@ -85,7 +85,9 @@ class MemoryFile:
 
 
 class MemoryDisk:
-    """before(kind, name) may raise OSError or StorageFull to make an operation fail; after(kind, name) observes."""
+    """before(kind, name) may raise OSError or StorageFull to make an operation fail;
+    after(kind, name) observes.
+    """
 
     def __init__(self, room: int = 1 << 40) -> None:
         self.files: dict[str, Content] = {}

@@ -1,4 +1,5 @@
-"""Goal: damage is told from a torn tail exactly as docs/format.md says, marked, never cut, and repaired only with proof.
+"""Goal: damage is told from a torn tail exactly as docs/format.md says, marked, never cut, and
+repaired only with proof.
 
 Method: a real log over a disk in memory, with bytes changed behind its back.
 """
