@@ -61,8 +61,8 @@ def encode_header(header: RecordHeader, chain: bytes) -> bytes:
     position = header.position
     fields = (
         f"seq={position.sequence} epoch={position.epoch} kind={header.kind.value}"
-        f" dataset={header.dataset.hex()} digest={header.digest.hex()} chain={chain.hex()}
-        time={header.time_us}"
+        f" dataset={header.dataset.hex()} digest={header.digest.hex()} chain={chain.hex()}"
+        f" time={header.time_us}"
     ).encode()
     comment_size = pax_size - len(extra)
     start = f"{comment_size} comment=".encode() + fields

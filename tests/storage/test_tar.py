@@ -75,7 +75,8 @@ def test_the_same_log_is_the_same_bytes_however_it_was_grouped_and_written(tmp_p
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     log, _ = Log.open(RealDisk(tmp_path), IDENTITY, host_rebooted=False, spares=0)
     program = (
-        "import sys; from pathlib import Path; from storage.disk import RealDisk; from storage.errors import LogLocked\n"
+        "import sys; from pathlib import Path; from storage.disk import RealDisk\n"
+        "from storage.errors import LogLocked\n"
         "try:\n    RealDisk(Path(sys.argv[1])).lock('lock')\nexcept LogLocked:\n    sys.exit(42)\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
