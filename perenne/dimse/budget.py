@@ -1,0 +1,79 @@
+"""Bytes in flight: received in memory and not yet answered. Decides whose socket is read."""
+
+from collections.abc import Callable
+
+
+class Account:
+    """What one association holds. resume: called when it may be read again."""
+
+    __slots__ = ("held", "resume", "waiting_for_answer")
+
+    def __init__(self, resume: Callable[[], None]) -> None:
+        self.held = 0
+        self.waiting_for_answer = 0
+        self.resume = resume
+
+
+class Budget:
+    """A limit per association and one for all together.
+
+    Nothing can stall for ever: an association at its own limit is waiting for an answer it will get, and at the
+    common limit the association that began its present instance first is still read. Others resume in the order
+    in which they were held back. The limits may be passed by one receive buffer per association, and by the
+    rest of the one instance that is let through.
+    """
+
+    def __init__(self, *, association_bytes: int, total_bytes: int) -> None:
+        self._association_bytes = association_bytes
+        self._total_bytes = total_bytes
+        self.total = 0
+        self._receiving: dict[Account, None] = {}
+        self._held_back: dict[Account, None] = {}
+
+    @property
+    def held_back(self) -> int:
+        return len(self._held_back)
+
+    def begin(self, account: Account) -> None:
+        """An instance begins to arrive."""
+        self._receiving[account] = None
+
+    def end(self, account: Account) -> None:
+        """It has arrived, or never will."""
+        self._receiving.pop(account, None)
+        self._wake()
+
+    def charge(self, account: Account, size: int) -> None:
+        account.held += size
+        self.total += size
+
+    def refund(self, account: Account, size: int) -> None:
+        account.held -= size
+        self.total -= size
+        if size:
+            self._wake()
+
+    def close(self, account: Account) -> None:
+        """The connection is gone; what it still holds is refunded by its operations as they end."""
+        self._held_back.pop(account, None)
+        self.end(account)
+
+    def may_read(self, account: Account) -> bool:
+        """Return whether to go on reading; when not, `account.resume` is called once that has changed."""
+        if self._allowed(account):
+            return True
+        self._held_back[account] = None
+        return False
+
+    def _allowed(self, account: Account) -> bool:
+        if account.waiting_for_answer and account.held >= self._association_bytes:
+            return False
+        if self.total < self._total_bytes or account not in self._receiving:
+            return True
+        return next(iter(self._receiving)) is account
+
+    def _wake(self) -> None:
+        for account in list(self._held_back):
+            if self._allowed(account):
+                self._held_back.pop(account, None)
+                account.resume()
