@@ -88,6 +88,10 @@ class Intake:
         else:
             self._receiving.abandon()
 
+    def abandon_now(self) -> None:
+        """The same for an intake that never went to the background."""
+        self._receiving.abandon()
+
     def _queue(self, filled: memoryview) -> None:
         if self.failure is not None:
             return

@@ -85,7 +85,9 @@ class CallingPolicy:
         """addresses_of: the addresses of each host that is given by name."""
         self._networks: dict[str, list[ipaddress.IPv4Network | ipaddress.IPv6Network]] = {}
         for entry in aes:
-            hosts = ["0.0.0.0/0", "::/0"] if entry.host is None else addresses_of.get(entry.host, [entry.host])
+            hosts = (
+                ["0.0.0.0/0", "::/0"] if entry.host is None else addresses_of.get(entry.host, [entry.host])
+            )
             networks = self._networks.setdefault(entry.title.strip(), [])
             networks += [ipaddress.ip_network(host, strict=False) for host in hosts]
 
@@ -104,7 +106,9 @@ def decode_request(body: bytes) -> AssociationRequest:
     _decode(pdu, ASSOCIATE_RQ, body)
     contexts = tuple(
         ProposedContext(
-            item.context_id or 0, str(item.abstract_syntax or ""), tuple(str(uid) for uid in item.transfer_syntax if uid)
+            item.context_id or 0,
+            str(item.abstract_syntax or ""),
+            tuple(str(uid) for uid in item.transfer_syntax if uid),
         )
         for item in pdu.presentation_context
     )

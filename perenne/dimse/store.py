@@ -1,0 +1,221 @@
+"""The storage service: from the bytes of one C-STORE to its status (PS3.4 annex B)."""
+
+import asyncio
+import logging
+import re
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from perenne.dimse import status as codes
+from perenne.dimse.command import Command
+from perenne.dimse.intake import Intake
+from perenne.dimse.meta import file_meta
+from perenne.dimse.negotiation import AcceptedContext
+from perenne.dimse.uids import VERIFICATION
+from replication.api import Committer, ConflictRefused, Draft, NotPromised
+from storage.errors import StorageFull
+from storage.staging import Staged, StagingArea
+
+_LOG = logging.getLogger("perenne.dimse.store")
+_UID: Final = re.compile(r"[0-9.]{1,64}")
+_HEADS: Final = (64 * 1024, 1024 * 1024, 16 * 1024 * 1024)
+
+
+class ScannedUids(Protocol):
+    """What the store needs of a scanned data set; empty where absent."""
+
+    @property
+    def sop_class_uid(self) -> str: ...
+    @property
+    def sop_instance_uid(self) -> str: ...
+    @property
+    def study_instance_uid(self) -> str: ...
+    @property
+    def series_instance_uid(self) -> str: ...
+
+
+class Scanner(Protocol):
+    """`storage.dataset.scan`, or something like it."""
+
+    def __call__(self, head: bytes | memoryview, transfer_syntax: str, *, complete: bool) -> ScannedUids:
+        """Return the identifiers of a data set from its first bytes.
+
+        complete: whether `head` is all of it. Any exception means that it cannot be read, or not from so little.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A status and its Error Comment, which is empty on success."""
+
+    status: int
+    comment: str = ""
+
+
+class Incoming:
+    """One C-STORE while its data set arrives. refusal: the answer already known; its bytes are then dropped."""
+
+    def __init__(self, command: Command, context: AcceptedContext, started: float) -> None:
+        self.command = command
+        self.context = context
+        self.started = started
+        self.size = 0
+        self.charged = 0
+        self.intake: Intake | None = None
+        self.refusal: Answer | None = None
+
+
+class StoreService:
+    """Shared by all associations of a server. background_bytes: see `DimseSettings`."""
+
+    def __init__(
+        self,
+        committer: Committer,
+        staging: StagingArea,
+        scanner: Scanner,
+        executor: Executor,
+        background_bytes: int,
+    ) -> None:
+        self._committer = committer
+        self._staging = staging
+        self._scanner = scanner
+        self._executor = executor
+        self._background_bytes = min(background_bytes, staging.memory_instance_bytes)
+
+    def begin(self, incoming: Incoming, calling_ae: str, on_progress: Callable[[], None]) -> None:
+        """Decide whether to take the bytes of a data set, and prepare for them."""
+        incoming.refusal = self._refusal(incoming)
+        if incoming.refusal is not None:
+            return
+        command = incoming.command
+        meta = file_meta(
+            sop_class_uid=command.sop_class_uid,
+            sop_instance_uid=command.sop_instance_uid,
+            transfer_syntax_uid=incoming.context.transfer_syntax,
+            source_ae=calling_ae,
+        )
+        try:
+            receiving = self._staging.begin(meta)
+        except Exception as error:
+            incoming.refusal = _answer_to(error, "begin")
+            return
+        incoming.intake = Intake(receiving, self._executor, self._background_bytes, on_progress)
+
+    def take(self, incoming: Incoming, data: memoryview) -> "Intake | None":
+        """Take a piece of the data set. Returns an intake to abandon when it has just been given up."""
+        incoming.size += len(data)
+        intake = incoming.intake
+        if intake is None:
+            return None
+        error = intake.failure
+        if error is None:
+            try:
+                intake.write(data)
+            except Exception as caught:
+                error = caught
+            else:
+                return None
+        incoming.refusal = _answer_to(error, "write")
+        incoming.intake = None
+        return intake
+
+    async def conclude(self, incoming: Incoming) -> Answer:
+        """Return the answer, once the instance is committed or known not to be."""
+        intake, incoming.intake = incoming.intake, None
+        if intake is None:
+            return incoming.refusal or Answer(codes.PROCESSING_FAILURE, "not received")
+        try:
+            staged = await intake.finish()
+        except Exception as error:
+            return _answer_to(error, "finish")
+        try:
+            draft = await self._draft(incoming, staged, in_thread=intake.in_background)
+        except BaseException:
+            staged.release()
+            raise
+        if isinstance(draft, Answer):
+            if intake.in_background:
+                await asyncio.get_running_loop().run_in_executor(self._executor, staged.release)
+            else:
+                staged.release()
+            return draft
+        try:
+            await self._committer.commit(draft)
+        except Exception as error:
+            return _answer_to(error, "commit")
+        return Answer(codes.SUCCESS)
+
+    def _refusal(self, incoming: Incoming) -> Answer | None:
+        command = incoming.command
+        if incoming.context.abstract_syntax == VERIFICATION:
+            return Answer(codes.CLASS_NOT_SUPPORTED, "C-STORE on a Verification context")
+        if not command.has_data_set:
+            return Answer(codes.CANNOT_UNDERSTAND, "no data set")
+        if not (_UID.fullmatch(command.sop_class_uid) and _UID.fullmatch(command.sop_instance_uid)):
+            return Answer(codes.CANNOT_UNDERSTAND, "Affected SOP Class or Instance UID is no UID")
+        reason = self._committer.refusal()
+        return None if reason is None else Answer(codes.OUT_OF_RESOURCES, reason)
+
+    async def _draft(self, incoming: Incoming, staged: Staged, *, in_thread: bool) -> Draft | Answer:
+        syntax = incoming.context.transfer_syntax
+        if in_thread:
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._scan, staged, syntax
+            )
+        else:
+            found = self._scan(staged, syntax)
+        if isinstance(found, Answer):
+            return found
+        command = incoming.command
+        if not (found.sop_class_uid and found.sop_instance_uid):
+            return Answer(codes.CANNOT_UNDERSTAND, "data set without SOP Class or Instance UID")
+        if found.sop_class_uid != command.sop_class_uid:
+            return Answer(codes.DATA_SET_MISMATCH, "SOP Class UID differs from the command")
+        if found.sop_instance_uid != command.sop_instance_uid:
+            return Answer(codes.DATA_SET_MISMATCH, "SOP Instance UID differs from the command")
+        return Draft(
+            staged=staged,
+            sop_class_uid=found.sop_class_uid,
+            sop_instance_uid=found.sop_instance_uid,
+            study_instance_uid=found.study_instance_uid,
+            series_instance_uid=found.series_instance_uid,
+            transfer_syntax_uid=syntax,
+        )
+
+    def _scan(self, staged: Staged, syntax: str) -> ScannedUids | Answer:
+        body = staged.size - staged.meta_length
+        failure = ""
+        for size in _HEADS:
+            try:
+                return self._scanner(staged.head(size), syntax, complete=size >= body)
+            except Exception as error:
+                failure = type(error).__name__
+                if size >= body:
+                    break
+        _LOG.warning(
+            "data set unreadable", extra={"error": failure, "transfer_syntax": syntax, "bytes": body}
+        )
+        return Answer(codes.CANNOT_UNDERSTAND, "data set unreadable")
+
+
+def _answer_to(error: Exception, step: str) -> Answer:
+    if isinstance(error, NotPromised):
+        return Answer(codes.OUT_OF_RESOURCES, str(error))
+    if isinstance(error, ConflictRefused):
+        return Answer(codes.DUPLICATE_INSTANCE, "same SOP Instance UID with other content is kept")
+    if isinstance(error, StorageFull):
+        return Answer(codes.OUT_OF_RESOURCES, "no room to store the instance")
+    # The text of the exception stays out of the log: it may quote the data set.
+    _LOG.error(
+        "C-STORE failed",
+        extra={
+            "step": step,
+            "error": type(error).__name__,
+            "trace": "".join(traceback.format_tb(error.__traceback__)),
+        },
+    )
+    return Answer(codes.PROCESSING_FAILURE, "internal error")
