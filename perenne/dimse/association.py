@@ -297,7 +297,8 @@ class Association(asyncio.BufferedProtocol):
     def _artim_expired(self) -> None:
         if self._state is State.AWAITING_REQUEST:
             _LOG.warning("no association request in time", extra={"association": self._number})
-        self._close()
+        if self._transport is not None:
+            self._transport.abort()
 
     def _idle_expired(self) -> None:
         if not self.established:
