@@ -10,7 +10,7 @@ import enum
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from perenne.dimse import pdu as wire
 from perenne.dimse.budget import Budget
@@ -132,11 +132,10 @@ class Association(asyncio.BufferedProtocol):
     # asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
         if self._host.refuses_connection():
             self._state = State.CLOSED
-            transport.abort()
+            self._transport.abort()
             return
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):

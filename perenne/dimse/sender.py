@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, cast
 
 from perenne.dimse import pdu as wire
 from perenne.dimse.command import C_ECHO_RQ, C_STORE_RQ, Command, decode_command, encode_command
@@ -43,8 +43,7 @@ class _Link(asyncio.BufferedProtocol):
         self._writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def get_buffer(self, sizehint: int) -> memoryview:

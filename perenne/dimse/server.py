@@ -103,8 +103,7 @@ class DimseServer:
         while self._associations:
             self._left.clear()
             await self._left.wait()
-        for task in self._tasks:
-            task.cancel()
+        self.service.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._executor.shutdown()
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from perenne.dimse import status as codes
 from perenne.dimse.command import Command
@@ -85,6 +85,14 @@ class StoreService:
         self._scanner = scanner
         self._executor = executor
         self._background_bytes = min(background_bytes, staging.memory_instance_bytes)
+        self._committing: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Cancel what waits for its commitment and offer nothing more; cleaning up is not cancelled."""
+        self._stopping = True
+        for task in self._committing:
+            task.cancel()
 
     def begin(self, incoming: Incoming, calling_ae: str, on_progress: Callable[[], None]) -> None:
         """Decide whether to take the bytes of a data set, and prepare for them."""
@@ -132,21 +140,27 @@ class StoreService:
             staged = await intake.finish()
         except Exception as error:
             return _answer_to(error, "finish")
-        try:
-            draft = await self._draft(incoming, staged, in_thread=intake.in_background)
-        except BaseException:
-            staged.release()
-            raise
+        draft = await self._draft(incoming, staged, in_thread=intake.in_background)
+        if not isinstance(draft, Answer) and self._stopping:
+            draft = Answer(codes.OUT_OF_RESOURCES, "shutting down")
         if isinstance(draft, Answer):
             if intake.in_background:
                 await asyncio.get_running_loop().run_in_executor(self._executor, staged.release)
             else:
                 staged.release()
             return draft
+        return await self._commit(draft)
+
+    async def _commit(self, draft: Draft) -> Answer:
+        task = asyncio.current_task()
+        assert task is not None
+        self._committing.add(task)
         try:
             await self._committer.commit(draft)
         except Exception as error:
             return _answer_to(error, "commit")
+        finally:
+            self._committing.discard(task)
         return Answer(codes.SUCCESS)
 
     def _refusal(self, incoming: Incoming) -> Answer | None:

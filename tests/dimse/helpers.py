@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pydicom
+import uvloop
 from pydicom.uid import UID
 
 from perenne.dimse import pdu as wire
@@ -194,12 +195,16 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.002)
 
 
-def run(main: Callable[[], Awaitable[None]]) -> None:
+def run(main: Callable[[], Awaitable[None]], *, twice: bool = True) -> None:
+    """Run `main` on uvloop, which nodes use; `twice`: first on the event loop of the standard library."""
+
     async def bounded() -> None:
         async with asyncio.timeout(3 * WAIT_S):
             await main()
 
-    asyncio.run(bounded())
+    if twice:
+        asyncio.run(bounded())
+    uvloop.run(bounded())
 
 
 def dataset(

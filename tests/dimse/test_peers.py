@@ -73,7 +73,7 @@ def test_every_sample_file_comes_back_byte_for_byte() -> None:
                         assert answer.status in (codes.DATA_SET_MISMATCH, codes.CANNOT_UNDERSTAND)
             assert stored > 100
 
-    run(main)
+    run(main, twice=False)
 
 
 @needs("echoscu")
@@ -83,7 +83,7 @@ def test_dcmtk_echoscu_is_answered() -> None:
             await tool("echoscu", "--repeat", "5", "-aec", "PERENNE", "127.0.0.1", str(rig.port))
             assert rig.ledger.echoes == 5 and rig.ledger.closed == ["released"]
 
-    run(main)
+    run(main, twice=False)
 
 
 @contextlib.asynccontextmanager
@@ -120,7 +120,12 @@ def free_port() -> int:
 def folder_of_samples(folder: Path) -> list[Sample]:
     """Copy those that DCMTK reads without complaint: whole data sets, of a class DCMTK proposes by itself."""
     folder.mkdir()
-    chosen = [sample for sample in SENDABLE if readable(sample) and len(sample.dataset) < 1_000_000]
+    # A SOP Instance UID with VR UN confuses dcmsend: it names another instance in the command. That is A900.
+    chosen = [
+        sample
+        for sample in SENDABLE
+        if readable(sample) and len(sample.dataset) < 1_000_000 and b"\x08\0\x18\0UN" not in sample.dataset
+    ]
     for number, sample in enumerate(chosen):
         shutil.copy(sample.path, folder / f"{number:03d}.dcm")
     return chosen
@@ -146,7 +151,7 @@ def test_dcmsend_stores_what_it_sends_to_a_bit_preserving_storescp(tmp_path: Pat
         assert kept == datasets_in(tmp_path / "out")
         assert len(kept) > 0.9 * len(chosen)
 
-    run(main)
+    run(main, twice=False)
 
 
 @needs("storescu")
@@ -158,7 +163,7 @@ def test_storescu_stores_a_file(tmp_path: Path) -> None:
             (kept,) = rig.archive.kept[sample.sop_instance_uid]
             assert kept.draft.study_instance_uid == pydicom.dcmread(sample.path).StudyInstanceUID
 
-    run(main)
+    run(main, twice=False)
 
 
 def test_a_pynetdicom_scu_echoes_and_stores_on_interleaved_associations() -> None:
@@ -184,4 +189,4 @@ def test_a_pynetdicom_scu_echoes_and_stores_on_interleaved_associations() -> Non
             await rig.all_gone()
             assert rig.ledger.closed == ["released"] * 3
 
-    run(main)
+    run(main, twice=False)

@@ -1,0 +1,264 @@
+"""Goal: no peer, and no number of peers, makes a node hold more than it allows; and nobody is starved."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from perenne.dimse import pdu as wire
+from perenne.dimse.budget import Account, Budget
+from perenne.dimse.command import decode_command
+from perenne.dimse.operations import MAX_OUTSTANDING
+from perenne.dimse.pdu import PDV_COMMAND
+from perenne.dimse.sender import AssociationAborted, AssociationRejected, Sender
+from perenne.dimse.uids import EXPLICIT_LE
+from tests.dimse.helpers import (
+    CT,
+    MemoryArchive,
+    RawPeer,
+    dataset,
+    echo_command,
+    pdvs,
+    run,
+    serving,
+    settings,
+    store_command,
+    until,
+)
+
+CONTEXTS = [(CT, [EXPLICIT_LE])]
+
+
+def test_associations_beyond_the_limit_are_refused_for_now() -> None:
+    async def main() -> None:
+        async with serving(settings(max_associations=2)) as rig:
+            first = await Sender.associate("127.0.0.1", rig.port)
+            second = await Sender.associate("127.0.0.1", rig.port)
+            with pytest.raises(AssociationRejected, match="2/3/2"):
+                await Sender.associate("127.0.0.1", rig.port)
+            assert rig.ledger.rejected == ["limit"]
+            await first.release()
+            third = await Sender.associate("127.0.0.1", rig.port)
+            assert await third.echo() == 0
+            for sender in (second, third):
+                await sender.release()
+
+    run(main)
+
+
+def test_connections_that_never_become_associations_are_limited_too() -> None:
+    async def main() -> None:
+        async with serving(settings(max_associations=1)) as rig:
+            peers = [await RawPeer.connect(rig.port) for _ in range(70)]
+            await until(lambda: rig.server.statistics().connections == 65)
+            ended = [asyncio.ensure_future(peer.reader.read()) for peer in peers]
+            await until(lambda: sum(task.done() for task in ended) == 5)
+            for task in ended:
+                task.cancel()
+            await asyncio.gather(*ended, return_exceptions=True)
+            for peer in peers:
+                await peer.close()
+
+    run(main)
+
+
+def test_a_large_instance_passes_in_bounded_memory_through_a_file() -> None:
+    async def main() -> None:
+        options = settings(background_bytes=100_000)
+        archive = MemoryArchive(keep_bytes=False)
+        async with serving(options, archive, memory_instance_bytes=1 << 20, pool_bytes=4 << 20) as rig:
+            body = dataset(extra=bytes(range(256)) * 200_000)
+            async with await Sender.associate("127.0.0.1", rig.port, CONTEXTS) as sender:
+                answer = await sender.store(CT, "1.2.3.4.5.6", EXPLICIT_LE, [body])
+            assert answer.status == 0
+            assert rig.area.statistics().spilled == 1
+            (kept,) = rig.archive.kept["1.2.3.4.5.6"]
+            assert kept.draft.staged.size == len(body) + kept.meta_length
+            assert rig.ledger.stores == [(len(body), 0)]
+
+    run(main)
+
+
+@pytest.mark.parametrize("size", [99_000, 100_001, 1_148_676, 3_000_000])
+def test_bytes_are_the_same_on_both_sides_of_the_background_limit(size: int) -> None:
+    async def main() -> None:
+        async with serving(settings(background_bytes=100_000), memory_instance_bytes=2 << 20) as rig:
+            body = dataset(extra=bytes(range(251)) * (size // 251))
+            async with await Sender.associate("127.0.0.1", rig.port, CONTEXTS) as sender:
+                assert (await sender.store(CT, "1.2.3.4.5.6", EXPLICIT_LE, [body])).status == 0
+            assert rig.archive.kept["1.2.3.4.5.6"][0].dataset == body
+
+    run(main)
+
+
+def test_a_large_instance_cut_off_leaves_no_file() -> None:
+    async def main() -> None:
+        async with serving(settings(background_bytes=100_000), memory_instance_bytes=200_000) as rig:
+            peer = await RawPeer.associated(rig.port)
+            peer.send(pdvs(3, PDV_COMMAND, store_command()), pdvs(3, 0, bytes(5_000_000))[:4_000_000])
+            await peer.writer.drain()
+            await until(lambda: rig.area.statistics().files == 1)
+            peer.writer.transport.abort()
+            await peer.close()
+            await rig.all_gone()
+            await until(lambda: rig.area.statistics().files == 0)
+
+    run(main)
+
+
+def test_at_the_common_limit_the_oldest_receiver_goes_on_and_all_finish() -> None:
+    async def main() -> None:
+        async with serving(settings(total_bytes=300_000)) as rig:
+            senders = [await Sender.associate("127.0.0.1", rig.port, CONTEXTS) for _ in range(6)]
+
+            async def send(number: int) -> None:
+                for turn in range(3):
+                    uid = f"1.2.{number}.{turn}"
+                    body = dataset(uid, extra=bytes(700_000))
+                    assert (await senders[number].store(CT, uid, EXPLICIT_LE, [body])).status == 0
+
+            held: list[int] = []
+            watching = asyncio.ensure_future(watch(lambda: held.append(rig.server.statistics().bytes_in_flight)))
+            await asyncio.gather(*(send(number) for number in range(6)))
+            watching.cancel()
+            assert len(rig.archive.kept) == 18
+            # The limit, one receive buffer of each association, and the one instance that is let through.
+            assert max(held) <= 300_000 + 6 * 262_144 + 700_200
+            for sender in senders:
+                await sender.release()
+
+    run(main)
+
+
+async def watch(look: Callable[[], None]) -> None:
+    while True:
+        look()
+        await asyncio.sleep(0)
+
+
+def test_a_peer_that_does_not_wait_for_answers_is_not_read_until_they_are_given() -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+        async with serving(archive=MemoryArchive(gate=gate)) as rig:
+            peer = await RawPeer.associated(rig.port)
+            many = 3 * MAX_OUTSTANDING
+            for number in range(many):
+                uid = f"1.2.3.{number}"
+                peer.send(pdvs(3, PDV_COMMAND, store_command(uid, message_id=number)))
+                peer.send(pdvs(3, 0, dataset(uid, extra=bytes(300_000))))
+            await until(lambda: rig.server.statistics().paused == 1)
+            assert MAX_OUTSTANDING <= rig.server.statistics().stores < many
+            gate.set()
+            statuses: dict[int, int | None] = {}
+            for _ in range(many):
+                kind, body = await peer.pdu()
+                assert kind == wire.P_DATA
+                answer = decode_command(body[6:])
+                statuses[answer.message_id] = answer.status
+            assert statuses == dict.fromkeys(range(many), 0)
+            await peer.close()
+
+    run(main)
+
+
+def test_a_peer_that_never_reads_its_answers_is_not_read_either() -> None:
+    async def main() -> None:
+        async with serving() as rig:
+            peer = await RawPeer.associated(rig.port)
+            peer.writer.transport.set_write_buffer_limits(high=1 << 16)
+            peer.reader._limit = 1  # type: ignore[attr-defined] # pyright: ignore # a small window to read into
+            flood = pdvs(1, PDV_COMMAND, echo_command()) * 1000
+            while not rig.server.statistics().paused:
+                peer.send(flood)
+                await asyncio.sleep(0)
+            peer.writer.transport.abort()
+            await peer.close()
+
+    run(main)
+
+
+def test_a_busy_association_does_not_keep_others_waiting() -> None:
+    async def main() -> None:
+        async with serving(archive=MemoryArchive(keep_bytes=False)) as rig:
+            heavy = await Sender.associate("127.0.0.1", rig.port, CONTEXTS)
+            light = await Sender.associate("127.0.0.1", rig.port)
+            storing = asyncio.ensure_future(
+                heavy.store(CT, "1.2.3.4.5.6", EXPLICIT_LE, [dataset(extra=bytes(40_000_000))])
+            )
+            echoes = 0
+            while not storing.done():
+                assert await light.echo() == 0
+                echoes += 1
+            assert (await storing).status == 0 and echoes > 3
+            await heavy.release()
+            await light.release()
+
+    run(main)
+
+
+def test_draining_refuses_new_ones_lets_operations_finish_and_ends_the_rest() -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+        async with serving(archive=MemoryArchive(gate=gate)) as rig:
+            port = rig.port
+            idle = await RawPeer.associated(port)
+            storing = await Sender.associate("127.0.0.1", port, CONTEXTS)
+            answer = asyncio.ensure_future(storing.store(CT, "1.2.3.4.5.6", EXPLICIT_LE, [dataset()]))
+            await until(lambda: rig.archive.waiting == 1)
+            draining = asyncio.ensure_future(rig.server.drain(20.0))
+            await idle.expect_abort()
+            with pytest.raises(OSError):
+                await RawPeer.connect(port)
+            gate.set()
+            assert (await answer).status == 0
+            await draining
+            assert sorted(rig.ledger.closed) == ["drained", "drained"]
+            with pytest.raises(AssociationAborted):
+                await storing.echo()
+            await storing.abort()
+
+    run(main)
+
+
+def test_draining_ends_at_its_deadline() -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+        async with serving(archive=MemoryArchive(gate=gate)) as rig:
+            storing = await Sender.associate("127.0.0.1", rig.port, CONTEXTS)
+            answer = asyncio.ensure_future(storing.store(CT, "1.2.3.4.5.6", EXPLICIT_LE, [dataset()]))
+            await until(lambda: rig.archive.waiting == 1)
+            await rig.server.drain(0.1)
+            with pytest.raises(AssociationAborted):
+                await answer
+            await storing.abort()
+
+    run(main)
+
+
+def test_a_budget_lets_the_first_receiver_on_and_resumes_the_others_in_order() -> None:
+    resumed: list[str] = []
+    budget = Budget(association_bytes=50, total_bytes=100)
+    first, second, third = (Account(lambda name=name: resumed.append(name)) for name in ("1", "2", "3"))
+    for account in (first, second, third):
+        budget.begin(account)
+        budget.charge(account, 40)
+    assert budget.may_read(first) and not budget.may_read(second) and not budget.may_read(third)
+    budget.charge(first, 10)
+    budget.end(first)
+    assert resumed == ["2"] and not budget.may_read(third)
+    budget.refund(first, 50)
+    assert resumed == ["2", "3"] and budget.held_back == 0 and budget.total == 80
+
+
+def test_a_budget_holds_an_association_back_only_while_an_answer_is_due() -> None:
+    resumed: list[str] = []
+    budget = Budget(association_bytes=50, total_bytes=1000)
+    account = Account(lambda: resumed.append("again"))
+    budget.begin(account)
+    budget.charge(account, 60)
+    assert budget.may_read(account)
+    account.waiting_for_answer = 1
+    assert not budget.may_read(account)
+    account.waiting_for_answer = 0
+    budget.refund(account, 60)
+    assert resumed == ["again"]
