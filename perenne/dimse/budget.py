@@ -17,16 +17,17 @@ class Account:
 class Budget:
     """A limit per association and one for all together.
 
-    Nothing can stall for ever: an association at its own limit is waiting for an answer it will get, and at the
-    common limit the association that began its present instance first is still read. Others resume in the order
-    in which they were held back. The limits may be passed by one receive buffer per association, and by the
-    rest of the one instance that is let through.
+    Nothing can stall for ever: whoever is held back waits for answers that are due. When none is due and the
+    common limit is reached all the same, by instances that have not yet arrived whole, the one that began
+    first is let through. Others resume in the order in which they were held back. The limits may be passed by
+    one receive buffer per association, and by the rest of the one instance that is let through.
     """
 
     def __init__(self, *, association_bytes: int, total_bytes: int) -> None:
         self._association_bytes = association_bytes
         self._total_bytes = total_bytes
         self.total = 0
+        self._answers_due = 0
         self._receiving: dict[Account, None] = {}
         self._held_back: dict[Account, None] = {}
 
@@ -38,8 +39,20 @@ class Budget:
         """An instance begins to arrive."""
         self._receiving[account] = None
 
+    def await_answer(self, account: Account) -> None:
+        """The instance has arrived and is to be committed; `answered` will follow."""
+        account.waiting_for_answer += 1
+        self._answers_due += 1
+
+    def answered(self, account: Account, size: int) -> None:
+        """An instance charged with `size` was answered."""
+        account.waiting_for_answer -= 1
+        self._answers_due -= 1
+        self.refund(account, size)
+        self._wake()
+
     def end(self, account: Account) -> None:
-        """It has arrived, or never will."""
+        """The instance has arrived, or never will."""
         self._receiving.pop(account, None)
         self._wake()
 
@@ -70,7 +83,7 @@ class Budget:
             return False
         if self.total < self._total_bytes or account not in self._receiving:
             return True
-        return next(iter(self._receiving)) is account
+        return not self._answers_due and next(iter(self._receiving)) is account
 
     def _wake(self) -> None:
         for account in list(self._held_back):

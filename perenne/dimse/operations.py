@@ -156,7 +156,7 @@ class Operations:
         context, self._context = incoming.context, None
         command = incoming.command
         if incoming.intake is not None:
-            self._account.waiting_for_answer += 1
+            self._budget.await_answer(self._account)
             self._spawn(self._conclude(incoming))
         elif command.field == C_STORE_RQ:
             self._answer(incoming, incoming.refusal or Answer(codes.PROCESSING_FAILURE))
@@ -173,9 +173,8 @@ class Operations:
         try:
             answer = await self._service.conclude(incoming)
         finally:
-            self._account.waiting_for_answer -= 1
             self._answer(incoming, answer)
-            self._budget.refund(self._account, incoming.charged)
+            self._budget.answered(self._account, incoming.charged)
             self._link.progressed()
 
     def _answer(self, incoming: Incoming, answer: Answer) -> None:

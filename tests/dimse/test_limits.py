@@ -136,6 +136,28 @@ async def watch(look: Callable[[], None]) -> None:
         await asyncio.sleep(0)
 
 
+def test_slow_commitments_hold_all_senders_back_at_the_common_limit() -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+        async with serving(settings(total_bytes=1_000_000), MemoryArchive(gate=gate)) as rig:
+            senders = [await Sender.associate("127.0.0.1", rig.port, CONTEXTS) for _ in range(8)]
+            stores = [
+                asyncio.ensure_future(
+                    sender.store(CT, f"1.2.{number}", EXPLICIT_LE, [dataset(f"1.2.{number}", extra=bytes(600_000))])
+                )
+                for number, sender in enumerate(senders)
+            ]
+            await until(lambda: rig.archive.waiting > 0 and rig.server.statistics().paused > 0)
+            in_flight = rig.server.statistics().bytes_in_flight
+            assert in_flight <= 1_000_000 + 8 * 262_144
+            gate.set()
+            assert [(await store).status for store in stores] == [0] * 8
+            for sender in senders:
+                await sender.release()
+
+    run(main)
+
+
 def test_a_peer_that_does_not_wait_for_answers_is_not_read_until_they_are_given() -> None:
     async def main() -> None:
         gate = asyncio.Event()
@@ -244,9 +266,12 @@ def test_a_budget_lets_the_first_receiver_on_and_resumes_the_others_in_order() -
         budget.charge(account, 40)
     assert budget.may_read(first) and not budget.may_read(second) and not budget.may_read(third)
     budget.charge(first, 10)
+    budget.await_answer(first)
     budget.end(first)
+    assert resumed == []
+    budget.answered(first, 30)
     assert resumed == ["2"] and not budget.may_read(third)
-    budget.refund(first, 50)
+    budget.refund(first, 20)
     assert resumed == ["2", "3"] and budget.held_back == 0 and budget.total == 80
 
 
@@ -257,8 +282,7 @@ def test_a_budget_holds_an_association_back_only_while_an_answer_is_due() -> Non
     budget.begin(account)
     budget.charge(account, 60)
     assert budget.may_read(account)
-    account.waiting_for_answer = 1
+    budget.await_answer(account)
     assert not budget.may_read(account)
-    account.waiting_for_answer = 0
-    budget.refund(account, 60)
+    budget.answered(account, 60)
     assert resumed == ["again"]
