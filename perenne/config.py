@@ -1,0 +1,212 @@
+"""The typed configuration of one node, read once at start. Each part gets its own section only.
+
+The file is TOML; `PERENNE_<SECTION>__<KEY>` in the environment overrides a key (docs/observability.md is about
+watching; `perenne config check FILE` explains what is wrong here). Every key, its default and its effect stand in
+this file.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from perenne.dimse.settings import AllowedAe, DimseSettings
+
+MEBIBYTE: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """Who this node is, and where its bytes are."""
+
+    id: str = "n1"
+    """Name of this node, unique in the cluster: letters, digits, `-`, `_` and `.`, at most 32."""
+
+    data_dir: Path = Path("perenne-data")
+    """The data directory: log, index, staging. One process at a time may use it. Made when it does not exist."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """What Success means. Equal on every node of a cluster."""
+
+    copies_required: int = 2
+    """Smallest in-sync set, the leader included, that may answer a C-STORE with Success."""
+
+    segment_bytes: int = 256 * MEBIBYTE
+    """Size of a log file. Fixed when the cluster is made; a node with another value is refused."""
+
+    allow_solo: bool = False
+    """Allow one durable copy to be enough. Without ZooKeeper nothing is stored unless this is true."""
+
+    acknowledge_timeout_ms: int = 10_000
+    """Then the sender gets A700 (out of resources) and may retry; the record may yet commit."""
+
+    conflict_policy: str = "keep-first"
+    """Of two data sets with one SOP Instance UID, which is current: `keep-first`, `newest`, or `refuse` the second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinationConfig:
+    """Where the election takes place."""
+
+    zookeeper: str = ""
+    """`host:port,host:port,…`, with an optional `/chroot` at the end. Empty: a standalone node."""
+
+    session_timeout_ms: int = 6_000
+    """A leader that is silent for so long is replaced. Shorter finds a dead leader sooner, and a busy one too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerConfig:
+    """The port on which nodes talk to each other."""
+
+    host: str = "0.0.0.0"  # a server: its port is meant to be reached
+    port: int = 11111
+    """0 takes any free port; it is announced through ZooKeeper."""
+
+    advertise_host: str = ""
+    """Under which name or address the other nodes reach this one. Empty: `host`, or the host name when that is 0.0.0.0."""
+
+    stall_timeout_ms: int = 2_000
+    """A follower that confirms nothing for so long while records wait for it is taken out of the in-sync set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DimseConfig:
+    """The DICOM port. Limits are for one node."""
+
+    ae_title: str = "PERENNE"
+    host: str = "0.0.0.0"
+    port: int = 11112
+    require_called_ae: bool = False
+    """Refuse associations that call another AE title than ours."""
+
+    max_associations: int = 200
+    max_pdu_bytes: int = 128 * 1024
+    """Largest P-DATA-TF PDU that we offer to receive (PS3.8 annex D.1)."""
+
+    association_bytes: int = 64 * MEBIBYTE
+    """Unanswered bytes of one association beyond which its socket is not read."""
+
+    total_bytes: int = 256 * MEBIBYTE
+    """The same for all associations together."""
+
+    background_bytes: int = 4 * MEBIBYTE
+    """Larger instances are hashed and written in a thread."""
+
+    artim_timeout_ms: int = 30_000
+    """For the association request to arrive, and for the peer to close (PS3.8 section 9.1.4)."""
+
+    idle_timeout_ms: int = 3_600_000
+    """An association on which nothing arrives for so long is aborted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AeConfig:
+    """One `[[ae]]` entry. With at least one, only these may associate."""
+
+    title: str
+    host: str | None = None
+    """A name, an address, or a network such as 10.1.0.0/16; absent allows any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConfig:
+    """The port for load balancers, Prometheus and people. It has no authentication: keep it inside."""
+
+    host: str = "0.0.0.0"
+    port: int = 8080
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageConfig:
+    """The disk of one node."""
+
+    direct_io: bool = False
+    """Write the log past the page cache (O_DIRECT)."""
+
+    reserve_bytes: int = 1024 * MEBIBYTE
+    """With less free space than this the node leaves the in-sync set and refuses stores; it never deletes."""
+
+    spare_segments: int = 2
+    """Zeroed log files kept ready, so that no store waits for one."""
+
+    memory_instance_bytes: int = 16 * MEBIBYTE
+    """Larger instances are received into a file under staging/."""
+
+    staging_pool_bytes: int = 256 * MEBIBYTE
+    """Memory kept for instances while they are received."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """What the node writes to standard error. Never patient data."""
+
+    level: str = "info"
+    format: str = "json"
+    """`json`: one object per line. `text`: for eyes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything a node needs to know. Defaults make a standalone node that refuses stores and says why."""
+
+    node: NodeConfig = field(default_factory=NodeConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    coordination: CoordinationConfig = field(default_factory=CoordinationConfig)
+    peer: PeerConfig = field(default_factory=PeerConfig)
+    dimse: DimseConfig = field(default_factory=DimseConfig)
+    ae: tuple[AeConfig, ...] = ()
+    http: HttpConfig = field(default_factory=HttpConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def standalone(self) -> bool:
+        """No ZooKeeper: one node, which is its own leader."""
+        return not self.coordination.zookeeper
+
+    @property
+    def copies_required(self) -> int:
+        """Copies that Success stands for: 1 for a standalone node whose operator allowed it, else as configured."""
+        if self.standalone and self.cluster.allow_solo:
+            return 1
+        return self.cluster.copies_required
+
+    def dimse_settings(self) -> DimseSettings:
+        """The DICOM port's own view, in its units."""
+        dimse = self.dimse
+        return DimseSettings(
+            ae_title=dimse.ae_title,
+            host=dimse.host,
+            port=dimse.port,
+            max_associations=dimse.max_associations,
+            max_pdu=dimse.max_pdu_bytes,
+            association_bytes=dimse.association_bytes,
+            total_bytes=dimse.total_bytes,
+            background_bytes=dimse.background_bytes,
+            artim_s=dimse.artim_timeout_ms / 1000,
+            idle_s=dimse.idle_timeout_ms / 1000,
+            aes=tuple(AllowedAe(entry.title, entry.host) for entry in self.ae),
+            require_called_ae=dimse.require_called_ae,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong. where: file or environment variable, and key. next_step: what to write instead."""
+
+    where: str
+    cause: str
+    next_step: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.cause}. {self.next_step}"
+
+
+class ConfigError(Exception):
+    """Everything that is wrong with a configuration, at once."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems

@@ -1,0 +1,213 @@
+"""Goal: a wrong configuration is explained, all of it at once. Method: files and environments, read for real."""
+
+from pathlib import Path
+
+import pytest
+
+from perenne.config import Config, ConfigError
+from perenne.config_reading import load_config
+
+CLUSTER = """
+[node]
+id = "n2"
+data_dir = "n2"
+[cluster]
+copies_required = 2
+segment_bytes = "64MiB"
+[coordination]
+zookeeper = "zk1:2181,zk2:2181,[::1]:2181/perenne"
+session_timeout_ms = 2000
+[peer]
+port = 7000
+advertise_host = "n2.example"
+[dimse]
+ae_title = "ARCHIVE"
+port = 104
+artim_timeout_ms = 5000
+[[ae]]
+title = "CT1"
+host = "10.1.0.0/16"
+[[ae]]
+title = "MR1"
+[http]
+port = 8082
+[storage]
+reserve_bytes = 1048576
+[log]
+level = "debug"
+format = "text"
+"""
+
+
+def written(directory: Path, text: str) -> Path:
+    file = directory / "node.toml"
+    file.write_text(text)
+    return file
+
+
+def problems_of(directory: Path, text: str, environment: dict[str, str] | None = None) -> dict[str, str]:
+    """Return cause and next step by key (or by environment variable)."""
+    with pytest.raises(ConfigError) as raised:
+        load_config(written(directory, text), environment or {})
+    return {
+        problem.where.rpartition(": ")[2].removeprefix(
+            "environment "
+        ): f"{problem.cause}. {problem.next_step}"
+        for problem in raised.value.problems
+    }
+
+
+def test_no_configuration_at_all_is_a_standalone_node_that_will_refuse_stores() -> None:
+    config = load_config(None, {})
+
+    assert config == Config()
+    assert config.standalone
+    assert config.copies_required == 2
+
+
+def test_a_standalone_node_that_may_be_alone_needs_one_copy() -> None:
+    config = load_config(None, {"PERENNE_CLUSTER__ALLOW_SOLO": "true"})
+
+    assert config.copies_required == 1
+
+
+def test_in_a_cluster_allow_solo_alone_does_not_lower_the_copies(tmp_path: Path) -> None:
+    text = '[coordination]\nzookeeper = "localhost:2181"\n[cluster]\nallow_solo = true\n'
+
+    assert load_config(written(tmp_path, text), {}).copies_required == 2
+
+
+def test_every_section_is_read(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, CLUSTER), {})
+
+    assert config.node.id == "n2"
+    assert not config.standalone
+    assert config.cluster.segment_bytes == 64 * 1024 * 1024
+    assert config.storage.reserve_bytes == 1048576
+    dimse = config.dimse_settings()
+    assert (dimse.ae_title, dimse.port, dimse.artim_s) == ("ARCHIVE", 104, 5.0)
+    assert [(entry.title, entry.host) for entry in dimse.aes] == [("CT1", "10.1.0.0/16"), ("MR1", None)]
+
+
+def test_a_relative_data_directory_is_relative_to_the_file(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, CLUSTER), {}).node.data_dir == tmp_path / "n2"
+
+
+def test_the_environment_goes_over_the_file(tmp_path: Path) -> None:
+    environment = {
+        "PERENNE_DIMSE__PORT": "11200",
+        "PERENNE_CLUSTER__SEGMENT_BYTES": "1 MiB",
+        "PERENNE_STORAGE__DIRECT_IO": "yes",
+        "PERENNE_NODE__DATA_DIR": str(tmp_path / "elsewhere"),
+        "PERENNE_PORT_11112_TCP_ADDR": "10.0.0.1",  # what Kubernetes sets for a service of that name
+    }
+
+    config = load_config(written(tmp_path, CLUSTER), environment)
+
+    assert config.dimse.port == 11200
+    assert config.cluster.segment_bytes == 1024 * 1024
+    assert config.storage.direct_io
+    assert config.node.data_dir == tmp_path / "elsewhere"
+
+
+def test_all_problems_are_told_at_once_each_with_a_next_step(tmp_path: Path) -> None:
+    text = '[dimse]\nport = "high"\nae_titel = "X"\n[cluter]\na = 1\n[log]\nlevel = 3\n[[ae]]\nhost = "h"\n'
+
+    problems = problems_of(tmp_path, text)
+
+    assert problems["dimse.port"] == "'high' is not a whole number. Write a whole number."
+    assert problems["dimse.ae_titel"] == "there is no such key. Did you mean ae_title?"
+    assert problems["cluter"] == "there is no section [cluter]. Did you mean cluster?"
+    assert "not a string" in problems["log.level"]
+    assert "missing" in problems["ae[1].title"]
+    assert len(problems) == 5
+
+
+def test_values_that_cannot_work_are_told_at_once(tmp_path: Path) -> None:
+    text = """
+[node]
+id = "a/b"
+[cluster]
+copies_required = 0
+segment_bytes = 1000
+conflict_policy = "oldest"
+[coordination]
+zookeeper = "zk1"
+session_timeout_ms = 10
+[peer]
+port = 70000
+advertise_host = "0.0.0.0"
+[dimse]
+ae_title = "LONGER THAN SIXTEEN"
+port = 5000
+total_bytes = 1
+[http]
+port = 5000
+host = "no host"
+[[ae]]
+title = ""
+host = "bad host"
+[log]
+level = "loud"
+"""
+    assert set(problems_of(tmp_path, text)) == {
+        "node.id",
+        "cluster.copies_required",
+        "cluster.segment_bytes",
+        "cluster.conflict_policy",
+        "coordination.zookeeper",
+        "coordination.session_timeout_ms",
+        "peer.port",
+        "peer.advertise_host",
+        "dimse.ae_title",
+        "dimse.total_bytes",
+        "http.port",
+        "http.host",
+        "ae[1].title",
+        "ae[1].host",
+        "log.level",
+    }
+
+
+def test_one_copy_must_be_asked_for_twice(tmp_path: Path) -> None:
+    problems = problems_of(tmp_path, "[cluster]\ncopies_required = 1\n")
+
+    assert "allow_solo = true" in problems["cluster.copies_required"]
+
+
+def test_a_problem_from_the_environment_names_the_variable(tmp_path: Path) -> None:
+    environment = {"PERENNE_DIMSE__PORT": "70000", "PERENNE_HTTP__PROT": "1", "PERENNE_AE__TITLE": "X"}
+
+    for_values = problems_of(tmp_path, "", {"PERENNE_DIMSE__PORT": "70000"})
+    for_names = problems_of(tmp_path, "", environment)
+
+    assert "not a port" in for_values["PERENNE_DIMSE__PORT"]
+    assert "Did you mean port?" in for_names["PERENNE_HTTP__PROT"]
+    assert "in the file" in for_names["PERENNE_AE__TITLE"]
+
+
+def test_what_is_not_toml_names_the_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="line 2"):
+        load_config(written(tmp_path, "[node]\nid = n1\n"), {})
+
+
+def test_a_missing_file_is_one_problem(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(tmp_path / "absent.toml", {})
+
+
+def test_a_data_directory_that_cannot_be_made_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    problems = problems_of(tmp_path, '[node]\ndata_dir = "file/below"\n')
+
+    assert "not a directory" in problems["node.data_dir"]
+
+
+@pytest.mark.parametrize("text", ['"4 apples"', "true", "1.5", "-1"])
+def test_sizes_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
+    assert "storage.reserve_bytes" in problems_of(tmp_path, f"[storage]\nreserve_bytes = {text}\n")
+
+
+def test_a_key_outside_of_every_section_is_explained(tmp_path: Path) -> None:
+    assert "[dimse]" in problems_of(tmp_path, 'dimse = "x"\n')["dimse"]
