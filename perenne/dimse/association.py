@@ -1,8 +1,8 @@
 """One connection on the DICOM port: the acceptor's half of the upper layer state machine (PS3.8 section 9.2).
 
-Bytes land in a buffer that all connections share: the event loop fills it and hands it over in one step, and
-`PduReader` keeps what it cannot use yet. So a hundred idle associations cost no buffers, and a busy one works in
-memory that is warm.
+Bytes land in a buffer that all connections share: the event loop fills it and hands it over in one step,
+and `PduReader` keeps what it cannot use yet. So a hundred idle associations cost no buffers, and a busy one
+works in memory that is warm.
 """
 
 import asyncio

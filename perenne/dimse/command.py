@@ -1,4 +1,4 @@
-"""Command sets of C-STORE and C-ECHO: Implicit VR Little Endian, group 0000 (PS3.7 section 6.3.1, annex E)."""
+"""Command sets of C-STORE and C-ECHO: Implicit VR Little Endian, group 0000 (PS3.7 6.3.1, annex E)."""
 
 import struct
 from collections.abc import Mapping
@@ -95,7 +95,7 @@ def encode_command(command: Command) -> bytes:
 
 
 def response_to(request: Command, status: int, comment: str = "") -> Command:
-    """Return the response that repeats the class and instance of its request (PS3.7 tables 9.1-1 and 9.1-5)."""
+    """Return the response that repeats the class and instance of its request (PS3.7 table 9.1-1)."""
     return Command(
         field=request.field | RESPONSE,
         message_id=request.message_id,

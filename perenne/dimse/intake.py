@@ -13,7 +13,7 @@ _BUFFER: Final = 1024 * 1024
 
 
 class Intake:
-    """Wraps a `Receiving`. Ends with `finish` or `abandon`; both may be called once, and not at the same time.
+    """Wraps a `Receiving`. Ends with `finish` or `abandon`; each at most once, not both at once.
 
     background_bytes: size beyond which writes move to the executor. on_progress: called in the loop whenever
     `backlogged` or `failure` may have changed.

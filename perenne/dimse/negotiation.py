@@ -1,4 +1,4 @@
-"""Association negotiation: what a peer asks for, and what it is granted. pynetdicom's PDU codecs do the bytes."""
+"""Association negotiation: what a peer asks for and is granted. The bytes are done by pynetdicom's codecs."""
 
 import enum
 import ipaddress
@@ -127,7 +127,7 @@ def decode_request(body: bytes) -> AssociationRequest:
 
 
 def decide(contexts: Iterable[ProposedContext]) -> Decision:
-    """Accept Verification and all that may be storage, each with the syntax `choose_transfer_syntax` picks."""
+    """Accept Verification and all that may be storage, in the syntax `choose_transfer_syntax` picks."""
     results: list[tuple[ProposedContext, int, str]] = []
     accepted: dict[int, AcceptedContext] = {}
     for proposed in contexts:
@@ -181,7 +181,10 @@ def encode_request(
 
 
 def decode_acceptance(body: bytes) -> tuple[Mapping[int, str], int]:
-    """Return the transfer syntax of each accepted context, and the acceptor's maximum length. Raises PduError."""
+    """Return the transfer syntax of each accepted context, and the acceptor's maximum length.
+
+    Raises PduError.
+    """
     pdu = A_ASSOCIATE_AC()
     _decode(pdu, ASSOCIATE_AC, body)
     accepted = {

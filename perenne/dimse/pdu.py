@@ -66,7 +66,7 @@ class PduSink(Protocol):
 
 
 class PduReader:
-    """data_allowed: whether P-DATA-TF is welcome in the present state. stopped: set to ignore all further bytes.
+    """data_allowed: whether P-DATA-TF is welcome in this state. stopped: set it to ignore all further bytes.
 
     max_data: the largest P-DATA-TF allowed, as advertised to the peer.
     """

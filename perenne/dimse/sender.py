@@ -236,7 +236,7 @@ class Sender:
 
 
 def _pdus_of_pieces(context_id: int, pieces: Sequence[Buffer], max_length: int) -> list[Buffer]:
-    """Return the PDUs of one data set; a PDV never spans two pieces, and only the last one ends the data set."""
+    """Return the PDUs of one data set; a PDV never spans two pieces, only the last ends the data set."""
     parts: list[Buffer] = []
     room = max(max_length - 6, 1) if max_length else 1024 * 1024
     left = sum(map(len, pieces))

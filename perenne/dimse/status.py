@@ -1,4 +1,4 @@
-"""DIMSE status codes that Perenne answers, and the text that goes with a failure (PS3.7 annex C, PS3.4 table B.2-1)."""
+"""DIMSE status codes that Perenne answers, and their comments (PS3.7 annex C, PS3.4 table B.2-1)."""
 
 from typing import Final
 

@@ -43,7 +43,7 @@ class Scanner(Protocol):
     def __call__(self, head: bytes | memoryview, transfer_syntax: str, *, complete: bool) -> ScannedUids:
         """Return the identifiers of a data set from its first bytes.
 
-        complete: whether `head` is all of it. Any exception means that it cannot be read, or not from so little.
+        complete: whether `head` is all of it. Any exception means: unreadable, or not from so little.
         """
         ...
 
@@ -57,7 +57,7 @@ class Answer:
 
 
 class Incoming:
-    """One C-STORE while its data set arrives. refusal: the answer already known; its bytes are then dropped."""
+    """One C-STORE while its data set arrives. refusal: the answer already known; its bytes are dropped."""
 
     def __init__(self, command: Command, context: AcceptedContext, started: float) -> None:
         self.command = command

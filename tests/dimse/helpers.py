@@ -208,7 +208,11 @@ def run(main: Callable[[], Awaitable[None]], *, twice: bool = True) -> None:
 
 
 def dataset(
-    sop_instance_uid: str = "1.2.3.4.5.6", *, sop_class_uid: str = CT, extra: bytes = b"", implicit: bool = False
+    sop_instance_uid: str = "1.2.3.4.5.6",
+    *,
+    sop_class_uid: str = CT,
+    extra: bytes = b"",
+    implicit: bool = False,
 ) -> bytes:
     """Return a small data set; `extra` becomes Pixel Data."""
 

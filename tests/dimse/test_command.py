@@ -1,4 +1,6 @@
-"""Goal: our command sets are those of PS3.7, as pynetdicom reads and writes them, and nonsense is an error."""
+"""Goal: our command sets are those of PS3.7, as pynetdicom has them, and nonsense is an error."""
+
+from io import BytesIO
 
 import pytest
 from hypothesis import given
@@ -6,7 +8,6 @@ from hypothesis import strategies as st
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dsutils import decode as decode_elements
 from pynetdicom.dsutils import encode as encode_elements
-from io import BytesIO
 
 from perenne.dimse.command import (
     Command,

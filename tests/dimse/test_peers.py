@@ -1,4 +1,4 @@
-"""Goal: the tools people really send with, and every sample file there is, get their bytes stored unchanged."""
+"""Goal: what real tools send, and every sample file there is, is stored unchanged."""
 
 import asyncio
 import contextlib
@@ -61,7 +61,10 @@ def test_every_sample_file_comes_back_byte_for_byte() -> None:
                 assert len(sender.accepted) == len(contexts)
                 for sample in SENDABLE:
                     answer = await sender.store(
-                        sample.sop_class_uid, sample.sop_instance_uid, sample.transfer_syntax, [sample.dataset]
+                        sample.sop_class_uid,
+                        sample.sop_instance_uid,
+                        sample.transfer_syntax,
+                        [sample.dataset],
                     )
                     if readable(sample):
                         assert answer.status == 0, (sample.path.name, answer)
@@ -159,7 +162,9 @@ def test_storescu_stores_a_file(tmp_path: Path) -> None:
     async def main() -> None:
         sample = next(sample for sample in SENDABLE if sample.path.name == "CT_small.dcm")
         async with serving() as rig:
-            await tool("storescu", "-R", "--max-send-pdu", "4096", "127.0.0.1", str(rig.port), str(sample.path))
+            await tool(
+                "storescu", "-R", "--max-send-pdu", "4096", "127.0.0.1", str(rig.port), str(sample.path)
+            )
             (kept,) = rig.archive.kept[sample.sop_instance_uid]
             assert kept.draft.study_instance_uid == pydicom.dcmread(sample.path).StudyInstanceUID
 

@@ -1,4 +1,4 @@
-"""Goal: whatever a peer says, in whatever state, ends as PS3.8 section 9.2 wants, and leaves nothing behind."""
+"""Goal: whatever a peer says, in whatever state, ends as PS3.8 9.2 wants, and leaves nothing behind."""
 
 import asyncio
 
@@ -90,7 +90,12 @@ def test_a_connection_lost_at_any_point_leaves_nothing(before: bytes, how: str) 
 
 @pytest.mark.parametrize(
     "before",
-    [b"", STORE, STORE + pdvs(3, 0, BODY[:40]).replace(b"\x03\x02", b"\x03\x00", 1), STORE + pdvs(3, 0, BODY)],
+    [
+        b"",
+        STORE,
+        STORE + pdvs(3, 0, BODY[:40]).replace(b"\x03\x02", b"\x03\x00", 1),
+        STORE + pdvs(3, 0, BODY),
+    ],
     ids=["idle", "after a command", "in a data set", "while committing"],
 )
 def test_an_abort_ends_the_association_in_every_state(before: bytes) -> None:
@@ -270,7 +275,9 @@ def test_other_operations_are_declined_and_their_data_skipped() -> None:
             find = Command(field=0x0020, message_id=9, has_data_set=True, sop_class_uid="1.2")
             cancel = bytes.fromhex("0000000102000000ff0f0000200102000000090000000008020000000101")
             assert NO_DATA_SET.to_bytes(2, "little") == cancel[-2:]
-            peer.send(pdvs(3, PDV_COMMAND, encode_command(find)), pdvs(3, 0, BODY), pdvs(3, PDV_COMMAND, cancel))
+            peer.send(
+                pdvs(3, PDV_COMMAND, encode_command(find)), pdvs(3, 0, BODY), pdvs(3, PDV_COMMAND, cancel)
+            )
             peer.send(pdvs(1, PDV_COMMAND, echo_command(10)))
             _, declined = await peer.pdu()
             response = decode_command(declined[6:])
@@ -288,8 +295,13 @@ def test_a_pdu_may_hold_several_pdvs_and_a_response_fits_the_peer() -> None:
             peer = await RawPeer.associated(rig.port, max_pdu=30)
             command = store_command()
             peer.send(
-                pdu(0x04, pdv(3, PDV_COMMAND, command[:50]) + pdv(3, PDV_COMMAND, b"")
-                    + pdv(3, PDV_COMMAND | PDV_LAST, command[50:]) + pdv(3, 0, BODY[:9])),
+                pdu(
+                    0x04,
+                    pdv(3, PDV_COMMAND, command[:50])
+                    + pdv(3, PDV_COMMAND, b"")
+                    + pdv(3, PDV_COMMAND | PDV_LAST, command[50:])
+                    + pdv(3, 0, BODY[:9]),
+                ),
                 pdu(0x04, pdv(3, 0, BODY[9:]) + pdv(3, PDV_LAST, b"") + pdv(1, 3, echo_command(2))),
             )
             answers: list[Command] = []

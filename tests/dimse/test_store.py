@@ -124,7 +124,9 @@ def test_a_data_set_that_does_not_fit_its_command_is_refused(body: bytes, status
     run(main)
 
 
-@pytest.mark.parametrize(("uid", "sop_class"), [("../x", CT), ("", CT), (UID, ""), ("1" * 65, CT), (UID, "CT")])
+@pytest.mark.parametrize(
+    ("uid", "sop_class"), [("../x", CT), ("", CT), (UID, ""), ("1" * 65, CT), (UID, "CT")]
+)
 def test_a_command_without_proper_uids_is_refused_and_its_data_drained(uid: str, sop_class: str) -> None:
     async def main() -> None:
         async with serving() as rig:

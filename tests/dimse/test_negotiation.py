@@ -1,0 +1,202 @@
+"""Goal: storage of every kind is accepted, other services are not, and only those allowed may call."""
+
+import pytest
+from pynetdicom import sop_class as known
+
+from perenne.dimse import pdu as wire
+from perenne.dimse.negotiation import (
+    CallingPolicy,
+    ProposedContext,
+    decide,
+    decode_acceptance,
+    decode_request,
+    encode_acceptance,
+    encode_request,
+)
+from perenne.dimse.pdu import PduError
+from perenne.dimse.sender import Sender
+from perenne.dimse.settings import AllowedAe
+from perenne.dimse.uids import (
+    EXPLICIT_BE,
+    EXPLICIT_LE,
+    IMPLICIT_LE,
+    VERIFICATION,
+    choose_transfer_syntax,
+    is_storage,
+)
+from tests.dimse.helpers import CT, RawPeer, association_request, run, serving, settings
+
+JPEG = "1.2.840.10008.1.2.4.50"
+J2K = "1.2.840.10008.1.2.4.90"
+PRIVATE_SYNTAX = "1.2.840.113619.5.2"
+
+
+@pytest.mark.parametrize(
+    "uid",
+    [
+        CT,
+        *known._STORAGE_CLASSES.values(),  # pyright: ignore[reportPrivateUsage] # no public list
+        "1.3.12.2.1107.5.9.1",
+        "1.2.840.10008.5.1.4.1.1.999.77",
+        "1.2.840.10008.5.1.4.1.1.3",
+        "1.2.840.10008.5.1.4.38.1",
+        "1.2.840.10008.5.1.4.39.1",
+    ],
+)
+def test_every_storage_class_private_and_unknown_ones_included_is_stored(uid: str) -> None:
+    assert is_storage(uid)
+
+
+@pytest.mark.parametrize(
+    "uid",
+    [
+        "",
+        VERIFICATION,
+        "1.2.840.10008.1.3.10",
+        "1.2.840.10008.1.20.1",
+        "1.2.840.10008.5.1.4.1.2.1.1",
+        "1.2.840.10008.5.1.4.1.2.2.2",
+        "1.2.840.10008.5.1.4.31",
+        "1.2.840.10008.3.1.2.3.3",
+        "1.2.840.10008.5.1.1.9",
+        EXPLICIT_LE,
+    ],
+)
+def test_what_is_known_to_be_something_else_is_not(uid: str) -> None:
+    assert not is_storage(uid)
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        ([J2K, EXPLICIT_LE], J2K),
+        ([EXPLICIT_LE, J2K], EXPLICIT_LE),
+        ([IMPLICIT_LE, EXPLICIT_LE], EXPLICIT_LE),
+        ([IMPLICIT_LE, JPEG], IMPLICIT_LE),
+        ([EXPLICIT_BE, IMPLICIT_LE], EXPLICIT_BE),
+        ([EXPLICIT_BE, IMPLICIT_LE, EXPLICIT_LE], EXPLICIT_LE),
+        ([PRIVATE_SYNTAX, IMPLICIT_LE], IMPLICIT_LE),
+        ([PRIVATE_SYNTAX], PRIVATE_SYNTAX),
+        (["", JPEG], JPEG),
+        ([], None),
+    ],
+)
+def test_the_transfer_syntax_is_the_first_that_loses_nothing(offered: list[str], chosen: str | None) -> None:
+    assert choose_transfer_syntax(offered) == chosen
+
+
+def test_each_context_gets_its_own_result() -> None:
+    async def main() -> None:
+        async with (
+            serving() as rig,
+            await Sender.associate(
+                "127.0.0.1",
+                rig.port,
+                [
+                    (VERIFICATION, [IMPLICIT_LE]),
+                    ("1.2.840.10008.5.1.4.1.2.2.1", [IMPLICIT_LE]),
+                    (CT, [IMPLICIT_LE, EXPLICIT_LE]),
+                    (CT, [J2K]),
+                    ("1.3.12.2.1107.5.9.1", [PRIVATE_SYNTAX]),
+                ],
+            ) as sender,
+        ):
+            assert sender.accepted == {1: IMPLICIT_LE, 5: EXPLICIT_LE, 7: J2K, 9: PRIVATE_SYNTAX}
+
+    run(main)
+
+
+def test_128_contexts_are_answered() -> None:
+    contexts = [ProposedContext(2 * n + 1, f"1.2.3.{n}", (IMPLICIT_LE, EXPLICIT_LE)) for n in range(128)]
+    encoded = encode_request(called_ae="A", calling_ae="B", contexts=contexts, max_pdu=0)
+    request = decode_request(encoded[6:])
+    assert request.contexts == tuple(contexts) and request.max_length == 0
+    answer = encode_acceptance(request, decide(request.contexts), 131072)
+    assert decode_acceptance(answer[6:]) == (
+        {context.context_id: EXPLICIT_LE for context in contexts},
+        131072,
+    )
+
+
+@pytest.mark.parametrize("ids", [(1, 1), (2, 3)])
+def test_context_identifiers_that_repeat_or_are_even_break_the_protocol(ids: tuple[int, int]) -> None:
+    encoded = bytearray(
+        encode_request(
+            called_ae="A",
+            calling_ae="B",
+            contexts=[
+                ProposedContext(101, "1.2", (IMPLICIT_LE,)),
+                ProposedContext(103, "1.2", (IMPLICIT_LE,)),
+            ],
+            max_pdu=0,
+        )
+    )
+    for was, becomes in zip((101, 103), ids, strict=True):
+        at = encoded.index(bytes([was]), 74)
+        encoded[at] = becomes
+    with pytest.raises(PduError):
+        decode_request(bytes(encoded[6:]))
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "expected"),
+    [
+        (association_request(called_ae="OTHER"), (1, 1, 7)),
+        (association_request(calling_ae="STRANGER"), (1, 1, 3)),
+        (association_request(calling_ae="ELSEWHERE"), (1, 1, 3)),
+        (association_request().replace(b"1.2.840.10008.3.1.1.1", b"1.2.840.10008.3.1.1.9"), (1, 1, 2)),
+        (association_request()[:6] + b"\x00\x02" + association_request()[8:], (1, 2, 2)),
+    ],
+)
+def test_who_may_not_associate_is_told_why(request_bytes: bytes, expected: tuple[int, int, int]) -> None:
+    options = settings(
+        require_called_ae=True,
+        aes=(
+            AllowedAe("TEST", "127.0.0.0/8"),
+            AllowedAe("ELSEWHERE", "192.0.2.1"),
+            AllowedAe("NAMED", "localhost"),
+        ),
+    )
+
+    async def main() -> None:
+        async with serving(options) as rig:
+            peer = await RawPeer.connect(rig.port)
+            peer.send(request_bytes)
+            kind, body = await peer.pdu()
+            assert kind == wire.ASSOCIATE_RJ and tuple(body[1:]) == expected
+            peer.writer.write_eof()
+            await peer.expect_end()
+            for allowed in ("TEST", "NAMED"):
+                sender = await Sender.associate("127.0.0.1", rig.port, calling_ae=allowed)
+                await sender.release()
+            await rig.all_gone()
+            assert len(rig.ledger.rejected) == 1 and rig.ledger.opened == ["TEST", "NAMED"]
+
+    run(main)
+
+
+def test_any_called_and_calling_title_is_fine_by_default() -> None:
+    async def main() -> None:
+        async with serving() as rig:
+            sender = await Sender.associate("127.0.0.1", rig.port, called_ae="ANY-SCP", calling_ae="WHO")
+            assert await sender.echo() == 0
+            await sender.release()
+
+    run(main)
+
+
+def test_a_host_that_does_not_resolve_matches_nobody_and_the_server_starts() -> None:
+    policy = CallingPolicy((AllowedAe("A", "gone.invalid"), AllowedAe("B")), {"gone.invalid": ()})
+    assert not policy.allows("A", "127.0.0.1")
+    assert policy.allows("B", "127.0.0.1") and policy.allows("B", "::1")
+    assert CallingPolicy((AllowedAe("A", "10.1.0.0/16"),), {}).allows("A", "::ffff:10.1.2.3")
+
+
+def test_a_node_behind_the_port_of_another_fails_to_start() -> None:
+    async def main() -> None:
+        async with serving() as rig:
+            with pytest.raises(OSError):
+                async with serving(settings(port=rig.port)):
+                    pass
+
+    run(main)
