@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import io
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import pydicom
 import uvloop
@@ -28,6 +28,7 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 STUDY = "1.2.3.4"
 SERIES = "1.2.3.4.5"
 WAIT_S = 20.0
+_READ: Callable[..., Any] = cast(Any, pydicom).dcmread  # pydicom is typed in part only
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def scan(head: bytes | memoryview, transfer_syntax: str, *, complete: bool) -> U
         head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(head), 4 << 20)
     syntax = UID(transfer_syntax)
     private = not syntax.is_transfer_syntax
-    dataset: Any = pydicom.dcmread(
+    dataset = _READ(
         _part10(bytes(head), EXPLICIT_LE if private or syntax.is_deflated else transfer_syntax),
         stop_before_pixels=True,
         specific_tags=["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"],
@@ -158,7 +159,7 @@ class Rig:
 
 
 def settings(**changes: Any) -> DimseSettings:
-    return DimseSettings(**{"host": "127.0.0.1", "port": 0, **changes})
+    return replace(DimseSettings(host="127.0.0.1", port=0), **changes)
 
 
 @contextlib.asynccontextmanager
@@ -169,7 +170,7 @@ async def serving(
     disk: Disk | None = None,
     memory_instance_bytes: int = 8 << 20,
     pool_bytes: int = 64 << 20,
-) -> AsyncIterator[Rig]:
+) -> AsyncGenerator[Rig, None]:
     """Start a server; at the end nothing may be left of what it received."""
     area = StagingArea(
         disk or MemoryDisk(), memory_instance_bytes=memory_instance_bytes, pool_bytes=pool_bytes

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 import pydicom.data
 
@@ -36,7 +37,7 @@ def samples() -> list[Sample]:
         length = part10_meta_length(content)
         if not length:
             continue
-        meta = pydicom.filereader.read_file_meta_info(path)
+        meta = cast(Any, pydicom).filereader.read_file_meta_info(path)
         values = [
             str(meta.get(name, ""))
             for name in ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")

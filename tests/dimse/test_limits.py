@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -264,7 +265,7 @@ def test_draining_ends_at_its_deadline() -> None:
 def test_a_budget_lets_the_first_receiver_on_and_resumes_the_others_in_order() -> None:
     resumed: list[str] = []
     budget = Budget(association_bytes=50, total_bytes=100)
-    first, second, third = (Account(lambda name=name: resumed.append(name)) for name in ("1", "2", "3"))
+    first, second, third = (Account(partial(resumed.append, name)) for name in ("1", "2", "3"))
     for account in (first, second, third):
         budget.begin(account)
         budget.charge(account, 40)

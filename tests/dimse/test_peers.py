@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Sequence
+import socket
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ SAMPLES = samples()
 SENDABLE = [sample for sample in SAMPLES if is_storage(sample.sop_class_uid)]
 
 
-def needs(*tools: str) -> Any:
+def needs(*tools: str) -> pytest.MarkDecorator:
     missing = [tool for tool in tools if shutil.which(tool) is None]
     return pytest.mark.skipif(bool(missing), reason=f"DCMTK is not installed: {missing}")
 
@@ -90,7 +91,7 @@ def test_dcmtk_echoscu_is_answered() -> None:
 
 
 @contextlib.asynccontextmanager
-async def storescp(folder: Path, port: int) -> AsyncIterator[None]:
+async def storescp(folder: Path, port: int) -> AsyncGenerator[None, None]:
     """DCMTK's receiver in bit preserving mode: an independent witness of what a sender sends."""
     process = await asyncio.create_subprocess_exec(
         "storescp", "+B", "+xa", "-od", str(folder), "+uf", str(port), stdout=asyncio.subprocess.DEVNULL,
@@ -113,8 +114,6 @@ async def storescp(folder: Path, port: int) -> AsyncIterator[None]:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -166,7 +165,7 @@ def test_storescu_stores_a_file(tmp_path: Path) -> None:
                 "storescu", "-R", "--max-send-pdu", "4096", "127.0.0.1", str(rig.port), str(sample.path)
             )
             (kept,) = rig.archive.kept[sample.sop_instance_uid]
-            assert kept.draft.study_instance_uid == pydicom.dcmread(sample.path).StudyInstanceUID
+            assert kept.draft.study_instance_uid == cast(Any, pydicom).dcmread(sample.path).StudyInstanceUID
 
     run(main, twice=False)
 
@@ -175,16 +174,15 @@ def test_a_pynetdicom_scu_echoes_and_stores_on_interleaved_associations() -> Non
     files = [sample for sample in SENDABLE if readable(sample) and len(sample.dataset) < 200_000][:12]
 
     def send(rig: Rig, part: Sequence[Sample]) -> None:
-        entity = AE(ae_title="PYNETDICOM")
+        entity = cast(Any, AE(ae_title="PYNETDICOM"))
         entity.add_requested_context(Verification)
         for abstract, syntax in {(sample.sop_class_uid, sample.transfer_syntax) for sample in part}:
             entity.add_requested_context(abstract, syntax)
         association = entity.associate("127.0.0.1", rig.port, ae_title="PERENNE")
         assert association.is_established
-        assert cast(Any, association.send_c_echo()).Status == 0
+        assert association.send_c_echo().Status == 0
         for sample in part:
-            status = cast(Any, association.send_c_store(str(sample.path)))
-            assert status.Status == 0, sample.path.name
+            assert association.send_c_store(str(sample.path)).Status == 0, sample.path.name
         association.release()
 
     async def main() -> None:
