@@ -1,6 +1,7 @@
 """Goal: no peer, and no number of peers, makes a node hold more than it allows; and nobody is starved."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -26,6 +27,7 @@ from tests.dimse.helpers import (
     store_command,
     until,
 )
+from tests.storage.memory_disk import MemoryDisk
 
 CONTEXTS = [(CT, [EXPLICIT_LE])]
 
@@ -76,6 +78,32 @@ def test_a_large_instance_passes_in_bounded_memory_through_a_file() -> None:
             (kept,) = rig.archive.kept["1.2.3.4.5.6"]
             assert kept.draft.staged.size == len(body) + kept.meta_length
             assert rig.ledger.stores == [(len(body), 0)]
+
+    run(main)
+
+
+def test_a_disk_that_hangs_stops_the_reading_and_not_the_loop() -> None:
+    async def main() -> None:
+        disk = MemoryDisk()
+        hanging = threading.Event()
+
+        def hang(kind: str, name: str) -> None:
+            if kind == "write":
+                hanging.wait(20)
+
+        disk.before = hang
+        options = settings(background_bytes=100_000)
+        async with serving(options, disk=disk, memory_instance_bytes=200_000) as rig:
+            storing = await Sender.associate("127.0.0.1", rig.port, CONTEXTS)
+            body = dataset(extra=bytes(30_000_000))
+            answer = asyncio.ensure_future(storing.store(CT, "1.2.3.4.5.6", EXPLICIT_LE, [body]))
+            await until(lambda: rig.server.statistics().paused == 1)
+            other = await Sender.associate("127.0.0.1", rig.port)
+            assert await other.echo() == 0 and not answer.done()
+            hanging.set()
+            assert (await answer).status == 0
+            await other.release()
+            await storing.release()
 
     run(main)
 

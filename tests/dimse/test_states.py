@@ -1,6 +1,7 @@
 """Goal: whatever a peer says, in whatever state, ends as PS3.8 9.2 wants, and leaves nothing behind."""
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -126,7 +127,8 @@ def test_an_abort_before_any_association_closes() -> None:
 
 @pytest.mark.parametrize(
     ("said", "reason"),
-    [
+    ids=itertools.count(1),
+    argvalues=[
         (b"GET / HTTP/1.1\r\n\r\n", AbortReason.UNRECOGNIZED_PDU),
         (b"\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00", AbortReason.UNRECOGNIZED_PDU),
         (wire.RELEASE_RQ_PDU, AbortReason.UNEXPECTED_PDU),
@@ -159,7 +161,8 @@ def pdv(context_id: int, control: int, data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("said", "reason"),
-    [
+    ids=itertools.count(1),
+    argvalues=[
         (association_request(), AbortReason.UNEXPECTED_PDU),
         (wire.RELEASE_RP_PDU, AbortReason.UNEXPECTED_PDU),
         (pdu(0x08, bytes(4)), AbortReason.UNRECOGNIZED_PDU),

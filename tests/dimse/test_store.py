@@ -8,10 +8,12 @@ import pytest
 
 from perenne.dimse import status as codes
 from perenne.dimse.command import decode_command
+from perenne.dimse.meta import file_meta
 from perenne.dimse.pdu import P_DATA, PDV_COMMAND
 from perenne.dimse.sender import Sender
 from perenne.dimse.uids import EXPLICIT_LE, IMPLEMENTATION_CLASS, IMPLICIT_LE
 from replication.api import NotPromised
+from storage.digest import part10_meta_length
 from storage.errors import SegmentPoisoned, StorageFull
 from tests.dimse.helpers import CT, MemoryArchive, RawPeer, dataset, pdvs, run, serving, store_command
 from tests.storage.memory_disk import MemoryDisk
@@ -35,6 +37,15 @@ def test_a_stored_instance_is_a_part_10_file_with_the_data_set_as_sent() -> None
             assert rig.ledger.stores == [(len(body), 0)]
 
     run(main)
+
+
+def test_file_meta_states_its_length_and_pads_as_each_vr_wants() -> None:
+    meta = file_meta(
+        sop_class_uid="1.2.3", sop_instance_uid="1.2", transfer_syntax_uid="1.2.8", source_ae="ABC"
+    )
+    assert meta[:132] == bytes(128) + b"DICM" and part10_meta_length(meta) == len(meta)
+    assert b"\x02\0\x02\0UI\x06\x001.2.3\0" in meta and b"\x02\0\x03\0UI\x04\x001.2\0" in meta
+    assert meta.endswith(b"\x02\0\x16\0AE\x04\0ABC ")
 
 
 def test_each_context_keeps_its_transfer_syntax() -> None:
