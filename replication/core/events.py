@@ -173,8 +173,9 @@ class Proposed:
 
 @dataclass(frozen=True, slots=True)
 class ProposalAnswered:
-    """The leader answered a relayed proposal. `outcome` as in messages.ProposeResult."""
+    """The leader at the other end of `link` answered a relayed proposal. `outcome` as in messages.ProposeResult."""
 
+    link: int
     ticket: int
     outcome: str
     reason: str

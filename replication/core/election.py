@@ -1,0 +1,240 @@
+"""Standing for election: ask the others, copy a longer tail, promise, and try the compare-and-set (section 6)."""
+
+import enum
+from dataclasses import replace
+
+from replication.core.effects import AppendStaged, DropStaged
+from replication.core.events import RecordFetched, StateWritten
+from replication.core.situation import Link, Situation
+from replication.core.statewriter import StateWriter, Written
+from replication.core.values import Member, Phase, ReplicaId, VersionedState
+from replication.messages import Fetch, FetchEnd, Survey, SurveyAnswer, to_point
+from storage.position import LogPosition, chain_after
+
+SURVEY_MS = 300
+"""How long a connected member may take to answer."""
+COPY_MS = 5000
+"""How long a member that shows a longer tail may delay the candidate (protocol, section 6)."""
+RANK_MS = 150
+"""A candidate gives way this long to each better placed one, so that they do not bid each other's epochs up."""
+
+
+class Stage(enum.Enum):
+    """ASKING: answers are awaited. COPYING: a longer tail is fetched. YIELDING: a better placed candidate goes first.
+    PROMISING: the promise is on its way to the disk. TAKING: the compare-and-set is."""
+
+    ASKING = "asking"
+    COPYING = "copying"
+    YIELDING = "yielding"
+    PROMISING = "promising"
+    TAKING = "taking"
+
+
+class Candidacy:
+    """One attempt to lead, judged against one version of `state`; a newer version ends it."""
+
+    def __init__(self, situation: Situation, base: VersionedState, nonce: int, *, insist: bool) -> None:
+        self._situation = situation
+        self.base = base
+        self._nonce = nonce
+        self._insist = insist
+        self.stage = Stage.ASKING
+        self.answers: dict[Member, SurveyAnswer] = {}
+        self._asked: dict[Member, Link] = {}
+        self._started_ms = situation.now_ms
+        self._until_ms = situation.now_ms + SURVEY_MS
+        self._copying_from: Member | None = None
+        self._exhausted: set[Member] = set()
+        self.epoch = 0
+        self.writer: StateWriter | None = None
+        self.won = False
+        self.over = False
+
+    def begin(self) -> None:
+        """Ask every connected replica; members of the set matter for the tail, all for their promises."""
+        for link in {link.peer.id: link for link in self._situation.links.values()}:
+            best = self._situation.link_to(link)
+            if best is not None:
+                self._asked[best.peer.member] = best
+                self._situation.send(best.number, Survey(self._nonce))
+        self.tend()
+
+    @property
+    def silent(self) -> frozenset[Member]:
+        """Members that were asked, or could not be, and did not answer."""
+        return self.base.state.in_sync - frozenset(self.answers) - {self._situation.me.member}
+
+    def answered(self, peer: Member, message: SurveyAnswer) -> None:
+        if message.nonce == self._nonce:
+            self.answers[peer] = message
+            if message.state_counter > self.base.state.change.counter:
+                # Our reading is old, or the coordination service lost history that a peer still remembers.
+                self._situation.counter = max(self._situation.counter, message.state_counter)
+                self._situation.state_fresh = False
+                self.over = True
+                return
+            self.tend()
+
+    def link_lost(self, link: int) -> None:
+        for member, used in list(self._asked.items()):
+            if used.number == link:
+                del self._asked[member]
+                if member == self._copying_from:
+                    self._exhausted.add(member)
+                    self._stop_copying()
+        self.tend()
+
+    def tend(self) -> None:
+        """Go on when there is nothing more to wait for, or no more time to."""
+        situation = self._situation
+        if self.stage is Stage.ASKING and (self._all_answered() or situation.now_ms >= self._until_ms):
+            if not self._insist and self._others_see_a_leader():
+                self.over = True
+            elif not self._must_wait_for_silent():
+                self._copy_or_promise()
+        elif self.stage is Stage.COPYING and situation.now_ms >= self._until_ms:
+            if self._copying_from is not None:
+                self._exhausted.add(self._copying_from)
+            self._stop_copying()
+        elif self.stage is Stage.YIELDING and situation.now_ms >= self._until_ms:
+            self._promise()
+        elif self.stage is Stage.PROMISING:
+            self.promise_stored()
+
+    def _all_answered(self) -> bool:
+        return all(member in self.answers for member in self._asked)
+
+    def _others_see_a_leader(self) -> bool:
+        return any(answer.sees_leader for answer in self.answers.values())
+
+    def _must_wait_for_silent(self) -> bool:
+        # After a reboot of this host the disk may have lost what a silent member still holds.
+        settings = self._situation.settings
+        waited = self._situation.now_ms - self._started_ms
+        return settings.host_rebooted and bool(self.silent) and waited < settings.reboot_wait_ms
+
+    def _longer_tail(self) -> Member | None:
+        """The set member that shows the highest verified end above ours, if one can still supply it."""
+        end = self._situation.ledger.end.position
+        longer = [
+            (LogPosition(answer.end.epoch, answer.end.sequence), member)
+            for member, answer in self.answers.items()
+            if member in self.base.state.in_sync and member not in self._exhausted and answer.verified
+        ]
+        best = max(longer, default=None)
+        return best[1] if best is not None and best[0] > end else None
+
+    def _copy_or_promise(self) -> None:
+        situation = self._situation
+        member = self._longer_tail()
+        if member is not None and member in self._asked:
+            self.stage, self._copying_from = Stage.COPYING, member
+            self._until_ms = situation.now_ms + COPY_MS
+            last = self.answers[member].end.sequence
+            request = Fetch(self._nonce, to_point(situation.ledger.end), last)
+            situation.send(self._asked[member].number, request)
+            return
+        rank = 0 if self._insist else self._rank()
+        self.stage = Stage.YIELDING
+        self._until_ms = situation.now_ms + rank * RANK_MS
+        if rank == 0:
+            self._promise()
+
+    def _rank(self) -> int:
+        """How many answering members of the set are better placed: a longer log, else the smaller id."""
+        own = self._placing(self._situation.ledger.end.position, self._situation.me.id)
+        others = (
+            self._placing(LogPosition(answer.end.epoch, answer.end.sequence), member.id)
+            for member, answer in self.answers.items()
+            if member in self.base.state.in_sync and answer.verified
+        )
+        return sum(1 for other in others if other < own)
+
+    @staticmethod
+    def _placing(position: LogPosition, replica: ReplicaId) -> tuple[int, int, str]:
+        return -position.epoch, -position.sequence, replica
+
+    # Copying a longer tail
+
+    def fetched(self, event: RecordFetched) -> None:
+        """One record of the longer tail, proved by the chain."""
+        situation = self._situation
+        end = situation.ledger.end
+        fits = (
+            self.stage is Stage.COPYING
+            and event.nonce == self._nonce
+            and event.previous == end
+            and event.header.position.sequence == end.sequence + 1
+            and event.header.position.epoch >= end.epoch
+            and event.chain == chain_after(end.chain, event.header)
+        )
+        if not fits:
+            situation.emit(DropStaged(event.handle))
+            return
+        situation.ledger.appended(event.header, event.chain)
+        situation.emit(AppendStaged(event.handle, event.header, event.chain))
+
+    def fetch_ended(self, message: FetchEnd) -> None:
+        if self.stage is Stage.COPYING and message.nonce == self._nonce:
+            if self._copying_from is not None:
+                self._exhausted.add(self._copying_from)
+            self._stop_copying()
+
+    def _stop_copying(self) -> None:
+        self._copying_from = None
+        if self.stage is Stage.COPYING:
+            self._copy_or_promise()
+
+    # Promise and compare-and-set
+
+    def _promise(self) -> None:
+        situation = self._situation
+        promises = [answer.promise for answer in self.answers.values()]
+        self.epoch = 1 + max(self.base.state.epoch, situation.wanted_promise, *promises, 0)
+        self.stage = Stage.PROMISING
+        situation.persist(self.epoch)
+
+    def promise_stored(self) -> None:
+        """The promise is on disk: nothing of an older epoch is confirmed any more; try to take the lead."""
+        situation = self._situation
+        if self.stage is not Stage.PROMISING or situation.promise < self.epoch or not situation.state_fresh:
+            return
+        if situation.promise > self.epoch:
+            self.over = True
+            return
+        self.stage = Stage.TAKING
+        self.writer = StateWriter(situation, self.base)
+        self._take()
+
+    def _take(self) -> None:
+        assert self.writer is not None, "TAKING has a writer"
+        state = replace(self.base.state, epoch=self.epoch, leader=self._situation.me, phase=Phase.RECOVERING)
+        self.writer.write(state, take_lead=True)
+
+    def state_written(self, event: StateWritten) -> None:
+        """The compare-and-set was answered. Unknown: read, and try again at the same version."""
+        if self.writer is None:
+            return
+        written = self.writer.answered(event)
+        if written is Written.APPLIED:
+            self.won = True
+        elif written is not Written.STALE:
+            self._situation.state_fresh = False
+            self._situation.read_state()
+
+    def state_seen(self) -> None:
+        """`state` was read again while this candidacy runs."""
+        seen = self._situation.state
+        if seen is None:
+            self.over = True
+        elif (
+            self.writer is not None
+            and seen.state.leader == self._situation.me
+            and seen.state.epoch == self.epoch
+        ):
+            self.won = self.writer.seen(seen)
+            self.over = not self.won
+        elif seen.state.change != self.base.state.change or self._situation.leader_present is not None:
+            self.over = True
+        elif self.writer is not None and not self.writer.busy:
+            self._take()  # still the old state: a write at the same version fences the unknown one

@@ -1,0 +1,290 @@
+"""A leadership: from the won election to the last answer given under it (protocol, sections 4 to 6).
+
+RECOVERING: the EPOCH record is on its way to the disk; nothing is sent. ACTIVE: streams are open, records are
+numbered, and what every member of the maximal in-sync set has confirmed is committed.
+"""
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+from replication.core.commit import committed_upto
+from replication.core.effects import AppendOwn, Committed, LeadershipChanged
+from replication.core.events import StateWritten
+from replication.core.handover import Handover
+from replication.core.membership import desired_set
+from replication.core.proposals import Proposals
+from replication.core.situation import Situation
+from replication.core.statewriter import StateWriter, Written
+from replication.core.streams import Streams
+from replication.core.values import TIER_MEMBER, Member, Phase
+from replication.messages import Aligned, Confirmed, Heartbeat, Leave, Message, Rejected, StreamEnd, to_point
+from storage.position import LogPosition, chain_after
+
+RETRY_MS = 200
+"""Pause between two attempts to write `state` while outcomes stay unknown."""
+DISK_BYTES_PER_MS = 20_000
+"""A follower is granted a second per 20 MB that are on their way to its disk before it counts as stalled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uncommitted:
+    """One record that waits for its copies."""
+
+    sequence: int
+    size: int
+    since_ms: int
+
+
+class Leadership:
+    """Everything that one node does as leader of one epoch."""
+
+    def __init__(
+        self, situation: Situation, writer: StateWriter, proposals: Proposals, silent: frozenset[Member]
+    ) -> None:
+        self._situation = situation
+        self._writer = writer
+        self._proposals = proposals
+        self._silent = silent
+        self.epoch = writer.confirmed.state.epoch
+        self.phase = Phase.RECOVERING
+        self.streams = Streams(situation, self.epoch)
+        self.epoch_record = 0
+        self.active_ms = 0
+        self.uncommitted: deque[Uncommitted] = deque()
+        self.uncommitted_bytes = 0
+        self.handover: Handover | None = None
+        self.tier_confirmed = 0
+        """What the tier holds and was counted for; fed by the tier's driver."""
+        self.over: str | None = None
+        """Why this leadership ended; the replica steps down at the end of the step."""
+        self._retry_at_ms = 0
+        self._heartbeat_at_ms = 0
+        self._recreate_at_ms = 0
+
+    def begin(self) -> None:
+        """Write this epoch's EPOCH record: what it is on top of is settled by it."""
+        situation = self._situation
+        position = LogPosition(self.epoch, situation.ledger.end.sequence + 1)
+        header, payload = situation.ports.epoch_record(position, situation.wall_us)
+        chain = chain_after(situation.ledger.end.chain, header)
+        self.epoch_record = position.sequence
+        situation.ledger.appended(header, chain)
+        situation.emit(AppendOwn(header, chain, payload))
+
+    @property
+    def in_sync(self) -> frozenset[Member]:
+        return self._writer.confirmed.state.in_sync
+
+    def required(self) -> frozenset[Member]:
+        """Who must confirm a record before it is committed."""
+        return self._writer.maximal()
+
+    # What happens
+
+    def local_durable(self) -> None:
+        """The log thread got further."""
+        if self.phase is Phase.RECOVERING:
+            self._try_to_activate()
+        else:
+            self._advance()
+
+    def _try_to_activate(self) -> None:
+        situation = self._situation
+        if situation.ledger.durable.sequence < self.epoch_record or not self._may_write():
+            return
+        state = self._writer.confirmed.state
+        absent = self.streams.gone(
+            state.in_sync, since_ms=-situation.settings.disconnect_grace_ms, allowance_ms=0
+        )
+        unlinked = {m for m in absent if m not in situation.linked_members(state.in_sync)}
+        in_sync = desired_set(
+            current=state.in_sync,
+            own=situation.me.member,
+            gone=(unlinked | self._silent) - {TIER_MEMBER},
+            behind=(),
+            ready=(),
+            minimum_copies=situation.settings.minimum_copies,
+        )
+        self._writer.write(
+            replace(state, phase=Phase.ACTIVE, in_sync=in_sync, floor=situation.told, transfer=None)
+        )
+
+    def _may_write(self) -> bool:
+        situation = self._situation
+        return not self._writer.busy and situation.state_fresh and situation.now_ms >= self._retry_at_ms
+
+    def state_written(self, event: StateWritten) -> None:
+        """Take the outcome of a write of `state`."""
+        written = self._writer.answered(event)
+        if written is Written.APPLIED:
+            self._state_confirmed()
+        elif written is Written.REFUSED:
+            self._situation.state_fresh = False
+            self._situation.read_state()
+        elif written is Written.UNKNOWN:
+            self._retry_at_ms = self._situation.now_ms + RETRY_MS
+            self._situation.read_state()
+        else:
+            self._situation.read_state()  # the answer to a re-created `leader`
+
+    def state_seen(self) -> None:
+        """`state` was read: do we still lead, and did an unknown write come true?"""
+        situation = self._situation
+        seen = situation.state
+        if seen is None or seen.state.epoch != self.epoch or seen.state.leader != situation.me:
+            self.over = "another change of the cluster state deposed it"
+            return
+        if not self._writer.seen(seen):
+            self.over = "the cluster state was changed behind its back"
+            return
+        self._state_confirmed()
+        if (
+            situation.leader_present is None
+            and situation.now_ms >= self._recreate_at_ms
+            and not self.handover
+        ):
+            self._recreate_at_ms = situation.now_ms + RETRY_MS
+            self._writer.recreate_leader()
+
+    def _state_confirmed(self) -> None:
+        state = self._writer.confirmed.state
+        if self.phase is Phase.RECOVERING and state.phase is Phase.ACTIVE:
+            self._activate()
+        if self.handover is not None:
+            self.handover.state_confirmed(state)
+        self.streams.removed(self.required())
+        self._advance()
+
+    def _activate(self) -> None:
+        situation = self._situation
+        self.phase = Phase.ACTIVE
+        self.active_ms = situation.now_ms
+        self._proposals.leadership_began(situation.told.sequence)
+        situation.emit(LeadershipChanged(situation.me, self.epoch, "elected"))
+        self.streams.open_missing()
+        self.tend()
+
+    def link_changed(self) -> None:
+        if self.phase is Phase.ACTIVE:
+            self.streams.open_missing()
+
+    def link_lost(self, link: int) -> None:
+        self.streams.lost(link)
+        self.link_changed()
+
+    def received(self, link: int, message: Message) -> None:
+        """A follower's word over one link."""
+        if isinstance(message, (StreamEnd, Rejected)) and message.promise > self.epoch:
+            self.over = f"a follower has promised epoch {message.promise}"
+            self._situation.persist(message.promise)
+            return
+        stream = self.streams.by_link.get(link)
+        if stream is None or self.phase is not Phase.ACTIVE:
+            return
+        if isinstance(message, Confirmed):
+            self.streams.confirmed(stream, message)
+            self._advance()
+        elif isinstance(message, StreamEnd):
+            self.streams.ended(stream, message)
+            self.streams.removed(self.required())
+        elif isinstance(message, Aligned):
+            self.streams.aligned(stream, message)
+        elif isinstance(message, Rejected) and message.epoch == self.epoch:
+            self.streams.reopen(stream)
+        elif isinstance(message, Leave):
+            stream.leaving = True
+            self._tend_membership()
+
+    # Committing
+
+    def number_held(self) -> None:
+        """Give every waiting offer its place, unless numbering is on hold."""
+        situation = self._situation
+        if (
+            self.phase is not Phase.ACTIVE
+            or self.handover is not None
+            or situation.fenced
+            or situation.trouble
+        ):
+            return
+        for ticket in self._proposals.held():
+            before = situation.ledger.end.sequence
+            size = self._proposals.number(ticket, self.epoch)
+            if situation.ledger.end.sequence > before:
+                self.uncommitted.append(Uncommitted(before + 1, size, situation.now_ms))
+                self.uncommitted_bytes += size
+
+    def _advance(self) -> None:
+        situation = self._situation
+        confirmed = self.streams.confirmations()
+        confirmed[TIER_MEMBER] = self.tier_confirmed
+        reached = committed_upto(
+            own=situation.me.member,
+            own_durable=situation.ledger.durable.sequence,
+            confirmed=confirmed,
+            maximal=self.required(),
+            in_sync_size=self._writer.smallest(),
+            minimum_copies=situation.settings.minimum_copies,
+            epoch_record=self.epoch_record,
+        )
+        if self.phase is not Phase.ACTIVE or reached <= situation.told.sequence:
+            return
+        point = situation.ledger.point_at(reached)
+        assert point is not None, "what is durable here has a point"
+        situation.told = situation.committed = point
+        while self.uncommitted and self.uncommitted[0].sequence <= reached:
+            self.uncommitted_bytes -= self.uncommitted.popleft().size
+        situation.emit(Committed(point))
+        self._proposals.committed(reached)
+
+    # Time
+
+    def tend(self) -> None:
+        """Whatever time asks for: heartbeats, questions repeated, the in-sync set, a hand-over."""
+        situation = self._situation
+        if self.phase is Phase.RECOVERING:
+            self._try_to_activate()
+            return
+        if situation.now_ms >= self._heartbeat_at_ms:
+            self._heartbeat_at_ms = situation.now_ms + situation.settings.heartbeat_ms
+            beat = Heartbeat(self.epoch, to_point(situation.told), self.refusal() or "")
+            for link in self.streams.by_link:
+                situation.send(link, beat)
+        self.streams.ask_again()
+        self.streams.removed(self.required())
+        if self.handover is None:
+            self._tend_membership()
+        elif self._may_write():
+            self.handover.tend(self._writer)
+
+    def _gone(self) -> set[Member]:
+        allowance = self.uncommitted_bytes // DISK_BYTES_PER_MS
+        return self.streams.gone(
+            self.in_sync - {TIER_MEMBER}, since_ms=self.active_ms, allowance_ms=allowance
+        )
+
+    def _tend_membership(self) -> None:
+        if not self._may_write():
+            return
+        state = self._writer.confirmed.state
+        wanted = desired_set(
+            current=state.in_sync,
+            own=self._situation.me.member,
+            gone=self._gone(),
+            behind=self.streams.behind() & state.in_sync,
+            ready=self.streams.ready(self.epoch_record),
+            minimum_copies=self._situation.settings.minimum_copies,
+        )
+        if wanted != state.in_sync or self._writer.unresolved:
+            self._retry_at_ms = self._situation.now_ms + RETRY_MS
+            self._writer.write(replace(state, in_sync=wanted, floor=self._situation.told))
+
+    def refusal(self) -> str | None:
+        """Why a store would be refused now: too few replicas could confirm it."""
+        if self.phase is not Phase.ACTIVE:
+            return None
+        minimum = self._situation.settings.minimum_copies
+        reachable = len(self.in_sync - self._gone())
+        if reachable < minimum:
+            return f"only {reachable} of {minimum} copies could be made durable"
+        return None

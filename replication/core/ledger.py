@@ -1,0 +1,66 @@
+"""The log as the core reckons with it: what lies on disk, and what was handed to the log thread since.
+
+The driver carries out appends later than the core decides them; the ledger closes that gap, so that a decision
+never depends on how far the log thread has come.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from replication.core.ports import LogView
+from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader
+
+
+class Ledger:
+    """Points of this node's log, records still on their way to the disk included."""
+
+    def __init__(self, log: LogView) -> None:
+        self._log = log
+        self._queued: deque[tuple[LogPoint, int]] = deque()
+        self.end = GENESIS
+        self.durable = GENESIS
+        self.resync()
+
+    def resync(self) -> None:
+        """Start over from the log itself: at the start, and after a truncation or an installed segment."""
+        self._queued.clear()
+        self.end = self._log.end
+        self.durable = self._log.durable
+
+    @property
+    def intact(self) -> bool:
+        return self._log.intact
+
+    def appended(self, header: RecordHeader, chain: bytes) -> None:
+        """Note a record that the driver was told to append. It is the next one: the callers have checked."""
+        self.end = LogPoint(header.position, chain)
+        self._queued.append((self.end, header.size))
+
+    def became_durable(self, point: LogPoint) -> None:
+        """Note what the log thread reports; reports from before a truncation are of no interest."""
+        if self.durable.sequence < point.sequence <= self.end.sequence:
+            self.durable = point
+            while self._queued and self._queued[0][0].sequence <= point.sequence:
+                self._queued.popleft()
+
+    def point_at(self, sequence: int) -> LogPoint | None:
+        """`GENESIS` for 0; None beyond the end."""
+        if self._queued and sequence >= self._queued[0][0].sequence:
+            index = sequence - self._queued[0][0].sequence
+            return self._queued[index][0] if index < len(self._queued) else None
+        return self._log.point_at(sequence) if sequence <= self.end.sequence else None
+
+    def holds(self, point: LogPoint) -> bool:
+        """Whether this log has exactly this prefix: position and chain."""
+        return self.point_at(point.sequence) == point
+
+    def epochs(self) -> Sequence[EpochSpan]:
+        """Oldest first, queued records included."""
+        spans = [span for span in self._log.epochs() if span.first <= self.end.sequence]
+        for point, _size in self._queued:
+            if not spans or spans[-1].epoch < point.epoch:
+                spans.append(EpochSpan(point.epoch, point.sequence, point.sequence))
+            elif spans[-1].last < point.sequence:
+                spans[-1] = replace(spans[-1], last=point.sequence)
+        return spans

@@ -1,0 +1,194 @@
+"""Instances offered for commitment, from the offer to the answer, across changes of leader.
+
+Every ticket is settled exactly once. An answer that depends on a record waits until that record is committed:
+also "duplicate" and "conflict refused" rest on the record that was there first (protocol, section 4).
+"""
+
+import enum
+from dataclasses import dataclass, field
+
+from replication.core.effects import AppendProposal, RelayProposal, Settle, Verdict
+from replication.core.events import ProposalAnswered, Proposed
+from replication.core.ports import KnownVersion
+from replication.core.situation import ConflictPolicy, Situation
+from replication.core.values import Identity
+from storage.position import LogPosition, RecordHeader, RecordKind, chain_after
+
+RETRY_MS = 100
+"""How long an offer waits after "not leader" before it asks again, unless a leader announces itself first."""
+
+
+class _Stage(enum.Enum):
+    HELD = "held"
+    RELAYED = "relayed"
+    AWAITED = "awaited"
+
+
+@dataclass(slots=True)
+class _Pending:
+    offer: Proposed
+    stage: _Stage = _Stage.HELD
+    link: int = 0
+    sequence: int = 0
+    verdict: Verdict = Verdict.STORED
+    retry_at_ms: int = 0
+
+
+@dataclass(slots=True)
+class Proposals:
+    """All tickets of one node that are not yet settled."""
+
+    situation: Situation
+    _pending: dict[int, _Pending] = field(default_factory=dict[int, _Pending])
+    _awaiting: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+    """Tickets by the sequence that their answer rests on."""
+    _numbered: dict[str, list[KnownVersion]] = field(default_factory=dict[str, list[KnownVersion]])
+    """What this leadership numbered and did not yet see committed: the catalogue hears of it a little later."""
+    _numbered_at: dict[int, str] = field(default_factory=dict[int, str])
+    _settled_to: int = 0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def offer(self, offer: Proposed) -> None:
+        """Take a ticket in. `number` or `relay` moves it on."""
+        self._pending[offer.ticket] = _Pending(offer)
+
+    def held(self) -> list[int]:
+        """Tickets that wait to be numbered or relayed, oldest first."""
+        now = self.situation.now_ms
+        return [t for t, p in self._pending.items() if p.stage is _Stage.HELD and p.retry_at_ms <= now]
+
+    def number(self, ticket: int, epoch: int) -> int:
+        """Active leader: give the offer its place in the log, or find the record that it duplicates.
+
+        Returns the payload bytes of the offer.
+        """
+        pending = self._pending[ticket]
+        offer = pending.offer
+        versions = self._versions(offer.sop_instance_uid)
+        for version in versions:
+            if (version.dataset, version.transfer_syntax_uid) == (offer.dataset, offer.transfer_syntax_uid):
+                self._await(ticket, version.sequence, Verdict.DUPLICATE)
+                return offer.size
+        if versions and self.situation.settings.conflict_policy is ConflictPolicy.REFUSE:
+            self._await(ticket, versions[-1].sequence, Verdict.CONFLICT_REFUSED)
+        else:
+            self._append(ticket, epoch, conflict=bool(versions))
+        return offer.size
+
+    def _versions(self, uid: str) -> list[KnownVersion]:
+        found = {version.sequence: version for version in self.situation.ports.catalogue.versions(uid)}
+        found.update({version.sequence: version for version in self._numbered.get(uid, ())})
+        return [found[sequence] for sequence in sorted(found)]
+
+    def _append(self, ticket: int, epoch: int, *, conflict: bool) -> None:
+        situation = self.situation
+        offer = self._pending[ticket].offer
+        previous = situation.ledger.end
+        sequence = previous.sequence + 1
+        header = RecordHeader(
+            position=LogPosition(epoch, sequence),
+            kind=RecordKind.INSTANCE,
+            dataset=offer.dataset,
+            digest=offer.digest,
+            time_us=offer.time_us,
+            path=f"{offer.stem}.{sequence}.dcm" if conflict else f"{offer.stem}.dcm",
+            size=offer.size,
+        )
+        chain = chain_after(previous.chain, header)
+        situation.ledger.appended(header, chain)
+        version = KnownVersion(sequence, offer.dataset, offer.transfer_syntax_uid)
+        self._numbered.setdefault(offer.sop_instance_uid, []).append(version)
+        self._numbered_at[sequence] = offer.sop_instance_uid
+        situation.emit(AppendProposal(ticket, header, chain))
+        self._await(ticket, sequence, Verdict.CONFLICT_KEPT if conflict else Verdict.STORED)
+
+    def _await(self, ticket: int, sequence: int, verdict: Verdict) -> None:
+        pending = self._pending[ticket]
+        if sequence <= self._settled_to:
+            self._settle(ticket, verdict, "")
+            return
+        pending.stage, pending.sequence, pending.verdict = _Stage.AWAITED, sequence, verdict
+        self._awaiting.setdefault(sequence, []).append(ticket)
+
+    def relay(self, ticket: int, link: int) -> None:
+        """Follower: hand the offer to the leader at the other end of `link`."""
+        pending = self._pending[ticket]
+        if pending.offer.relayed_from is not None:
+            self._settle(ticket, Verdict.NOT_LEADER, "not the leader")
+            return
+        pending.stage, pending.link = _Stage.RELAYED, link
+        self.situation.emit(RelayProposal(ticket, link))
+
+    def answered(self, event: ProposalAnswered) -> None:
+        """The leader answered a relayed offer; "not-leader" puts it back in line."""
+        pending = self._pending.get(event.ticket)
+        if pending is None or pending.stage is not _Stage.RELAYED or pending.link != event.link:
+            return  # a leader that was given up says this: the new one decides
+        verdict = Verdict(event.outcome)
+        if verdict is Verdict.NOT_LEADER:
+            pending.stage, pending.retry_at_ms = _Stage.HELD, self.situation.now_ms + RETRY_MS
+        else:
+            self._settle(event.ticket, verdict, event.reason)
+
+    def committed(self, sequence: int) -> None:
+        """Active leader: everything up to `sequence` is committed; answer whatever rested on it."""
+        while self._settled_to < sequence:
+            self._settled_to += 1
+            uid = self._numbered_at.pop(self._settled_to, None)
+            if uid is not None:
+                self._forget_numbered(uid, self._settled_to)
+            for ticket in self._awaiting.pop(self._settled_to, ()):
+                pending = self._pending.get(ticket)
+                if pending is not None:
+                    self._settle(ticket, pending.verdict, "")
+
+    def _forget_numbered(self, uid: str, sequence: int) -> None:
+        left = [version for version in self._numbered[uid] if version.sequence > sequence]
+        if left:
+            self._numbered[uid] = left
+        else:
+            del self._numbered[uid]
+
+    def leadership_began(self, committed: int) -> None:
+        """Nothing above `committed` is settled: tickets that rest on a record wait for it to be committed anew."""
+        self._settled_to = committed
+
+    def leadership_ended(self) -> None:
+        """What is not committed is not ours to answer any more: relayed tickets go back, own ones start over."""
+        self._awaiting.clear()
+        self._numbered.clear()
+        self._numbered_at.clear()
+        for ticket, pending in list(self._pending.items()):
+            if pending.offer.relayed_from is not None:
+                self._settle(ticket, Verdict.NOT_LEADER, "the leader stepped down")
+            elif pending.stage is _Stage.AWAITED:
+                pending.stage, pending.retry_at_ms = _Stage.HELD, 0
+
+    def leader_announced(self, leader: Identity) -> None:
+        """`leader` takes offers now: whoever waits, or asked somebody else, asks it at once."""
+        for pending in self._pending.values():
+            pending.retry_at_ms = 0
+            if pending.stage is _Stage.RELAYED:
+                asked = self.situation.links.get(pending.link)
+                if asked is None or asked.peer != leader:
+                    pending.stage = _Stage.HELD
+
+    def link_lost(self, link: int) -> None:
+        """Offers relayed over `link` go back in line; those that came over it have nobody left to answer."""
+        for ticket, pending in list(self._pending.items()):
+            if pending.stage is _Stage.RELAYED and pending.link == link:
+                pending.stage, pending.retry_at_ms = _Stage.HELD, 0
+            elif pending.offer.relayed_from == link:
+                self._settle(ticket, Verdict.NOT_LEADER, "the link was lost")
+
+    def expire(self, reason: str) -> None:
+        """Tell senders whose time is up "not promised"; the record, if there is one, stays."""
+        now = self.situation.now_ms
+        for ticket in [t for t, p in self._pending.items() if p.offer.deadline_ms <= now]:
+            self._settle(ticket, Verdict.NOT_PROMISED, reason)
+
+    def _settle(self, ticket: int, verdict: Verdict, reason: str) -> None:
+        del self._pending[ticket]
+        self.situation.emit(Settle(ticket, verdict, reason))

@@ -1,0 +1,153 @@
+"""What one node knows at this moment: the facts that every part of the core shares.
+
+Parts read it freely; each fact has one writer, named beside it. Nothing here decides anything.
+"""
+
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from replication.core.effects import Effect, Frozen, Persist, ReadState, Send
+from replication.core.events import Session
+from replication.core.ledger import Ledger
+from replication.core.ports import Catalogue
+from replication.core.values import ClusterState, Identity, Member, ReplicaId, VersionedState
+from replication.messages import Message
+from storage.position import LogPoint, LogPosition, RecordHeader
+
+
+class ConflictPolicy(enum.Enum):
+    """What happens to other bytes under a SOP Instance UID that is already held."""
+
+    KEEP_FIRST = "keep-first"
+    NEWEST = "newest"
+    REFUSE = "refuse"
+
+
+EpochRecord = Callable[[LogPosition, int], tuple[RecordHeader, bytes]]
+"""Make the EPOCH record at a position and a time in Unix microseconds: its header and payload."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What does not change while the process lives; times in milliseconds.
+
+    host_rebooted: the host restarted since this node last ran, so its disk may have lost what it had promised.
+    """
+
+    identity: Identity
+    copies_required: int = 2
+    allow_solo: bool = False
+    session_timeout_ms: int = 6000
+    stall_timeout_ms: int = 3000
+    disconnect_grace_ms: int = 250
+    reboot_wait_ms: int = 30_000
+    conflict_policy: ConflictPolicy = ConflictPolicy.KEEP_FIRST
+    host_rebooted: bool = False
+
+    @property
+    def minimum_copies(self) -> int:
+        """The smallest in-sync set that may acknowledge."""
+        return 1 if self.allow_solo else self.copies_required
+
+    @property
+    def heartbeat_ms(self) -> int:
+        return max(50, self.session_timeout_ms // 20)
+
+
+@dataclass(slots=True)
+class Link:
+    """One connection that passed its greeting. heard_ms: when anything last came over it."""
+
+    number: int
+    peer: Identity
+    dialled: bool
+    heard_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Pure look-ups and makers that the core is given."""
+
+    catalogue: Catalogue
+    new_id: Callable[[], str]
+    epoch_record: EpochRecord
+    received_bytes: Callable[[int], int]
+    """Payload bytes that came over a link so far, unfinished records included."""
+
+
+class Situation:
+    """Shared facts of one node, and the list of effects that the present step produces."""
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, ports: Ports, *, promise: int, floor: LogPoint
+    ) -> None:
+        self.settings = settings
+        self.me = settings.identity
+        self.ledger = ledger
+        self.ports = ports
+        self.out: list[Effect] = []
+        self.now_ms = 0
+        self.wall_us = 0
+        self.links: dict[int, Link] = {}
+        self.lost_links_ms: dict[ReplicaId, int] = {}
+        """When the last link to a replica went down."""
+        self.session = Session.LOST
+        self.state: VersionedState | None = None
+        self.leader_present: Identity | None = None
+        """The ephemeral `leader` as last read."""
+        self.state_fresh = False
+        """Whether `state` was read in the present session: no CAS before that (protocol: a new session re-reads)."""
+        self.admitted = False
+        """Registered, state read, promise at least its epoch: before that the node confirms and answers nothing."""
+        self.promise = promise
+        self.counter = 0
+        self.floor = floor
+        self.wanted_promise = promise
+        self.told = floor
+        """The highest commit point this node was ever told, or reached as leader."""
+        self.committed = floor
+        """What of `told` is durable here: may be served and indexed."""
+        self.fenced: str | None = None
+        self.trouble: str | None = None
+        self.relinquished = -1
+        """The highest epoch in which this process led and stopped leading: it never acts in it again."""
+        self._requests = 0
+
+    def emit(self, effect: Effect) -> None:
+        self.out.append(effect)
+
+    def send(self, link: int, message: Message) -> None:
+        self.out.append(Send(link, message))
+
+    def next_request(self) -> int:
+        self._requests += 1
+        return self._requests
+
+    def read_state(self) -> None:
+        self.emit(ReadState())
+
+    def persist(self, promise: int) -> None:
+        """Raise the promise on disk (it never falls); floor and counter go along."""
+        self.wanted_promise = max(self.wanted_promise, promise)
+        self.floor = max(self.floor, self.committed, key=lambda point: point.position)
+        self.emit(Persist(self.wanted_promise, self.floor, self.counter))
+
+    def freeze(self, reason: str) -> None:
+        """Stop writing for good: the log contradicts what was promised. Evidence stays where it is."""
+        if self.fenced is None:
+            self.fenced = reason
+            self.emit(Frozen(reason))
+
+    def link_to(self, replica: ReplicaId) -> Link | None:
+        """The best connection to a replica: one that this node dialled where there is one."""
+        found = [link for link in self.links.values() if link.peer.id == replica]
+        return max(found, key=lambda link: (link.dialled, link.number), default=None)
+
+    def linked_members(self, members: Iterable[Member]) -> set[Member]:
+        """Those that a connection leads to now, by id and incarnation."""
+        return {link.peer.member for link in self.links.values()} & set(members)
+
+    @property
+    def cluster(self) -> ClusterState | None:
+        return self.state.state if self.state else None

@@ -1,0 +1,177 @@
+"""Scenarios of the protocol, each a short transcript: what happens, and what must hold then."""
+
+from tests.core.paper_cluster import PaperCluster
+
+from replication.core.effects import Verdict
+
+
+def healthy(names: str = "abc") -> PaperCluster:
+    cluster = PaperCluster(names)
+    cluster.run_until(lambda: cluster.leader is not None and cluster.in_sync() == set(names))
+    return cluster
+
+
+def leader_of(cluster: PaperCluster) -> str:
+    assert cluster.leader is not None
+    return cluster.leader.name
+
+
+def follower_of(cluster: PaperCluster) -> str:
+    return next(name for name in cluster.nodes if name != leader_of(cluster))
+
+
+def test_three_empty_nodes_become_a_cluster_that_acknowledges() -> None:
+    cluster = healthy()
+    ticket = cluster.offer(leader_of(cluster), "1.2.3")
+    cluster.run(200)
+    assert cluster.nodes[leader_of(cluster)].settled[ticket] is Verdict.STORED
+    cluster.check()
+
+
+def test_a_follower_takes_writes_and_answers_when_they_are_committed() -> None:
+    cluster = healthy()
+    follower = follower_of(cluster)
+    ticket = cluster.offer(follower, "1.2.3")
+    cluster.run(200)
+    assert cluster.nodes[follower].settled[ticket] is Verdict.STORED
+    assert cluster.promised.keys() == {"1.2.3"}
+
+
+def test_the_leader_is_killed_and_a_store_at_a_follower_survives_it() -> None:
+    cluster = healthy()
+    first, follower = leader_of(cluster), follower_of(cluster)
+    ticket = cluster.offer(follower, "1.2.3")
+    cluster.run(10)
+    cluster.kill(first)
+    cluster.run_until(lambda: ticket in cluster.nodes[follower].settled)
+    assert cluster.nodes[follower].settled[ticket] in (Verdict.STORED, Verdict.DUPLICATE)
+    assert leader_of(cluster) != first
+    cluster.check()
+
+
+def test_a_paused_leader_steps_down_and_is_not_believed() -> None:
+    cluster = healthy()
+    first, follower = leader_of(cluster), follower_of(cluster)
+    late = cluster.offer(first, "1.1")
+    cluster.pause(first)
+    cluster.run_until(lambda: cluster.leader is not None)
+    ticket = cluster.offer(follower, "1.2")
+    cluster.run_until(lambda: ticket in cluster.nodes[follower].settled)
+    assert cluster.nodes[follower].settled[ticket] is Verdict.STORED
+    cluster.resume(first)
+    cluster.run_until(lambda: cluster.in_sync() == {"a", "b", "c"})
+    assert cluster.nodes[first].replica.leadership is None
+    assert late in cluster.nodes[first].settled
+    cluster.check()
+
+
+def test_a_wiped_follower_returns_as_a_new_incarnation_and_is_filled() -> None:
+    cluster = healthy()
+    follower = follower_of(cluster)
+    for number in range(20):
+        cluster.offer(leader_of(cluster), f"1.{number}")
+    cluster.run(500)
+    cluster.kill(follower)
+    cluster.run_until(lambda: follower not in cluster.in_sync())
+    cluster.wipe(follower)
+    cluster.start(follower)
+    cluster.run_until(lambda: follower in cluster.in_sync())
+    disk = cluster.disks[follower]
+    assert all(cluster.holds(disk, uid, dataset) for uid, dataset in cluster.promised.items())
+    assert len(cluster.promised) == 20
+
+
+def test_two_nodes_refuse_writes_while_one_is_away_and_take_them_again_when_it_is_wiped_and_back() -> None:
+    cluster = healthy("ab")
+    leader, follower = leader_of(cluster), follower_of(cluster)
+    cluster.kill(follower)
+    cluster.run(2000)
+    assert cluster.in_sync() == {"a", "b"}
+    assert "copies" in (cluster.nodes[leader].replica.refusal() or "")
+    cluster.wipe(follower)
+    cluster.start(follower)
+    cluster.run_until(lambda: cluster.nodes[leader].replica.refusal() is None)
+    ticket = cluster.offer(follower, "1.2")
+    cluster.run_until(lambda: ticket in cluster.nodes[follower].settled)
+    assert cluster.nodes[follower].settled[ticket] is Verdict.STORED
+
+
+def test_a_divergent_tail_goes_to_lost_and_found() -> None:
+    cluster = healthy()
+    first = leader_of(cluster)
+    for other in set("abc") - {first}:
+        cluster.separate(first, other)
+    cluster.offer(first, "9.9")
+    cluster.run(10)
+    cluster.kill(first)
+    cluster.heal()
+    cluster.run_until(lambda: cluster.leader is not None)
+    cluster.start(first)
+    cluster.run_until(lambda: cluster.in_sync() == {"a", "b", "c"})
+    assert [r.uid for r in cluster.disks[first].log.lost_and_found] == ["9.9"]
+    cluster.check()
+
+
+def test_the_same_instance_again_is_answered_when_the_original_is_committed() -> None:
+    cluster = healthy()
+    leader = leader_of(cluster)
+    first, again = cluster.offer(leader, "1.2.3"), cluster.offer(follower_of(cluster), "1.2.3")
+    cluster.run(200)
+    verdicts = {cluster.nodes[leader].settled[first], cluster.nodes[follower_of(cluster)].settled[again]}
+    assert verdicts == {Verdict.STORED, Verdict.DUPLICATE}
+
+
+def test_other_bytes_under_the_same_uid_are_kept_beside_the_first() -> None:
+    cluster = healthy()
+    leader = leader_of(cluster)
+    cluster.offer(leader, "1.2.3")
+    other = cluster.offer(leader, "1.2.3", b"other")
+    cluster.run(200)
+    assert cluster.nodes[leader].settled[other] is Verdict.CONFLICT_KEPT
+    paths = [r.header.path for r in cluster.disks[leader].log.records if r.uid]
+    assert len(paths) == len(set(paths)) == 2
+
+
+def test_an_unknown_write_of_the_set_holds_answers_back_until_it_is_settled() -> None:
+    cluster = healthy()
+    leader, follower = leader_of(cluster), follower_of(cluster)
+    cluster.nodes[leader].unknown_next = "late"
+    cluster.kill(follower)
+    cluster.run(1000)
+    cluster.apply_late()
+    ticket = cluster.offer(leader, "1.2.3")
+    cluster.run_until(lambda: ticket in cluster.nodes[leader].settled)
+    assert cluster.nodes[leader].settled[ticket] is Verdict.STORED
+    assert follower not in cluster.in_sync()
+
+
+def test_a_leader_whose_session_expired_goes_on_in_the_same_epoch() -> None:
+    cluster = healthy()
+    leader = leader_of(cluster)
+    epoch = cluster.service.state.state.epoch if cluster.service.state else 0
+    cluster.expire(leader)
+    cluster.run(1000)
+    assert leader_of(cluster) == leader
+    assert cluster.service.state is not None and cluster.service.state.state.epoch == epoch
+
+
+def test_a_switchover_names_the_follower_and_loses_nothing() -> None:
+    from replication.core.events import HandOverRequested
+    from replication.core.values import ReplicaId
+
+    cluster = healthy()
+    first, target = leader_of(cluster), follower_of(cluster)
+    for number in range(5):
+        cluster.offer(first, f"1.{number}")
+    cluster.nodes[first].feed(HandOverRequested(ReplicaId(target), cluster.now * 1000, final=False))
+    cluster.run_until(lambda: cluster.leader is not None and leader_of(cluster) == target)
+    cluster.run(500)
+    assert len(cluster.promised) == 5
+    cluster.check()
+
+
+def test_nothing_happens_for_a_minute_and_no_epoch_grows() -> None:
+    cluster = healthy()
+    before = cluster.service.state
+    cluster.run(60_000)
+    assert cluster.service.state == before
