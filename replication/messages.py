@@ -6,7 +6,7 @@ Points travel as (epoch, sequence, chain). A `payload` travels behind the messag
 
 import msgspec
 
-from storage.position import LogPoint, LogPosition
+from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -20,6 +20,41 @@ class Point(msgspec.Struct, frozen=True, array_like=True):
 
 def to_point(point: LogPoint) -> Point:
     return Point(point.position.epoch, point.position.sequence, point.chain)
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """Everything that the chain proves of one record, and its chain. The payload travels behind the message."""
+
+    epoch: int
+    sequence: int
+    kind: str
+    dataset: bytes
+    digest: bytes
+    time_us: int
+    path: str
+    size: int
+    chain: bytes
+
+    def header(self) -> RecordHeader:
+        """Raises ValueError on a kind that this version does not know."""
+        position = LogPosition(self.epoch, self.sequence)
+        kind = RecordKind(self.kind)
+        return RecordHeader(position, kind, self.dataset, self.digest, self.time_us, self.path, self.size)
+
+
+def to_record(header: RecordHeader, chain: bytes) -> Record:
+    position = header.position
+    return Record(
+        position.epoch,
+        position.sequence,
+        header.kind.value,
+        header.dataset,
+        header.digest,
+        header.time_us,
+        header.path,
+        header.size,
+        chain,
+    )
 
 
 class EpochEnd(msgspec.Struct, frozen=True, array_like=True):
@@ -97,15 +132,16 @@ class Aligned(_Message, frozen=True):
 
 
 class Append(_Message, frozen=True):
-    """One record follows as the payload: the whole tar member, header to padding.
+    """One record, its payload behind it.
 
-    Where `proposal` is not 0 the payload holds the record's header alone: the rest is the instance that the
-    follower itself offered under that ticket, and still has staged.
+    Where `proposal` is not 0 there is no payload: it is the instance that the follower itself offered under that
+    ticket, and still has staged.
     """
 
     epoch: int
     previous: Point
     committed: Point
+    record: Record
     proposal: int = 0
 
 
@@ -184,10 +220,11 @@ class Fetch(_Message, frozen=True):
 
 
 class Fetched(_Message, frozen=True):
-    """One record follows as the payload."""
+    """One record of a longer tail, its payload behind it."""
 
     nonce: int
     previous: Point
+    record: Record
 
 
 class FetchEnd(_Message, frozen=True):

@@ -1,0 +1,166 @@
+"""One TCP connection between two nodes: greeting, frames out, frames in, and how much waits to be sent."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from replication.core.values import Identity, ReplicaId
+from replication.incoming import Incoming, Payload
+from replication.messages import Goodbye, Hello, Message
+from replication.wire import FrameDecoder, WireError, encode
+from storage.errors import StorageError
+from storage.staging import Staged
+
+_LOG: Final = logging.getLogger("perenne.peers")
+PROTOCOL_VERSIONS: Final = (1, 1)
+HIGH_WATER: Final = 8 * 1024 * 1024
+
+
+class ConnectionEvents(Protocol):
+    """Called on the event loop."""
+
+    def greeted(self, connection: "Connection", peer: Identity) -> None: ...
+
+    def ended(self, connection: "Connection", reason: str) -> None:
+        """Once per connection, greeted or not."""
+        ...
+
+    def arrived(self, connection: "Connection", message: Message, payload: Payload) -> None: ...
+
+    def writable(self, connection: "Connection") -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """Either side of one connection. Both say Hello at once; nothing else is listened to before."""
+
+    def __init__(
+        self,
+        me: Hello,
+        events: ConnectionEvents,
+        incoming: Callable[["Connection"], Incoming],
+        *,
+        dialled: bool,
+        expected: ReplicaId | None = None,
+    ) -> None:
+        self._me = me
+        self._events = events
+        self._incoming = incoming(self)
+        self._decoder = FrameDecoder(self._incoming.begin)
+        self._transport: asyncio.Transport | None = None
+        self._reason = "the connection was lost"
+        self._in_flight: list[Staged] = []
+        self._expected = expected
+        self.dialled = dialled
+        self.peer: Identity | None = None
+        self.paused = False
+
+    @property
+    def received_bytes(self) -> int:
+        return self._incoming.received
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.send(self._me)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._decoder.feed(data)
+        except (WireError, StorageError) as error:
+            self.close(str(error))
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self._events.writable(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._incoming.abandon()
+        self._release()
+        self._events.ended(self, f"{self._reason} ({exc})" if exc else self._reason)
+
+    # Out
+
+    def send(self, message: Message, payload: Staged | Sequence[bytes | memoryview] = ()) -> None:
+        """Queue a frame; never blocks. A staged payload is held until its bytes have left."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if isinstance(payload, Staged):
+            payload.retain()
+            self._in_flight.append(payload)
+            transport.write(encode(message, payload.size))
+            for part in payload.parts():
+                transport.write(part)
+        else:
+            size = sum(len(part) for part in payload)
+            transport.writelines([encode(message, size), *payload])
+        if transport.get_write_buffer_size() == 0:
+            self._release()
+
+    def _release(self) -> None:
+        held, self._in_flight = self._in_flight, []
+        for staged in held:
+            staged.release()
+
+    def close(self, reason: str, *, tell: bool = True) -> None:
+        """Say why, and hang up."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._reason = reason
+        if tell:
+            self.send(Goodbye(reason))
+        # What waits to be sent may never leave: a peer that does not read must not keep us.
+        transport.close() if transport.get_write_buffer_size() < HIGH_WATER else transport.abort()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # In
+
+    def arrived(self, message: Message, payload: Payload) -> None:
+        """A whole frame is here."""
+        if isinstance(message, Goodbye):
+            self._reason = f"the peer said goodbye: {message.reason}"
+            if self._transport is not None:
+                self._transport.close()
+        elif self.peer is None:
+            self._greet(message)
+        else:
+            self._events.arrived(self, message, payload)
+
+    def _greet(self, message: Message) -> None:
+        if not isinstance(message, Hello):
+            raise WireError("the first message was not a greeting")
+        why = self._why_not(message)
+        if why is not None:
+            _LOG.warning("refused a peer", extra={"peer": message.node_id, "reason": why})
+            self.close(why)
+            return
+        self.peer = Identity(ReplicaId(message.node_id), message.incarnation, message.boot)
+        self._events.greeted(self, self.peer)
+
+    def _why_not(self, hello: Hello) -> str | None:
+        if hello.cluster_id != self._me.cluster_id:
+            return f"this is cluster {self._me.cluster_id}, not {hello.cluster_id}"
+        if hello.version_max < self._me.version_min or hello.version_min > self._me.version_max:
+            return f"versions {self._me.version_min} to {self._me.version_max} are spoken here"
+        if hello.node_id == self._me.node_id:
+            return f"there is another node {hello.node_id}: ids must differ"
+        if self._expected is not None and hello.node_id != self._expected:
+            return f"{self._expected} was called, {hello.node_id} answered"
+        return None

@@ -1,0 +1,144 @@
+"""Payloads of frames while they arrive: into staging, hashed on the way, refused when their digest is wrong."""
+
+from collections.abc import Callable
+
+from replication.messages import Append, Fetched, LookupAnswer, Message, Propose, Segment
+from replication.wire import WireError
+from storage.disk import Disk, DiskFile
+from storage.errors import StorageError
+from storage.position import RecordKind
+from storage.staging import Staged, StagingArea
+
+Payload = Staged | str | None
+"""What came with a message: an instance or a small record, the staged name of a segment, or nothing."""
+Deliver = Callable[[Message, Payload], None]
+
+
+class PayloadSink:
+    """The bytes of one record or instance."""
+
+    def __init__(
+        self, message: Message, size: int, staging: StagingArea, deliver: Deliver, count: Callable[[int], None]
+    ) -> None:
+        self._message = message
+        self._deliver = deliver
+        self._count = count
+        kind = RecordKind.INSTANCE
+        if isinstance(message, (Append, Fetched)):
+            if size != message.record.size:
+                raise WireError(f"a record of {message.record.size} bytes came with {size}")
+            kind = message.record.header().kind
+        self._receiving = staging.begin_raw(kind)
+
+    def write(self, data: memoryview) -> None:
+        self._count(len(data))
+        self._receiving.write(data)
+
+    def finish(self) -> None:
+        staged = self._receiving.finish()
+        if (staged.digest, staged.dataset_digest) != _expected(self._message, staged):
+            staged.release()
+            raise WireError("the payload does not match its digest")
+        self._deliver(self._message, staged)
+
+    def abandon(self) -> None:
+        self._receiving.abandon()
+
+
+def _expected(message: Message, staged: Staged) -> tuple[bytes, bytes]:
+    if isinstance(message, (Append, Fetched)):
+        return message.record.digest, message.record.dataset
+    if isinstance(message, Propose):
+        return message.digest, message.dataset
+    if isinstance(message, LookupAnswer):
+        return message.digest, staged.dataset_digest
+    raise WireError(f"{type(message).__name__} has no payload")
+
+
+class SegmentSink:
+    """A whole segment, into a file beside the log; the log verifies it before it takes it over."""
+
+    def __init__(
+        self, message: Segment, name: str, disk: Disk, deliver: Deliver, count: Callable[[int], None]
+    ) -> None:
+        self._message = message
+        self._name = name
+        self._disk = disk
+        self._deliver = deliver
+        self._count = count
+        self._file: DiskFile = disk.open(name, create=True)
+        self._size = 0
+
+    def write(self, data: memoryview) -> None:
+        self._count(len(data))
+        self._file.pwrite([data], self._size)
+        self._size += len(data)
+
+    def finish(self) -> None:
+        self._file.close()
+        self._deliver(self._message, self._name)
+
+    def abandon(self) -> None:
+        self._file.close()
+        self._disk.remove(self._name)
+
+
+class NoPayload:
+    """A message that stands alone."""
+
+    def __init__(self, message: Message, size: int, deliver: Deliver) -> None:
+        if size:
+            raise WireError(f"{type(message).__name__} came with a payload")
+        self._message = message
+        self._deliver = deliver
+
+    def write(self, data: memoryview) -> None:
+        raise AssertionError("there is nothing to write")
+
+    def finish(self) -> None:
+        self._deliver(self._message, None)
+
+    def abandon(self) -> None:
+        pass
+
+
+IncomingSink = PayloadSink | SegmentSink | NoPayload
+
+
+class Incoming:
+    """Chooses where the payload of each frame of one connection goes."""
+
+    def __init__(self, staging: StagingArea, disk: Disk, deliver: Deliver, next_name: Callable[[], str]) -> None:
+        self._staging = staging
+        self._disk = disk
+        self._deliver = deliver
+        self._next_name = next_name
+        self._sink: IncomingSink | None = None
+        self.received = 0
+        """Payload bytes so far, unfinished ones included."""
+
+    def begin(self, message: Message, size: int) -> IncomingSink:
+        """Raises WireError, StorageError."""
+        if isinstance(message, Segment) and size:
+            self._sink = SegmentSink(message, self._next_name(), self._disk, self._finished, self._count)
+        elif size and isinstance(message, (Append, Fetched, Propose, LookupAnswer)):
+            self._sink = PayloadSink(message, size, self._staging, self._finished, self._count)
+        else:
+            self._sink = NoPayload(message, size, self._finished)
+        return self._sink
+
+    def _finished(self, message: Message, payload: Payload) -> None:
+        self._sink = None
+        self._deliver(message, payload)
+
+    def _count(self, size: int) -> None:
+        self.received += size
+
+    def abandon(self) -> None:
+        """The connection ended in the middle of a payload."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            try:
+                sink.abandon()
+            except StorageError:
+                pass  # the file stays in staging/ and is removed at the next start

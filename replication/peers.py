@@ -1,0 +1,197 @@
+"""The network of nodes: listens, dials every other node, and gives each greeted connection a number.
+
+Every node dials every other, so a healthy pair has two connections: what a node asks goes over the one that it
+dialled, so that a heartbeat does not wait behind the bulk that the other side asked for.
+"""
+
+import asyncio
+import itertools
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+from replication.connection import PROTOCOL_VERSIONS, Connection
+from replication.core.values import Identity, ReplicaId
+from replication.incoming import Incoming, Payload
+from replication.messages import Hello, Message
+from storage.disk import Disk
+from storage.staging import Staged, StagingArea
+
+_LOG: Final = logging.getLogger("perenne.peers")
+RETRY_S: Final = (0.05, 1.0)
+DIAL_TIMEOUT_S: Final = 3.0
+
+
+class PeerEvents(Protocol):
+    """Called on the event loop; link numbers are never used twice."""
+
+    def link_up(self, link: int, peer: Identity, dialled: bool) -> None: ...
+
+    def link_down(self, link: int, reason: str) -> None: ...
+
+    def message(self, link: int, peer: Identity, message: Message, payload: Payload) -> None:
+        """A staged payload passes into the hands of the receiver, with one reference."""
+        ...
+
+    def writable(self, link: int) -> None: ...
+
+
+class PeerNetwork:
+    """All connections of one node."""
+
+    def __init__(
+        self,
+        me: Identity,
+        cluster_id: str,
+        staging: StagingArea,
+        disk: Disk,
+        events: PeerEvents,
+        *,
+        host: str,
+        port: int,
+    ) -> None:
+        self._me = me
+        self._hello = Hello(cluster_id, me.id, me.incarnation, me.boot, *PROTOCOL_VERSIONS)
+        self._staging = staging
+        self._disk = disk
+        self._events = events
+        self._host = host
+        self.port = port
+        self._server: asyncio.Server | None = None
+        self._numbers = itertools.count(1)
+        self._segments = itertools.count(1)
+        self._links: dict[int, Connection] = {}
+        self._number_of: dict[Connection, int] = {}
+        self._connections: set[Connection] = set()
+        self._diallers: dict[ReplicaId, tuple[tuple[str, int], asyncio.Task[None]]] = {}
+        self._ended: dict[Connection, asyncio.Event] = {}
+
+    async def start(self) -> None:
+        """Listen. Raises OSError when the port is taken."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: self._connection(dialled=False), self._host, self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        for _, task in self._diallers.values():
+            task.cancel()
+        self._diallers.clear()
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.close("the node stops")
+        await asyncio.sleep(0)
+        for connection in list(self._connections):
+            connection.abort()
+
+    def set_members(self, members: Mapping[ReplicaId, tuple[str, int]]) -> None:
+        """Dial these, and go on dialling while they are named; a changed address is dialled anew."""
+        wanted = {replica: address for replica, address in members.items() if replica != self._me.id}
+        for replica, (address, task) in list(self._diallers.items()):
+            if wanted.get(replica) != address:
+                task.cancel()
+                del self._diallers[replica]
+        for replica, address in wanted.items():
+            if replica not in self._diallers:
+                task = asyncio.get_running_loop().create_task(self._dial(replica, address))
+                self._diallers[replica] = (address, task)
+
+    async def _dial(self, replica: ReplicaId, address: tuple[str, int]) -> None:
+        loop = asyncio.get_running_loop()
+        shortest, longest = RETRY_S
+        delay = shortest
+        while True:
+            try:
+                async with asyncio.timeout(DIAL_TIMEOUT_S):
+                    _, connection = await loop.create_connection(
+                        lambda: self._connection(dialled=True, expected=replica), *address
+                    )
+            except (OSError, TimeoutError):
+                pass
+            else:
+                ended = self._ended.get(connection)
+                if ended is not None:
+                    await ended.wait()
+                if connection.peer is not None:
+                    delay = shortest
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(longest, delay * 2)
+
+    def _connection(self, *, dialled: bool, expected: ReplicaId | None = None) -> Connection:
+        connection = Connection(self._hello, self, self._incoming, dialled=dialled, expected=expected)
+        self._connections.add(connection)
+        self._ended[connection] = asyncio.Event()
+        return connection
+
+    def _incoming(self, connection: Connection) -> Incoming:
+        return Incoming(self._staging, self._disk, connection.arrived, self._segment_name)
+
+    def _segment_name(self) -> str:
+        return f"staging/segment-{next(self._segments):06d}.tar"
+
+    # From connections
+
+    def greeted(self, connection: Connection, peer: Identity) -> None:
+        for older, number in list(self._number_of.items()):
+            same = older.peer is not None and older.peer.id == peer.id and older.dialled == connection.dialled
+            if same and older is not connection:
+                self._down(older, number, "a newer connection took its place")
+                older.close("a newer connection took its place")
+        number = next(self._numbers)
+        self._links[number] = connection
+        self._number_of[connection] = number
+        self._events.link_up(number, peer, connection.dialled)
+
+    def ended(self, connection: Connection, reason: str) -> None:
+        self._connections.discard(connection)
+        ended = self._ended.pop(connection, None)
+        if ended is not None:
+            ended.set()
+        number = self._number_of.get(connection)
+        if number is not None:
+            self._down(connection, number, reason)
+
+    def _down(self, connection: Connection, number: int, reason: str) -> None:
+        del self._number_of[connection]
+        del self._links[number]
+        self._events.link_down(number, reason)
+
+    def arrived(self, connection: Connection, message: Message, payload: Payload) -> None:
+        number = self._number_of.get(connection)
+        if number is not None and connection.peer is not None:
+            self._events.message(number, connection.peer, message, payload)
+        elif isinstance(payload, Staged):
+            payload.release()
+
+    def writable(self, connection: Connection) -> None:
+        number = self._number_of.get(connection)
+        if number is not None:
+            self._events.writable(number)
+
+    # To connections
+
+    def send(
+        self, link: int, message: Message, payload: Staged | Sequence[bytes | memoryview] = ()
+    ) -> None:
+        """Queue a frame. A link that is gone is ignored: its end was, or will be, told."""
+        connection = self._links.get(link)
+        if connection is not None:
+            connection.send(message, payload)
+
+    def congested(self, link: int) -> bool:
+        """More waits to be sent than should: go on at `writable`."""
+        connection = self._links.get(link)
+        return connection is not None and connection.paused
+
+    def received_bytes(self, link: int) -> int:
+        """Payload bytes that came over a link so far, unfinished frames included."""
+        connection = self._links.get(link)
+        return connection.received_bytes if connection is not None else 0
+
+    def close_link(self, link: int, reason: str) -> None:
+        connection = self._links.get(link)
+        if connection is not None:
+            _LOG.info("closing a link", extra={"reason": reason})
+            connection.close(reason)
