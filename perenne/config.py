@@ -65,7 +65,7 @@ class PeerConfig:
     """0 takes any free port; it is announced through ZooKeeper."""
 
     advertise_host: str = ""
-    """Under which name or address the other nodes reach this one. Empty: `host`, or the host name when that is 0.0.0.0."""
+    """How the other nodes reach this one. Empty: `host`, or the host name when that is 0.0.0.0."""
 
     stall_timeout_ms: int = 2_000
     """A follower that confirms nothing for so long while records wait for it is taken out of the in-sync set."""

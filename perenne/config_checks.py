@@ -20,16 +20,12 @@ _FINDING = tuple[str, str, str]
 def check(config: Config, where: Callable[[str], str]) -> tuple[Problem, ...]:
     """Return everything that cannot work. `where` turns a key such as `dimse.port` into the place that set it."""
     checks = (_node, _cluster, _coordination, _ports, _dimse, _aes, _storage, _log)
-    return tuple(
-        Problem(where(key), cause, next_step) for part in checks for key, cause, next_step in part(config)
-    )
+    return tuple(Problem(where(key), cause, next_step) for part in checks for key, cause, next_step in part(config))
 
 
 def _node(config: Config) -> Iterator[_FINDING]:
     if not _NODE_ID.fullmatch(config.node.id) or config.node.id == "tier":
-        step = (
-            'Use letters, digits, "-", "_" and ".", at most 32, beginning with a letter or digit; not "tier".'
-        )
+        step = 'Use letters, digits, "-", "_" and ".", at most 32, beginning with a letter or digit; not "tier".'
         yield "node.id", f"{config.node.id!r} cannot name a node", step
     if cause := unusable_directory(config.node.data_dir):
         yield "node.data_dir", cause, "Name a directory that this user may write to, or make it."
@@ -47,9 +43,7 @@ def unusable_directory(path: Path) -> str | None:
         return f"{path} cannot be used: {error.strerror}"
     if not parent.is_dir():
         return f"{path} cannot be made: {parent} is not a directory"
-    return (
-        None if os.access(parent, os.W_OK | os.X_OK) else f"{path} cannot be made in {parent}: not writable"
-    )
+    return None if os.access(parent, os.W_OK | os.X_OK) else f"{path} cannot be made in {parent}: not writable"
 
 
 def _cluster(config: Config) -> Iterator[_FINDING]:

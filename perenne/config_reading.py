@@ -78,9 +78,7 @@ class _Reading:
             return tomllib.loads(self.file.read_text(encoding="utf-8"))
         except OSError as error:
             cause = f"cannot be read: {error.strerror}"
-            raise ConfigError(
-                (Problem(str(self.file), cause, "Check the path and its permissions."),)
-            ) from error
+            raise ConfigError((Problem(str(self.file), cause, "Check the path and its permissions."),)) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             step = "Mend that line; strings need quotes, sections need [brackets]."
             raise ConfigError((Problem(str(self.file), f"is not TOML: {error}", step),)) from error
@@ -88,23 +86,17 @@ class _Reading:
     def entries(self, value: object) -> tuple[AeConfig, ...]:
         """Read the `[[ae]]` tables."""
         if not isinstance(value, list):
-            self.problem(
-                "ae", "is not a list of tables", "Write each calling AE as [[ae]] with title = and host =."
-            )
+            self.problem("ae", "is not a list of tables", "Write each calling AE as [[ae]] with title = and host =.")
             return ()
         made: list[AeConfig] = []
         for number, entry in enumerate(cast("list[object]", value), 1):
             if not isinstance(entry, dict):
                 self.problem(f"ae[{number}]", "is not a table", "Write [[ae]] with title = and host =.")
-            elif (
-                found := self.section(AeConfig, f"ae[{number}]", cast("dict[str, object]", entry))
-            ) is not None:
+            elif (found := self.section(AeConfig, f"ae[{number}]", cast("dict[str, object]", entry))) is not None:
                 made.append(cast("AeConfig", found))
         return tuple(made)
 
-    def override(
-        self, sections: dict[str, Any], known: Mapping[str, object], environment: Mapping[str, str]
-    ) -> None:
+    def override(self, sections: dict[str, Any], known: Mapping[str, object], environment: Mapping[str, str]) -> None:
         """Put `PERENNE_SECTION__KEY` over the file. Variables without `__` belong to others (Kubernetes sets some)."""
         for variable, text in sorted(environment.items()):
             section, separator, key = variable.removeprefix(PREFIX).lower().partition("__")
@@ -112,9 +104,7 @@ class _Reading:
                 continue
             if section not in known or section == "ae":
                 cause = "[[ae]] cannot be set here" if section == "ae" else f"there is no section [{section}]"
-                step = (
-                    "Write it in the file." if section == "ae" else _suggest(section, known, "Sections are")
-                )
+                step = "Write it in the file." if section == "ae" else _suggest(section, known, "Sections are")
                 self.problems.append(Problem(f"environment {variable}", cause, step))
                 continue
             self.origins[f"{section}.{key}"] = variable

@@ -1,5 +1,6 @@
 """Payloads of frames while they arrive: into staging, hashed on the way, refused when their digest is wrong."""
 
+import contextlib
 from collections.abc import Callable
 
 from replication.messages import Append, Fetched, LookupAnswer, Message, Propose, Segment
@@ -58,9 +59,7 @@ def _expected(message: Message, staged: Staged) -> tuple[bytes, bytes]:
 class SegmentSink:
     """A whole segment, into a file beside the log; the log verifies it before it takes it over."""
 
-    def __init__(
-        self, message: Segment, name: str, disk: Disk, deliver: Deliver, count: Callable[[int], None]
-    ) -> None:
+    def __init__(self, message: Segment, name: str, disk: Disk, deliver: Deliver, count: Callable[[int], None]) -> None:
         self._message = message
         self._name = name
         self._disk = disk
@@ -138,7 +137,5 @@ class Incoming:
         """The connection ended in the middle of a payload."""
         sink, self._sink = self._sink, None
         if sink is not None:
-            try:
+            with contextlib.suppress(StorageError):  # a file that stays in staging/ is removed at the next start
                 sink.abandon()
-            except StorageError:
-                pass  # the file stays in staging/ and is removed at the next start

@@ -166,7 +166,7 @@ class Heartbeat(_Message, frozen=True):
 
 
 class Confirmed(_Message, frozen=True):
-    """Follower: everything up to `durable` is on stable storage here, with this chain. `received` counts payload bytes."""
+    """Follower: everything up to `durable` is on stable storage here. `received` counts payload bytes."""
 
     epoch: int
     durable: Point
@@ -235,7 +235,7 @@ class FetchEnd(_Message, frozen=True):
 
 
 class Lookup(_Message, frozen=True):
-    """Is there an instance with this UID? Asked of the leader before "absent" is said, and of anyone who may hold it."""
+    """Is there an instance with this UID? Asked of the leader before "absent" is said."""
 
     nonce: int
     sop_instance_uid: str
@@ -253,6 +253,25 @@ class LookupAnswer(_Message, frozen=True):
 
 
 Message = (
-    Hello | Goodbye | Survey | SurveyAnswer | OpenStream | StreamEnd | Align | Aligned | Append | Segment | Heartbeat
-    | Confirmed | Rejected | Leave | Propose | ProposeResult | Fetch | Fetched | FetchEnd | Lookup | LookupAnswer
+    Hello
+    | Goodbye
+    | Survey
+    | SurveyAnswer
+    | OpenStream
+    | StreamEnd
+    | Align
+    | Aligned
+    | Append
+    | Segment
+    | Heartbeat
+    | Confirmed
+    | Rejected
+    | Leave
+    | Propose
+    | ProposeResult
+    | Fetch
+    | Fetched
+    | FetchEnd
+    | Lookup
+    | LookupAnswer
 )

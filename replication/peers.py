@@ -172,9 +172,7 @@ class PeerNetwork:
 
     # To connections
 
-    def send(
-        self, link: int, message: Message, payload: Staged | Sequence[bytes | memoryview] = ()
-    ) -> None:
+    def send(self, link: int, message: Message, payload: Staged | Sequence[bytes | memoryview] = ()) -> None:
         """Queue a frame. A link that is gone is ignored: its end was, or will be, told."""
         connection = self._links.get(link)
         if connection is not None:

@@ -61,10 +61,7 @@ class FrameDecoder:
         """Take the next bytes of the stream."""
         view = memoryview(data)
         while view:
-            if self._sink is not None:
-                view = self._payload(self._sink, view)
-            else:
-                view = self._control(view)
+            view = self._payload(self._sink, view) if self._sink is not None else self._control(view)
 
     def _payload(self, sink: Sink, view: memoryview) -> memoryview:
         taken = min(self._left, len(view))
@@ -99,7 +96,7 @@ class FrameDecoder:
         return int(length)
 
     def _frame(self) -> None:
-        _, _, length, checksum, payload = _HEADER.unpack_from(self._pending)
+        _, _, _, checksum, payload = _HEADER.unpack_from(self._pending)
         control = bytes(self._pending[_HEADER.size :])
         self._pending.clear()
         if zlib.crc32(control) != checksum:

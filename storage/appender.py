@@ -43,10 +43,7 @@ class LogIdentity:
     segment_bytes: int = DEFAULT_SEGMENT_BYTES
 
     def __post_init__(self) -> None:
-        if (
-            self.segment_bytes % RECORD_ALIGNMENT
-            or self.segment_bytes < data_offset(self.segment_bytes) + 8192
-        ):
+        if self.segment_bytes % RECORD_ALIGNMENT or self.segment_bytes < data_offset(self.segment_bytes) + 8192:
             raise FormatError(f"segment_bytes: {self.segment_bytes} is too small or no multiple of 4096")
         if len(self.cluster_id.encode()) > 64:
             raise FormatError("the cluster id is longer than 64 bytes")

@@ -59,10 +59,7 @@ def verified_segment(
         point, offset = entry.point, offset + entry.length
     if used == 0 or table[used * ENTRY_BYTES :] != EMPTY_ENTRY * (slots - used):
         raise FormatError("the segment holds no records")
-    if (
-        segment.file.pread(2 * PAGE, MARK_OFFSETS[0]).strip(b"\0")
-        or segment.first_nonzero(offset) is not None
-    ):
+    if segment.file.pread(2 * PAGE, MARK_OFFSETS[0]).strip(b"\0") or segment.first_nonzero(offset) is not None:
         raise FormatError("the segment is not sealed")
     segment.last, segment.end_offset = point.sequence, offset
     return segment, point

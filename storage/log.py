@@ -233,21 +233,9 @@ class Log(LogAppender):
         if entry := segment.entry(sequence):
             return entry.offset, entry.offset + entry.length
         before = segment.entry(sequence - 1) if sequence > segment.first else None
-        start = (
-            segment.data_offset
-            if sequence == segment.first
-            else before.offset + before.length
-            if before
-            else None
-        )
+        start = segment.data_offset if sequence == segment.first else before.offset + before.length if before else None
         after = segment.entry(sequence + 1) if sequence < segment.last else None
-        end = (
-            segment.end_offset
-            if sequence == segment.last and segment.end_offset
-            else after.offset
-            if after
-            else None
-        )
+        end = segment.end_offset if sequence == segment.last and segment.end_offset else after.offset if after else None
         if start is not None and end is None:
             end = start + segment.record_header(start).length
         if start is None or end is None:
@@ -269,9 +257,7 @@ class Log(LogAppender):
     def _overwrite(self, sequence: int, header: RecordHeader, chain: bytes, source: Payload) -> None:
         segment = self._segment_of(sequence)
         start, end = self._extent(segment, sequence)
-        expected = (
-            self.point_at(sequence) if segment.entry(sequence) or sequence == self._end.sequence else None
-        )
+        expected = self.point_at(sequence) if segment.entry(sequence) or sequence == self._end.sequence else None
         if expected is None:
             expected = self._proved_by_next(segment, sequence, chain)
         if expected != LogPoint(header.position, chain) or end - start != source.size:

@@ -131,9 +131,7 @@ def _encode(number: int, promise: Promise) -> bytes:
     if len(boot) > 64:
         raise FormatError("the host boot id is longer than 64 bytes")
     floor = promise.floor
-    body = _SLOT.pack(
-        _MAGIC, number, promise.epoch, floor.epoch, floor.sequence, floor.chain, promise.counter, boot
-    )
+    body = _SLOT.pack(_MAGIC, number, promise.epoch, floor.epoch, floor.sequence, floor.chain, promise.counter, boot)
     return (body + blake3(body).digest()).ljust(_SLOT_BYTES, b"\0")
 
 

@@ -246,9 +246,7 @@ class LogReader:
         """Return offset and header of a record, the header proved by its entry and the chain before it."""
         entry = segment.entry(sequence)
         before = segment.entry(sequence - 1) if sequence > segment.first else None
-        previous = (
-            before.chain if before else segment.header.chain_before if sequence == segment.first else None
-        )
+        previous = before.chain if before else segment.header.chain_before if sequence == segment.first else None
         if entry is not None:
             offset = entry.offset
         elif before is not None:

@@ -118,9 +118,7 @@ def decode_header(view: memoryview | bytes) -> DecodedRecord:
     if data[: member + BLOCK] != canonical:
         raise RecordCorrupt(header.position.sequence, "its header is not canonical")
     offset = len(canonical)
-    return DecodedRecord(
-        header, bytes.fromhex(chain.decode()), offset, offset + size + trailing_padding(size)
-    )
+    return DecodedRecord(header, bytes.fromhex(chain.decode()), offset, offset + size + trailing_padding(size))
 
 
 def instance_path(study: str, series: str, sop: str, version_sequence: int | None) -> str:

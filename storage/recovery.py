@@ -168,8 +168,7 @@ class _Last:
             mark = marks[-1]
             closed = mark.end != OPEN_END
             later = closed and (
-                segment.first + self.used - 1 > mark.end.sequence
-                or segment.first_nonzero(mark.end_offset) is not None
+                segment.first + self.used - 1 > mark.end.sequence or segment.first_nonzero(mark.end_offset) is not None
             )
             # A later group was begun only after this one was durable.
             self.settled = mark.end if later else mark.start
@@ -269,9 +268,7 @@ class _Last:
         header = decoded.header
         if header.position.epoch != segment.header.epoch:
             return None
-        return Entry(
-            header.position, header.kind, offset, decoded.length, header.digest, decoded.chain, segment.first
-        )
+        return Entry(header.position, header.kind, offset, decoded.length, header.digest, decoded.chain, segment.first)
 
     def _write_entry(self, entry: Entry) -> None:
         sequence = entry.position.sequence

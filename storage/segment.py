@@ -84,9 +84,7 @@ class Segment:
     def entries(self, table: bytes, count: int) -> list[Entry | None]:
         """Decode the first `count` entries of the table's bytes."""
         return [
-            self._sane(
-                decode_entry(table[i * ENTRY_BYTES : (i + 1) * ENTRY_BYTES], self.first + i, self.first)
-            )
+            self._sane(decode_entry(table[i * ENTRY_BYTES : (i + 1) * ENTRY_BYTES], self.first + i, self.first))
             for i in range(count)
         ]
 
@@ -118,9 +116,7 @@ class Segment:
             raise RecordCorrupt(sequence, "another record lies in its place")
         if previous is not None and chain_after(previous.chain, header) != decoded.chain:
             raise RecordCorrupt(sequence, "its chain does not follow from the record before")
-        verify_payload(
-            header, self.raw(offset + decoded.payload_offset, decoded.length - decoded.payload_offset)
-        )
+        verify_payload(header, self.raw(offset + decoded.payload_offset, decoded.length - decoded.payload_offset))
         return decoded
 
     def first_nonzero(self, offset: int) -> int | None:

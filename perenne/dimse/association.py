@@ -206,9 +206,7 @@ class Association(asyncio.BufferedProtocol):
     def send(self, context_id: int, command: Command) -> None:
         if self.established and self._transport is not None:
             data = memoryview(encode_command(command))
-            self._transport.write(
-                b"".join(wire.data_pdus(context_id, wire.PDV_COMMAND, data, self._peer_max))
-            )
+            self._transport.write(b"".join(wire.data_pdus(context_id, wire.PDV_COMMAND, data, self._peer_max)))
 
     def progressed(self) -> None:
         if self.established and not self.busy:

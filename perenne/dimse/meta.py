@@ -5,9 +5,7 @@ from perenne.dimse.uids import IMPLEMENTATION_CLASS, IMPLEMENTATION_VERSION
 _PREAMBLE = bytes(128) + b"DICM"
 
 
-def file_meta(
-    *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae: str
-) -> bytes:
+def file_meta(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae: str) -> bytes:
     """Return preamble, prefix and File Meta with its group length; what follows in the file is the data set.
 
     source_ae: the calling AE title, in (0002,0016); left out when empty.

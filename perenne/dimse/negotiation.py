@@ -85,9 +85,7 @@ class CallingPolicy:
         """addresses_of: the addresses of each host that is given by name."""
         self._networks: dict[str, list[ipaddress.IPv4Network | ipaddress.IPv6Network]] = {}
         for entry in aes:
-            hosts = (
-                ["0.0.0.0/0", "::/0"] if entry.host is None else addresses_of.get(entry.host, [entry.host])
-            )
+            hosts = ["0.0.0.0/0", "::/0"] if entry.host is None else addresses_of.get(entry.host, [entry.host])
             networks = self._networks.setdefault(entry.title.strip(), [])
             networks += [ipaddress.ip_network(host, strict=False) for host in hosts]
 
@@ -138,9 +136,7 @@ def decide(contexts: Iterable[ProposedContext]) -> Decision:
             results.append((proposed, _TRANSFER_SYNTAX_REFUSED, IMPLICIT_LE))
         else:
             results.append((proposed, _ACCEPTED, syntax))
-            accepted[proposed.context_id] = AcceptedContext(
-                proposed.context_id, proposed.abstract_syntax, syntax
-            )
+            accepted[proposed.context_id] = AcceptedContext(proposed.context_id, proposed.abstract_syntax, syntax)
     return Decision(tuple(results), accepted)
 
 
@@ -162,9 +158,7 @@ def encode_acceptance(request: AssociationRequest, decision: Decision, max_pdu: 
     return pdu.encode()
 
 
-def encode_request(
-    *, called_ae: str, calling_ae: str, contexts: Sequence[ProposedContext], max_pdu: int
-) -> bytes:
+def encode_request(*, called_ae: str, calling_ae: str, contexts: Sequence[ProposedContext], max_pdu: int) -> bytes:
     """Return an A-ASSOCIATE-RQ, for our own sender."""
     primitive = _primitive(called_ae, calling_ae, max_pdu)
     proposals: list[PresentationContext] = []

@@ -164,9 +164,7 @@ class Operations:
             self._link.send(context.context_id, response_to(command, codes.SUCCESS))
             self._observer.echoed()
         elif command.field != C_CANCEL_RQ and incoming.refusal is not None:
-            self._link.send(
-                context.context_id, response_to(command, incoming.refusal.status, incoming.refusal.comment)
-            )
+            self._link.send(context.context_id, response_to(command, incoming.refusal.status, incoming.refusal.comment))
 
     async def _conclude(self, incoming: Incoming) -> None:
         answer = Answer(codes.PROCESSING_FAILURE, "interrupted")
@@ -178,9 +176,7 @@ class Operations:
             self._link.progressed()
 
     def _answer(self, incoming: Incoming, answer: Answer) -> None:
-        self._link.send(
-            incoming.context.context_id, response_to(incoming.command, answer.status, answer.comment)
-        )
+        self._link.send(incoming.context.context_id, response_to(incoming.command, answer.status, answer.comment))
         self._observer.stored(incoming.size, self._clock() - incoming.started, answer.status)
 
     def _give_up(self, intake: Intake | None) -> None:

@@ -105,9 +105,7 @@ class PduReader:
                 self._body += data[position : position + taken]
                 position += taken
                 self._take_body(taken)
-            elif (
-                not self._pdu_left and not self._header and end - position >= 12 and data[position] == P_DATA
-            ):
+            elif not self._pdu_left and not self._header and end - position >= 12 and data[position] == P_DATA:
                 _, length, pdv_length, context_id, control = _BOTH_HEADERS.unpack_from(data, position)
                 position += 12
                 self._begin_data(length)
@@ -180,9 +178,7 @@ def data_header(context_id: int, control: int, size: int) -> bytes:
     return _BOTH_HEADERS.pack(P_DATA, size + 6, size + 2, context_id, control)
 
 
-def data_pdus(
-    context_id: int, control: int, data: memoryview, max_length: int
-) -> Iterator[bytes | memoryview]:
+def data_pdus(context_id: int, control: int, data: memoryview, max_length: int) -> Iterator[bytes | memoryview]:
     """Yield headers and views of `data` in P-DATA-TF PDUs of one PDV each.
 
     control: PDV_COMMAND or 0; PDV_LAST is added to the last fragment. max_length: what the peer can receive

@@ -177,9 +177,7 @@ class StoreService:
     async def _draft(self, incoming: Incoming, staged: Staged, *, in_thread: bool) -> Draft | Answer:
         syntax = incoming.context.transfer_syntax
         if in_thread:
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._scan, staged, syntax
-            )
+            found = await asyncio.get_running_loop().run_in_executor(self._executor, self._scan, staged, syntax)
         else:
             found = self._scan(staged, syntax)
         if isinstance(found, Answer):
@@ -210,9 +208,7 @@ class StoreService:
                 failure = type(error).__name__
                 if size >= body:
                     break
-        _LOG.warning(
-            "data set unreadable", extra={"error": failure, "transfer_syntax": syntax, "bytes": body}
-        )
+        _LOG.warning("data set unreadable", extra={"error": failure, "transfer_syntax": syntax, "bytes": body})
         return Answer(codes.CANNOT_UNDERSTAND, "data set unreadable")
 
 

@@ -66,7 +66,7 @@ class Operation:
 
 
 class SessionEvent(enum.Enum):
-    """CONNECTED: a session is usable (again). SUSPENDED: no connection. LOST: a new session follows; ephemerals are gone."""
+    """CONNECTED: a session is usable. SUSPENDED: no connection. LOST: a new session follows; ephemerals are gone."""
 
     CONNECTED = "connected"
     SUSPENDED = "suspended"
@@ -111,7 +111,7 @@ class Coordination(Protocol):
         ...
 
     async def cluster(self, propose: ClusterRecord) -> ClusterRecord:
-        """Create `cluster` if it is absent; return what is there. Raises CoordinationUnavailable, CoordinationCorrupt."""
+        """Create `cluster` if absent; return what is there. Raises CoordinationUnavailable, CoordinationCorrupt."""
         ...
 
     async def register(self, registration: NodeRegistration) -> None:

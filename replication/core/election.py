@@ -227,11 +227,7 @@ class Candidacy:
         seen = self._situation.state
         if seen is None:
             self.over = True
-        elif (
-            self.writer is not None
-            and seen.state.leader == self._situation.me
-            and seen.state.epoch == self.epoch
-        ):
+        elif self.writer is not None and seen.state.leader == self._situation.me and seen.state.epoch == self.epoch:
             self.won = self.writer.seen(seen)
             self.over = not self.won
         elif seen.state.change != self.base.state.change or self._situation.leader_present is not None:

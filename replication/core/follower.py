@@ -100,17 +100,11 @@ class Following:
 
     def _reject(self, link: int, epoch: int, reason: str) -> None:
         situation = self._situation
-        situation.send(
-            link, Rejected(epoch, situation.wanted_promise, to_point(situation.ledger.end), reason)
-        )
+        situation.send(link, Rejected(epoch, situation.wanted_promise, to_point(situation.ledger.end), reason))
 
     def _followed(self, link: int, epoch: int) -> Stream | None:
         stream = self.stream
-        if (
-            stream is None
-            or (stream.link, stream.epoch) != (link, epoch)
-            or self._situation.wanted_promise > epoch
-        ):
+        if stream is None or (stream.link, stream.epoch) != (link, epoch) or self._situation.wanted_promise > epoch:
             return None
         stream.heard_ms = self._situation.now_ms
         return stream
@@ -139,9 +133,7 @@ class Following:
         if not situation.ledger.holds(point):
             situation.freeze(f"the leader's last common point {point.sequence} is not in this log")
         elif point != situation.ledger.end and point.sequence < situation.told.sequence:
-            situation.freeze(
-                f"told to cut at {point.sequence}, below the commit point {situation.told.sequence}"
-            )
+            situation.freeze(f"told to cut at {point.sequence}, below the commit point {situation.told.sequence}")
         elif point != situation.ledger.end:
             self.working, stream.aligned = True, False
             situation.emit(Truncate(point))
@@ -194,12 +186,7 @@ class Following:
         """Take a whole sealed segment that continues the log."""
         situation = self._situation
         stream = self._followed(event.link, event.epoch)
-        fits = (
-            stream is not None
-            and stream.aligned
-            and not self.working
-            and event.previous == situation.ledger.end
-        )
+        fits = stream is not None and stream.aligned and not self.working and event.previous == situation.ledger.end
         if stream is None or not fits or situation.fenced or situation.ledger.durable != situation.ledger.end:
             self._refuse(event.link, event.epoch, event.handle)
             return

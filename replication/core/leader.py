@@ -93,9 +93,7 @@ class Leadership:
         if situation.ledger.durable.sequence < self.epoch_record or not self._may_write():
             return
         state = self._writer.confirmed.state
-        absent = self.streams.gone(
-            state.in_sync, since_ms=-situation.settings.disconnect_grace_ms, allowance_ms=0
-        )
+        absent = self.streams.gone(state.in_sync, since_ms=-situation.settings.disconnect_grace_ms, allowance_ms=0)
         unlinked = {m for m in absent if m not in situation.linked_members(state.in_sync)}
         in_sync = desired_set(
             current=state.in_sync,
@@ -105,9 +103,7 @@ class Leadership:
             ready=(),
             minimum_copies=situation.settings.minimum_copies,
         )
-        self._writer.write(
-            replace(state, phase=Phase.ACTIVE, in_sync=in_sync, floor=situation.told, transfer=None)
-        )
+        self._writer.write(replace(state, phase=Phase.ACTIVE, in_sync=in_sync, floor=situation.told, transfer=None))
 
     def _may_write(self) -> bool:
         situation = self._situation
@@ -138,11 +134,7 @@ class Leadership:
             self.over = "the cluster state was changed behind its back"
             return
         self._state_confirmed()
-        if (
-            situation.leader_present is None
-            and situation.now_ms >= self._recreate_at_ms
-            and not self.handover
-        ):
+        if situation.leader_present is None and situation.now_ms >= self._recreate_at_ms and not self.handover:
             self._recreate_at_ms = situation.now_ms + RETRY_MS
             self._writer.recreate_leader()
 
@@ -200,12 +192,7 @@ class Leadership:
     def number_held(self) -> None:
         """Give every waiting offer its place, unless numbering is on hold."""
         situation = self._situation
-        if (
-            self.phase is not Phase.ACTIVE
-            or self.handover is not None
-            or situation.fenced
-            or situation.trouble
-        ):
+        if self.phase is not Phase.ACTIVE or self.handover is not None or situation.fenced or situation.trouble:
             return
         for ticket in self._proposals.held():
             before = situation.ledger.end.sequence
@@ -259,9 +246,7 @@ class Leadership:
 
     def _gone(self) -> set[Member]:
         allowance = self.uncommitted_bytes // DISK_BYTES_PER_MS
-        return self.streams.gone(
-            self.in_sync - {TIER_MEMBER}, since_ms=self.active_ms, allowance_ms=allowance
-        )
+        return self.streams.gone(self.in_sync - {TIER_MEMBER}, since_ms=self.active_ms, allowance_ms=allowance)
 
     def _tend_membership(self) -> None:
         if not self._may_write():

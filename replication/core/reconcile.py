@@ -40,9 +40,7 @@ def last_common(ledger: Ledger, table: Sequence[EpochEnd], *, complete: bool) ->
         if ours is None:
             continue
         if ours.first != theirs.first:
-            raise LogsContradict(
-                f"epoch {theirs.epoch} begins at {ours.first} here and at {theirs.first} there"
-            )
+            raise LogsContradict(f"epoch {theirs.epoch} begins at {ours.first} here and at {theirs.first} there")
         point = ledger.point_at(min(ours.last, theirs.last))
         if point is None:
             raise LogsContradict(f"no record at {min(ours.last, theirs.last)} within the table of epochs")

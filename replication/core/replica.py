@@ -167,9 +167,7 @@ class Replica:
 
     def _on_tick(self, event: Tick) -> None:
         situation = self.situation
-        self.proposals.expire(
-            "not committed in time" if self.leadership else "no leader committed it in time"
-        )
+        self.proposals.expire("not committed in time" if self.leadership else "no leader committed it in time")
         if self.leadership is not None:
             self.leadership.tend()
         if self.candidacy is not None:

@@ -79,9 +79,7 @@ class Ports:
 class Situation:
     """Shared facts of one node, and the list of effects that the present step produces."""
 
-    def __init__(
-        self, settings: Settings, ledger: Ledger, ports: Ports, *, promise: int, floor: LogPoint
-    ) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, ports: Ports, *, promise: int, floor: LogPoint) -> None:
         self.settings = settings
         self.me = settings.identity
         self.ledger = ledger

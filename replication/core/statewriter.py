@@ -68,9 +68,7 @@ class StateWriter:
         request = situation.next_request()
         self._awaited = _Awaited(request, state)
         version = self.confirmed.version
-        situation.emit(
-            TakeLead(request, state, version) if take_lead else WriteState(request, state, version)
-        )
+        situation.emit(TakeLead(request, state, version) if take_lead else WriteState(request, state, version))
 
     def answered(self, event: StateWritten) -> Written:
         """Take the outcome of the awaited write."""

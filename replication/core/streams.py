@@ -176,9 +176,7 @@ class Streams:
 
         since_ms: when this leadership began to watch. allowance_ms: extra patience for bytes on their way to a disk.
         """
-        return {
-            m for m in members if m != self._situation.me.member and self._is_gone(m, since_ms, allowance_ms)
-        }
+        return {m for m in members if m != self._situation.me.member and self._is_gone(m, since_ms, allowance_ms)}
 
     def _is_gone(self, member: Member, since_ms: int, allowance_ms: int) -> bool:
         situation = self._situation

@@ -50,9 +50,7 @@ def problems_of(directory: Path, text: str, environment: dict[str, str] | None =
     with pytest.raises(ConfigError) as raised:
         load_config(written(directory, text), environment or {})
     return {
-        problem.where.rpartition(": ")[2].removeprefix(
-            "environment "
-        ): f"{problem.cause}. {problem.next_step}"
+        problem.where.rpartition(": ")[2].removeprefix("environment "): f"{problem.cause}. {problem.next_step}"
         for problem in raised.value.problems
     }
 

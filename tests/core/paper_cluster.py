@@ -65,11 +65,11 @@ class PaperLog:
                 spans.append(EpochSpan(position.epoch, position.sequence, position.sequence))
         return spans
 
-    def versions(self, uid: str) -> list[KnownVersion]:
+    def versions(self, sop_instance_uid: str) -> list[KnownVersion]:
         return [
             KnownVersion(r.header.position.sequence, r.header.dataset, "1.2.840.10008.1.2.1")
             for r in self.records
-            if r.uid == uid
+            if r.uid == sop_instance_uid
         ]
 
 
@@ -120,9 +120,7 @@ class PaperNode:
         ports = Ports(
             catalogue=disk.log, new_id=cluster.fresh_id, epoch_record=epoch_record, received_bytes=lambda link: 0
         )
-        self.replica = Replica(
-            settings, disk.log, ports, promise=disk.promise, floor=disk.floor, counter=disk.counter
-        )
+        self.replica = Replica(settings, disk.log, ports, promise=disk.promise, floor=disk.floor, counter=disk.counter)
 
     def feed(self, event: ev.Event) -> None:
         self.inbox.append(event)
@@ -471,9 +469,7 @@ class PaperCluster:
         def make(back: int, receiver: PaperNode) -> ev.Event:
             handle = self.fresh()
             receiver.staged[handle] = record
-            return ev.RecordReceived(
-                back, sender.identity, epoch, previous, told, record.header, record.chain, handle
-            )
+            return ev.RecordReceived(back, sender.identity, epoch, previous, told, record.header, record.chain, handle)
 
         self._over(sender, link, make)
 
@@ -528,9 +524,7 @@ class PaperCluster:
         self._over(sender, effect.link, make)
 
     def answer(self, sender: PaperNode, link: int, ticket: int, effect: fx.Settle) -> None:
-        self._over(
-            sender, link, lambda back, _: ev.ProposalAnswered(back, ticket, effect.verdict.value, effect.reason)
-        )
+        self._over(sender, link, lambda back, _: ev.ProposalAnswered(back, ticket, effect.verdict.value, effect.reason))
 
     def acknowledged(self, node: PaperNode, effect: fx.Settle) -> None:
         """Success is about to be told: count the durable copies now, while nothing else can happen."""

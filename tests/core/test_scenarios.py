@@ -1,8 +1,7 @@
 """Scenarios of the protocol, each a short transcript: what happens, and what must hold then."""
 
-from tests.core.paper_cluster import PaperCluster
-
 from replication.core.effects import Verdict
+from tests.core.paper_cluster import PaperCluster
 
 
 def healthy(names: str = "abc") -> PaperCluster:

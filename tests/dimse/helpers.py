@@ -172,9 +172,7 @@ async def serving(
     pool_bytes: int = 64 << 20,
 ) -> AsyncGenerator[Rig, None]:
     """Start a server; at the end nothing may be left of what it received."""
-    area = StagingArea(
-        disk or MemoryDisk(), memory_instance_bytes=memory_instance_bytes, pool_bytes=pool_bytes
-    )
+    area = StagingArea(disk or MemoryDisk(), memory_instance_bytes=memory_instance_bytes, pool_bytes=pool_bytes)
     archive = archive or MemoryArchive()
     ledger = Ledger()
     observer: DimseObserver = ledger
@@ -287,9 +285,7 @@ class RawPeer:
             await self.writer.wait_closed()
 
 
-def association_request(
-    *, max_pdu: int = 16384, called_ae: str = "PERENNE", calling_ae: str = "TEST"
-) -> bytes:
+def association_request(*, max_pdu: int = 16384, called_ae: str = "PERENNE", calling_ae: str = "TEST") -> bytes:
     return encode_request(
         called_ae=called_ae,
         calling_ae=calling_ae,
@@ -309,9 +305,7 @@ def pdvs(context_id: int, control: int, data: bytes, size: int = 16384) -> bytes
 
 def store_command(uid: str = "1.2.3.4.5.6", sop_class: str = CT, message_id: int = 1) -> bytes:
     return encode_command(
-        Command(
-            field=1, message_id=message_id, has_data_set=True, sop_class_uid=sop_class, sop_instance_uid=uid
-        )
+        Command(field=1, message_id=message_id, has_data_set=True, sop_class_uid=sop_class, sop_instance_uid=uid)
     )
 
 

@@ -147,9 +147,7 @@ def test_at_the_common_limit_the_oldest_receiver_goes_on_and_all_finish() -> Non
                     assert (await senders[number].store(CT, uid, EXPLICIT_LE, [body])).status == 0
 
             held: list[int] = []
-            watching = asyncio.ensure_future(
-                watch(lambda: held.append(rig.server.statistics().bytes_in_flight))
-            )
+            watching = asyncio.ensure_future(watch(lambda: held.append(rig.server.statistics().bytes_in_flight)))
             await asyncio.gather(*(send(number) for number in range(6)))
             watching.cancel()
             assert len(rig.archive.kept) == 18
@@ -174,9 +172,7 @@ def test_slow_commitments_hold_all_senders_back_at_the_common_limit() -> None:
             senders = [await Sender.associate("127.0.0.1", rig.port, CONTEXTS) for _ in range(8)]
             stores = [
                 asyncio.ensure_future(
-                    sender.store(
-                        CT, f"1.2.{number}", EXPLICIT_LE, [dataset(f"1.2.{number}", extra=bytes(600_000))]
-                    )
+                    sender.store(CT, f"1.2.{number}", EXPLICIT_LE, [dataset(f"1.2.{number}", extra=bytes(600_000))])
                 )
                 for number, sender in enumerate(senders)
             ]

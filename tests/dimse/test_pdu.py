@@ -96,18 +96,14 @@ def test_garbage_is_an_error_or_an_unfinished_pdu(stream: bytes, cuts: list[int]
     st.integers(0, 200).filter(lambda size: size == 0 or size > 6),
     st.integers(0, 1),
 )
-def test_what_we_send_is_cut_to_the_peers_length_and_comes_back_whole(
-    data: bytes, limit: int, control: int
-) -> None:
+def test_what_we_send_is_cut_to_the_peers_length_and_comes_back_whole(data: bytes, limit: int, control: int) -> None:
     recorder = Recorder()
     reader = PduReader(recorder, limit or MAX_PDU)
     reader.data_allowed = True
     reader.feed(memoryview(b"".join(wire.data_pdus(5, control, memoryview(data), limit))))
     assert b"".join(event[2] for event in recorder.events) == data
     assert all(event[0] == 5 and event[1] & 1 == control for event in recorder.events)
-    assert [bool(event[1] & PDV_LAST) for event in recorder.events] == [False] * (
-        len(recorder.events) - 1
-    ) + [True]
+    assert [bool(event[1] & PDV_LAST) for event in recorder.events] == [False] * (len(recorder.events) - 1) + [True]
     assert reader.between_pdus
 
 

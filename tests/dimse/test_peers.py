@@ -161,9 +161,7 @@ def test_storescu_stores_a_file(tmp_path: Path) -> None:
     async def main() -> None:
         sample = next(sample for sample in SENDABLE if sample.path.name == "CT_small.dcm")
         async with serving() as rig:
-            await tool(
-                "storescu", "-R", "--max-send-pdu", "4096", "127.0.0.1", str(rig.port), str(sample.path)
-            )
+            await tool("storescu", "-R", "--max-send-pdu", "4096", "127.0.0.1", str(rig.port), str(sample.path))
             (kept,) = rig.archive.kept[sample.sop_instance_uid]
             assert kept.draft.study_instance_uid == cast(Any, pydicom).dcmread(sample.path).StudyInstanceUID
 

@@ -278,9 +278,7 @@ def test_other_operations_are_declined_and_their_data_skipped() -> None:
             find = Command(field=0x0020, message_id=9, has_data_set=True, sop_class_uid="1.2")
             cancel = bytes.fromhex("0000000102000000ff0f0000200102000000090000000008020000000101")
             assert NO_DATA_SET.to_bytes(2, "little") == cancel[-2:]
-            peer.send(
-                pdvs(3, PDV_COMMAND, encode_command(find)), pdvs(3, 0, BODY), pdvs(3, PDV_COMMAND, cancel)
-            )
+            peer.send(pdvs(3, PDV_COMMAND, encode_command(find)), pdvs(3, 0, BODY), pdvs(3, PDV_COMMAND, cancel))
             peer.send(pdvs(1, PDV_COMMAND, echo_command(10)))
             _, declined = await peer.pdu()
             response = decode_command(declined[6:])

@@ -40,9 +40,7 @@ def test_a_stored_instance_is_a_part_10_file_with_the_data_set_as_sent() -> None
 
 
 def test_file_meta_states_its_length_and_pads_as_each_vr_wants() -> None:
-    meta = file_meta(
-        sop_class_uid="1.2.3", sop_instance_uid="1.2", transfer_syntax_uid="1.2.8", source_ae="ABC"
-    )
+    meta = file_meta(sop_class_uid="1.2.3", sop_instance_uid="1.2", transfer_syntax_uid="1.2.8", source_ae="ABC")
     assert meta[:132] == bytes(128) + b"DICM" and part10_meta_length(meta) == len(meta)
     assert b"\x02\0\x02\0UI\x06\x001.2.3\0" in meta and b"\x02\0\x03\0UI\x04\x001.2\0" in meta
     assert meta.endswith(b"\x02\0\x16\0AE\x04\0ABC ")
@@ -136,9 +134,7 @@ def test_a_data_set_that_does_not_fit_its_command_is_refused(body: bytes, status
     run(main)
 
 
-@pytest.mark.parametrize(
-    ("uid", "sop_class"), [("../x", CT), ("", CT), (UID, ""), ("1" * 65, CT), (UID, "CT")]
-)
+@pytest.mark.parametrize(("uid", "sop_class"), [("../x", CT), ("", CT), (UID, ""), ("1" * 65, CT), (UID, "CT")])
 def test_a_command_without_proper_uids_is_refused_and_its_data_drained(uid: str, sop_class: str) -> None:
     async def main() -> None:
         async with serving() as rig:
@@ -166,7 +162,7 @@ def test_a_store_on_a_verification_context_is_refused() -> None:
 def test_a_full_disk_in_the_middle_of_an_instance_ends_in_a_status() -> None:
     async def main() -> None:
         disk = MemoryDisk(room=300_000)
-        async with serving(disk=disk, memory_instance_bytes=65_536) as rig:
+        async with serving(disk=disk, memory_instance_bytes=65_536) as rig:  # noqa: SIM117
             async with await Sender.associate("127.0.0.1", rig.port, CONTEXTS) as sender:
                 answer = await sender.store(CT, UID, EXPLICIT_LE, [dataset(extra=bytes(3_000_000))])
                 assert answer.status == codes.OUT_OF_RESOURCES

@@ -9,9 +9,7 @@ SEGMENT_BYTES = 64 * 1024
 IDENTITY = LogIdentity("test-cluster", SEGMENT_BYTES)
 
 
-def record_after(
-    end: LogPoint, size: int, epoch: int = 1, salt: int = 0
-) -> tuple[RecordHeader, bytes, BytesPayload]:
+def record_after(end: LogPoint, size: int, epoch: int = 1, salt: int = 0) -> tuple[RecordHeader, bytes, BytesPayload]:
     """Return header, chain and payload of an instance of `size` bytes that follows `end`."""
     sequence = end.sequence + 1
     data = bytes((sequence * 7 + salt + at) % 255 + 1 for at in range(min(size, 256))) * (size // 256 + 1)

@@ -75,9 +75,7 @@ MOMENTS, RAWS = record_moments()
 
 
 def check(image: MemoryDisk, moment: Moment, *, host_rebooted: bool) -> None:
-    before = {
-        name: bytes(content.volatile) for name, content in image.files.items() if name.startswith("log/0")
-    }
+    before = {name: bytes(content.volatile) for name, content in image.files.items() if name.startswith("log/0")}
     log, report = Log.open(image, IDENTITY, host_rebooted=host_rebooted, spares=0)
     assert report.damaged == ()
     assert log.end.sequence >= moment.synced.sequence, "a synced record is lost"
@@ -96,9 +94,7 @@ def check(image: MemoryDisk, moment: Moment, *, host_rebooted: bool) -> None:
     if last is not None:
         rest = image.files[f"log/{last.segment:012d}.tar"].volatile[last.offset + last.length :]
         assert not rest.strip(b"\0"), "bytes are left after the end of the log"
-    saved = b"".join(
-        bytes(content.volatile) for name, content in image.files.items() if name.startswith("lost+found/")
-    )
+    saved = b"".join(bytes(content.volatile) for name, content in image.files.items() if name.startswith("lost+found/"))
     for chain, raw in RAWS.items():
         if chain not in present and any(raw in data for data in before.values()):
             assert raw in saved, "a valid record was dropped"

@@ -21,9 +21,9 @@ from storage.record import (
 
 numbers = st.integers(0, 2**63 - 1)
 digests = st.binary(min_size=32, max_size=32)
-components = st.text(
-    st.characters(codec="utf-8", exclude_characters="/\0\n"), min_size=1, max_size=120
-).filter(lambda part: part not in (".", ".."))
+components = st.text(st.characters(codec="utf-8", exclude_characters="/\0\n"), min_size=1, max_size=120).filter(
+    lambda part: part not in (".", "..")
+)
 paths = st.lists(components, min_size=1, max_size=4).map("/".join)
 headers = st.builds(
     RecordHeader,
@@ -101,7 +101,4 @@ def test_the_vector_of_the_format_page_holds() -> None:
     head = encode_header(header, b"c" * 32)
     assert len(head) == 3584
     assert blake3(head).hexdigest() == "24267076730a5d84e8b320a0804a6d26df46cf0953e27768d25a2737dfa54b3a"
-    assert (
-        chain_after(bytes(32), header).hex()
-        == "baf3721d6bddfd500d5a98c26ee3ab787cd7f51a1af12496a392e3f50c476ae7"
-    )
+    assert chain_after(bytes(32), header).hex() == "baf3721d6bddfd500d5a98c26ee3ab787cd7f51a1af12496a392e3f50c476ae7"

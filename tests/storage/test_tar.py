@@ -92,9 +92,7 @@ def test_group_commit_reports_everything_durable_and_releases_staging(tmp_path: 
     area = StagingArea(disk, memory_instance_bytes=1 << 20, pool_bytes=4 << 20)
     log, _ = Log.open(disk, IDENTITY, host_rebooted=False, spares=0)
     durable: list[int] = []
-    writer = GroupCommit(
-        log, lambda point: durable.append(point.sequence), lambda error: pytest.fail(str(error))
-    )
+    writer = GroupCommit(log, lambda point: durable.append(point.sequence), lambda error: pytest.fail(str(error)))
     end = log.end
     staged: list[Staged] = []
     for size in (10, 5000, 3_000_000, 200):
