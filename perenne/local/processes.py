@@ -1,0 +1,114 @@
+"""Child processes that outlive whoever started them, and are ended by id, never by name."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class DidNotStart(Exception):
+    """A process ended, or did not come up in time; the text shows the end of its log."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on now. Another process may still take one before it is used."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot: with its pid it names exactly one process."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False
+
+
+@dataclass
+class Running:
+    """One process: `started` guards against a pid that was given to somebody else since."""
+
+    pid: int
+    started: int
+    log: Path
+
+    @property
+    def alive(self) -> bool:
+        return start_time(self.pid) == self.started and not is_zombie(self.pid)
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.alive:
+            os.kill(self.pid, number)
+
+    def reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):  # it may be the child of another process
+            os.waitpid(self.pid, os.WNOHANG)
+
+    def stop(self, seconds: float = 20.0) -> None:
+        """Ask to end, then insist."""
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+        deadline = time.monotonic() + seconds
+        while self.alive and time.monotonic() < deadline:
+            self.reap()
+            time.sleep(0.02)
+        self.kill()
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        while self.alive:
+            self.reap()
+            time.sleep(0.005)
+        self.reap()
+
+    def tail(self, lines: int = 15) -> str:
+        try:
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return "(no log)"
+
+
+def start(command: Sequence[str], log: Path, directory: Path) -> Running:
+    """Start a process in its own session, its output appended to `log`. Raises DidNotStart."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            list(command), stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=directory, start_new_session=True
+        )
+    pid = process.pid
+    process.returncode = 0  # it is not this object's to wait for: it may outlive us
+    started = start_time(pid)
+    if started is None:
+        raise DidNotStart(f"{command[0]} ended at once; see {log}")
+    return Running(pid, started, log)
+
+
+def wait_until(condition: Callable[[], bool], running: Sequence[Running], what: str, seconds: float = 60.0) -> None:
+    """Wait for `condition`; give up as soon as one of `running` ended. Raises DidNotStart."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        for process in running:
+            process.reap()
+            if not process.alive:
+                raise DidNotStart(f"while waiting until {what}, a process ended:\n{process.tail()}")
+        if time.monotonic() > deadline:
+            tails = "\n".join(f"--- {process.log}\n{process.tail()}" for process in running)
+            raise DidNotStart(f"waited {seconds:.0f} s in vain until {what}\n{tails}")
+        time.sleep(0.03)

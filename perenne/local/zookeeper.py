@@ -1,0 +1,83 @@
+"""A real ZooKeeper server, or an ensemble, from Debian's jar: on loopback, in a directory of its own."""
+
+import shutil
+import socket
+from pathlib import Path
+from typing import Final
+
+from perenne.local.processes import DidNotStart, Running, free_ports, start
+
+JARS: Final = ("/usr/share/java/zookeeper.jar", "/usr/share/java/slf4j-simple.jar")
+
+
+def command(config: Path) -> list[str]:
+    """Raises DidNotStart when Java or the jar is missing."""
+    java = shutil.which("java")
+    if java is None or not Path(JARS[0]).exists():
+        raise DidNotStart("ZooKeeper needs openjdk-17-jre-headless and libzookeeper-java: run script/setup")
+    return [
+        java,
+        "-Xmx96m",
+        "-XX:+UseSerialGC",
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        "-cp",
+        ":".join(JARS),
+        "org.apache.zookeeper.server.quorum.QuorumPeerMain",
+        str(config),
+    ]
+
+
+def configure(directory: Path, port: int, *, servers: tuple[str, ...] = (), number: int = 0) -> Path:
+    """Write zoo.cfg; `servers` are the lines `host:peer:election` of an ensemble, `number` is this one's, from 1."""
+    data = directory / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "tickTime=200",
+        "initLimit=50",
+        "syncLimit=20",
+        "minSessionTimeout=400",
+        "maxSessionTimeout=60000",
+        f"dataDir={data}",
+        "clientPortAddress=127.0.0.1",
+        f"clientPort={port}",
+        "admin.enableServer=false",
+        "4lw.commands.whitelist=srvr,ruok",
+        "autopurge.purgeInterval=1",
+    ]
+    lines += [f"server.{n}={server}" for n, server in enumerate(servers, 1)]
+    if number:
+        (data / "myid").write_text(f"{number}\n")
+    config = directory / "zoo.cfg"
+    config.write_text("\n".join(lines) + "\n")
+    return config
+
+
+def serves(port: int) -> bool:
+    """Whether the server answers, with a quorum behind it."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(b"srvr")
+            answer = b""
+            while piece := connection.recv(4096):
+                answer += piece
+    except OSError:
+        return False
+    return b"Mode:" in answer
+
+
+def start_server(directory: Path, port: int) -> Running:
+    """Start a single server; wait for it with `serves`."""
+    return start(command(configure(directory, port)), directory / "zookeeper.log", directory)
+
+
+def start_ensemble(directory: Path, size: int = 3) -> tuple[list[Running], list[int]]:
+    """Start `size` servers that know each other; return them and their client ports."""
+    ports = free_ports(size * 3)
+    clients = ports[:size]
+    servers = tuple(f"127.0.0.1:{ports[size + n]}:{ports[2 * size + n]}" for n in range(size))
+    running: list[Running] = []
+    for number, port in enumerate(clients, 1):
+        own = directory / f"server-{number}"
+        config = configure(own, port, servers=servers, number=number)
+        running.append(start(command(config), own / "zookeeper.log", own))
+    return running, clients
