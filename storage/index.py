@@ -1,0 +1,194 @@
+"""The index: which instances the log holds, in SQLite. Derived from committed records, disposable, rebuilt at will.
+
+It stores the point that it reflects in the same transaction as what it says, so it is never ahead of the log and
+never half a batch behind itself.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from storage.dataset import Attributes
+from storage.disk import Disk
+from storage.position import GENESIS, LogPoint, LogPosition
+
+FILE: Final = "index.sqlite"
+_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE facts (version INTEGER, epoch INTEGER, sequence INTEGER, chain BLOB);
+CREATE TABLE instance (
+    sequence INTEGER PRIMARY KEY, sop_instance_uid TEXT NOT NULL, dataset BLOB NOT NULL, digest BLOB NOT NULL,
+    size INTEGER NOT NULL, transfer_syntax_uid TEXT NOT NULL, sop_class_uid TEXT NOT NULL,
+    study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL, instance_number TEXT NOT NULL
+);
+CREATE INDEX instance_uid ON instance (sop_instance_uid);
+CREATE INDEX instance_series ON instance (series_instance_uid);
+CREATE TABLE series (series_instance_uid TEXT PRIMARY KEY, study_instance_uid TEXT NOT NULL, modality TEXT NOT NULL,
+    series_number TEXT NOT NULL, series_description TEXT NOT NULL);
+CREATE INDEX series_study ON series (study_instance_uid);
+CREATE TABLE study (study_instance_uid TEXT PRIMARY KEY, patient_id TEXT NOT NULL, patient_name TEXT NOT NULL,
+    study_date TEXT NOT NULL, study_time TEXT NOT NULL, accession_number TEXT NOT NULL,
+    study_description TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedRecord:
+    """One committed instance, and what its header says."""
+
+    sequence: int
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    dataset: bytes
+    digest: bytes
+    size: int
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLocation:
+    """One version of an instance. study and series are empty where the data set names none."""
+
+    sequence: int
+    dataset: bytes
+    digest: bytes
+    transfer_syntax_uid: str
+    size: int
+    study_instance_uid: str
+    series_instance_uid: str
+
+
+class Index:
+    """One connection behind a lock: every call is short, and any thread may make it."""
+
+    def __init__(self, connection: sqlite3.Connection, moved_aside: str | None) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self.moved_aside = moved_aside
+        """Where a damaged index was put, when there was one."""
+        self._applied = self._read_applied()
+
+    @classmethod
+    def open(cls, disk: Disk) -> "Index":
+        """Open, or begin anew; a file that is damaged or of another version is moved aside and rebuilt from the log."""
+        path = disk.path(FILE)
+        if path is None:
+            return cls(_connect(Path(":memory:")), None)
+        moved: str | None = None
+        try:
+            connection = _connect(path)
+        except sqlite3.DatabaseError:
+            moved = f"{FILE}.damaged"
+            for suffix in ("", "-wal", "-shm"):
+                if disk.exists(FILE + suffix):
+                    disk.rename(FILE + suffix, moved + suffix)
+            connection = _connect(path)
+        return cls(connection, moved)
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    @property
+    def applied(self) -> LogPoint:
+        """The last committed record that the index reflects."""
+        return self._applied
+
+    def _read_applied(self) -> LogPoint:
+        row = self._connection.execute("SELECT epoch, sequence, chain FROM facts").fetchone()
+        return LogPoint(LogPosition(row[0], row[1]), bytes(row[2]))
+
+    def apply(self, batch: Iterable[IndexedRecord], upto: LogPoint) -> None:
+        """Add instances and move `applied`, in one transaction."""
+        records = list(batch)
+        with self._lock, self._connection:
+            run = self._connection.executemany
+            run("INSERT OR REPLACE INTO instance VALUES (?,?,?,?,?,?,?,?,?,?)", [_instance(r) for r in records])
+            run("INSERT OR IGNORE INTO series VALUES (?,?,?,?,?)", [_series(r.attributes) for r in records])
+            run("INSERT OR IGNORE INTO study VALUES (?,?,?,?,?,?,?)", [_study(r.attributes) for r in records])
+            self._move(upto)
+
+    def _move(self, upto: LogPoint) -> None:
+        self._connection.execute(
+            "UPDATE facts SET epoch = ?, sequence = ?, chain = ?", (upto.epoch, upto.sequence, upto.chain)
+        )
+        self._applied = upto
+
+    def clear(self) -> None:
+        """Forget everything: the index does not belong to this log, or is to be rebuilt."""
+        with self._lock, self._connection:
+            for table in ("instance", "series", "study"):
+                self._connection.execute(f"DELETE FROM {table}")
+            self._move(GENESIS)
+
+    def find(self, sop_instance_uid: str) -> tuple[InstanceLocation, ...]:
+        """Every version of an instance, oldest first."""
+        rows = self._rows(
+            "SELECT sequence, dataset, digest, transfer_syntax_uid, size, study_instance_uid, series_instance_uid"
+            " FROM instance WHERE sop_instance_uid = ? ORDER BY sequence",
+            sop_instance_uid,
+        )
+        return tuple(InstanceLocation(r[0], bytes(r[1]), bytes(r[2]), *r[3:]) for r in rows)
+
+    def count_instances(self) -> int:
+        return int(self._rows("SELECT COUNT(*) FROM instance")[0][0])
+
+    def conflicts(self, limit: int = 1000) -> tuple[str, ...]:
+        """SOP Instance UIDs that are held with more than one data set."""
+        rows = self._rows(
+            "SELECT sop_instance_uid FROM instance GROUP BY sop_instance_uid"
+            " HAVING COUNT(DISTINCT dataset) > 1 ORDER BY 1 LIMIT ?",
+            limit,
+        )
+        return tuple(str(row[0]) for row in rows)
+
+    def everything(self) -> list[tuple[object, ...]]:
+        """All rows in a fixed order: two indexes of one log are equal by this."""
+        found: list[tuple[object, ...]] = []
+        for table in ("instance", "series", "study"):
+            found += self._rows(f"SELECT * FROM {table} ORDER BY 1")
+        return found
+
+    def _rows(self, query: str, *values: object) -> Sequence[Any]:
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False, isolation_level="DEFERRED")
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        # A crash may lose the newest transactions, not consistency; the log brings them back.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        tables = connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'facts'").fetchone()[0]
+        if not tables:
+            with connection:
+                for statement in _SCHEMA.split(";"):
+                    connection.execute(statement)
+                connection.execute("INSERT INTO facts VALUES (?,?,?,?)", (_VERSION, 0, 0, GENESIS.chain))
+        if connection.execute("SELECT version FROM facts").fetchone() != (_VERSION,):
+            raise sqlite3.DatabaseError("written by another version")
+        if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("damaged")
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
+    return connection
+
+
+def _instance(r: IndexedRecord) -> tuple[object, ...]:
+    a = r.attributes
+    uids = (r.transfer_syntax_uid, a.sop_class_uid, a.study_instance_uid, a.series_instance_uid, a.instance_number)
+    return (r.sequence, r.sop_instance_uid, r.dataset, r.digest, r.size, *uids)
+
+
+def _series(a: Attributes) -> tuple[object, ...]:
+    return a.series_instance_uid, a.study_instance_uid, a.modality, a.series_number, a.series_description
+
+
+def _study(a: Attributes) -> tuple[object, ...]:
+    dates = (a.study_date, a.study_time)
+    return a.study_instance_uid, a.patient_id, a.patient_name, *dates, a.accession_number, a.study_description

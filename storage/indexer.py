@@ -1,0 +1,72 @@
+"""Keeps the index at the committed position by reading the log; called in a thread, never on the write path."""
+
+import logging
+from typing import Final
+
+from storage.dataset import Attributes, FileMeta, NeedMore, UnreadableDataSet, read_meta, scan
+from storage.errors import RecordCorrupt
+from storage.index import Index, IndexedRecord
+from storage.log import Log
+from storage.position import LogPoint, RecordKind
+
+_LOG: Final = logging.getLogger("perenne.index")
+BATCH: Final = 512
+_HEADS: Final = (32 * 1024, 1024 * 1024, 16 * 1024 * 1024)
+
+
+class Indexer:
+    """Follows the log's committed prefix."""
+
+    def __init__(self, log: Log, index: Index) -> None:
+        self._log = log
+        self._index = index
+
+    def advance(self, upto: LogPoint) -> int:
+        """Index every committed record up to `upto`; return how many instances were added.
+
+        An index of another branch, or of a log that was cut, is rebuilt from the start.
+        """
+        applied = self._index.applied
+        if self._log.point_at(applied.sequence) != applied:
+            _LOG.warning("the index does not belong to this log: rebuilding", extra={"applied": applied.sequence})
+            self._index.clear()
+            applied = self._index.applied
+        added, first = 0, applied.sequence + 1
+        while first <= upto.sequence:
+            last = min(upto.sequence, first + BATCH - 1)
+            batch = [record for sequence in range(first, last + 1) if (record := self._record(sequence)) is not None]
+            point = self._log.point_at(last)
+            if point is None:
+                return added
+            self._index.apply(batch, point)
+            added += len(batch)
+            first = last + 1
+        return added
+
+    def _record(self, sequence: int) -> IndexedRecord | None:
+        """What is to be indexed of one record; None when it is no instance, or damaged until it is repaired."""
+        try:
+            header, head = self._log.read_head(sequence, _HEADS[0])
+            if header.kind is not RecordKind.INSTANCE:
+                return None
+            meta = read_meta(head)
+            attributes = self._attributes(sequence, meta, head, header.size)
+        except RecordCorrupt as error:
+            _LOG.error("a record is damaged and not indexed", extra={"sequence": sequence, "reason": str(error)})
+            return None
+        except UnreadableDataSet:
+            return None
+        uid = meta.sop_instance_uid or attributes.sop_instance_uid
+        sizes = (header.dataset, header.digest, header.size)
+        return IndexedRecord(sequence, uid, meta.transfer_syntax_uid, *sizes, attributes)
+
+    def _attributes(self, sequence: int, meta: FileMeta, head: bytes, size: int) -> Attributes:
+        """Read as much of the head as the scanner asks for; what it cannot read is indexed by its File Meta alone."""
+        for more in _HEADS[1:]:
+            try:
+                return scan(head[meta.meta_length :], meta.transfer_syntax_uid, complete=len(head) >= size)
+            except NeedMore:
+                _, head = self._log.read_head(sequence, more)
+            except UnreadableDataSet:
+                break
+        return Attributes(sop_class_uid=meta.sop_class_uid, sop_instance_uid=meta.sop_instance_uid)
