@@ -1,0 +1,188 @@
+"""Feeding followers: the log as a stream over each link, pulled as fast as the link and the follower take it."""
+
+import asyncio
+import logging
+import mmap
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Final
+
+from replication.core.values import Identity
+from replication.messages import Append, Fetched, FetchEnd, Segment, to_point, to_record
+from replication.peers import PeerNetwork
+from replication.recent import Recent, RecentRecord
+from storage.disk import Disk
+from storage.errors import StorageError
+from storage.log import Log
+from storage.position import LogPoint
+from storage.reader import BytesPayload, Payload
+from storage.staging import Staged
+
+_LOG: Final = logging.getLogger("perenne.feeder")
+WINDOW_BYTES: Final = 64 * 1024 * 1024
+"""What may be sent and not yet confirmed, per follower; one record may always be."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    peer: Identity
+    epoch: int
+    sent: LogPoint
+    live_from: int
+    outstanding: deque[tuple[int, int]] = field(default_factory=deque[tuple[int, int]])
+    bytes: int = 0
+    reading: bool = False
+    alone: int = 0
+    """A whole segment is under way up to this sequence: nothing follows before it is confirmed."""
+
+
+class Feeder:
+    """All streams that this node feeds as leader.
+
+    end(): the last record handed to the log. committed(): the commit point. in_sync(peer): whether it is in the set.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        disk: Disk,
+        recent: Recent,
+        network: PeerNetwork,
+        readers: Executor,
+        *,
+        end: Callable[[], int],
+        committed: Callable[[], LogPoint],
+        in_sync: Callable[[Identity], bool],
+    ) -> None:
+        self._log = log
+        self._disk = disk
+        self._recent = recent
+        self._network = network
+        self._readers = readers
+        self._end = end
+        self._committed = committed
+        self._in_sync = in_sync
+        self._streams: dict[int, _Stream] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, link: int, peer: Identity, epoch: int, after: LogPoint) -> None:
+        self._streams[link] = _Stream(peer, epoch, after, self._end())
+        self.pump(link)
+
+    def stop(self, link: int) -> None:
+        self._streams.pop(link, None)
+
+    def confirmed(self, link: int, sequence: int) -> None:
+        """The follower has everything up to `sequence`: the window moves."""
+        stream = self._streams.get(link)
+        if stream is None:
+            return
+        while stream.outstanding and stream.outstanding[0][0] <= sequence:
+            stream.bytes -= stream.outstanding.popleft()[1]
+        if sequence >= stream.alone:
+            stream.alone = 0
+        self.pump(link)
+
+    def pump_all(self) -> None:
+        for link in list(self._streams):
+            self.pump(link)
+
+    def pump(self, link: int) -> None:
+        """Send what may be sent now."""
+        stream = self._streams.get(link)
+        while stream is not None and not stream.reading and not stream.alone:
+            following = stream.sent.sequence + 1
+            full = stream.outstanding and stream.bytes >= WINDOW_BYTES
+            if following > self._end() or full or self._network.congested(link):
+                return
+            record = self._recent.get(following)
+            if record is not None and record.payload is not None:
+                self._send(link, stream, record)
+            else:
+                stream.reading = True
+                task = asyncio.get_running_loop().create_task(self._read_and_send(link, stream, following))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def _send(self, link: int, stream: _Stream, record: RecentRecord) -> None:
+        sequence = record.header.position.sequence
+        # A follower that offered the record holds its bytes until it is answered, which waits for its own confirmation.
+        own = record.origin is not None and record.origin[0] == stream.peer and self._in_sync(stream.peer)
+        ticket = record.origin[1] if own and record.origin is not None and sequence > stream.live_from else 0
+        message = Append(
+            stream.epoch,
+            to_point(stream.sent),
+            to_point(self._committed()),
+            to_record(record.header, record.chain),
+            ticket,
+        )
+        if ticket:
+            self._network.send(link, message)
+        else:
+            self._network.send(link, message, _sendable(record.payload))
+        self._sent(stream, record.point, record.header.size)
+
+    def _sent(self, stream: _Stream, point: LogPoint, size: int) -> None:
+        stream.sent = point
+        stream.outstanding.append((point.sequence, size))
+        stream.bytes += size
+
+    async def _read_and_send(self, link: int, stream: _Stream, sequence: int) -> None:
+        """Records that are no longer in memory come from the log; sealed segments go as a whole."""
+        loop = asyncio.get_running_loop()
+        try:
+            segment = next((s for s in self._log.segments() if s.first == sequence and s.sealed), None)
+            last = segment.last if segment is not None else None
+            if segment is not None and last is not None and last <= self._committed().sequence:
+                end = self._log.point_at(last)
+                content = await loop.run_in_executor(self._readers, self._map, segment.name)
+                if end is not None and content is not None and self._streams.get(link) is stream:
+                    committed = to_point(self._committed())
+                    message = Segment(stream.epoch, to_point(stream.sent), to_point(end), committed)
+                    self._network.send(link, message, [content])
+                    stream.alone = last
+                    self._sent(stream, end, len(content))
+                    return
+            stored = await loop.run_in_executor(self._readers, self._log.read, sequence)
+            if self._streams.get(link) is stream:
+                self._send(link, stream, RecentRecord(stored.header, stored.chain, _whole(stored.payload), "", ""))
+        except StorageError as error:
+            _LOG.error("a record cannot be read for a follower", extra={"sequence": sequence, "reason": str(error)})
+            self.stop(link)
+        finally:
+            stream.reading = False
+        self.pump(link)
+
+    def _map(self, name: str) -> memoryview | None:
+        path = self._disk.path(name)
+        if path is None:
+            return None
+        with path.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    async def send_tail(self, link: int, nonce: int, after: LogPoint, last: int) -> None:
+        """Answer a candidate that lacks the end of this log."""
+        loop = asyncio.get_running_loop()
+        previous, reason = after, ""
+        try:
+            for sequence in range(after.sequence + 1, last + 1):
+                stored = await loop.run_in_executor(self._readers, self._log.read, sequence)
+                record = to_record(stored.header, stored.chain)
+                payload = _sendable(_whole(stored.payload))
+                self._network.send(link, Fetched(nonce, to_point(previous), record), payload)
+                previous = LogPoint(stored.header.position, stored.chain)
+        except StorageError as error:
+            reason = str(error)
+        self._network.send(link, FetchEnd(nonce, reason))
+
+
+def _whole(payload: Payload) -> Staged | BytesPayload:
+    return BytesPayload(b"".join(payload.parts()))
+
+
+def _sendable(payload: Staged | BytesPayload | None) -> Staged | list[bytes | memoryview]:
+    if isinstance(payload, Staged):
+        return payload
+    return list(payload.parts()) if payload is not None else []

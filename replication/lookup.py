@@ -1,0 +1,141 @@
+"""Finding an instance: here, or at the leader. "Absent" is said by an active leader only; else nobody can tell now."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from replication.api import InstanceAbsent, InstanceBytes, InstanceUnavailable
+from replication.core.values import Phase
+from replication.incoming import Payload
+from replication.messages import Lookup, LookupAnswer
+from storage.errors import StorageError
+from storage.position import RecordKind
+from storage.reader import Payload as StoredPayload
+from storage.staging import Staged
+
+if TYPE_CHECKING:
+    from replication.replicator import Replicator
+
+TIMEOUT_S: Final = 10.0
+
+
+class StoredInstance:
+    """A Part 10 file from this node's log; its digest was checked when it was read."""
+
+    def __init__(self, payload: StoredPayload) -> None:
+        self._payload = payload
+        self.size = payload.size
+
+    def parts(self) -> Iterator[memoryview]:
+        return self._payload.parts()
+
+
+class FetchedInstance:
+    """A Part 10 file from another node; its digest was checked when it arrived."""
+
+    def __init__(self, staged: Staged) -> None:
+        self._staged = staged
+        self.size = staged.size
+
+    def parts(self) -> Iterator[memoryview]:
+        yield from self._staged.parts()
+
+    def __del__(self) -> None:
+        self._staged.release()
+
+
+class Lookups:
+    """Questions under way, ours and those of others."""
+
+    def __init__(self, replicator: "Replicator") -> None:
+        self._replicator = replicator
+        self._nonces = itertools.count(1)
+        self._asked: dict[int, tuple[int, asyncio.Future[tuple[LookupAnswer, Payload]]]] = {}
+
+    async def read(self, uid: str) -> InstanceBytes:
+        """Return the current version of an instance. Raises InstanceAbsent, InstanceUnavailable."""
+        local = await self._here(uid)
+        if local is not None:
+            return local
+        if self._may_say_absent():
+            raise InstanceAbsent(uid)
+        return await self._ask_leader(uid)
+
+    def sequence(self, uid: str) -> int | None:
+        """The committed record that is current under a UID, as far as this node knows."""
+        replicator = self._replicator
+        committed = replicator.core.situation.committed.sequence
+        known = [version.sequence for version in replicator.recent.versions(uid) if version.sequence <= committed]
+        newest = replicator.settings.core.conflict_policy.value == "newest"
+        return (known[-1] if newest else known[0]) if known else None
+
+    async def _here(self, uid: str) -> StoredInstance | None:
+        replicator = self._replicator
+        sequence = self.sequence(uid)
+        if sequence is None:
+            return None
+        try:
+            loop = asyncio.get_running_loop()
+            stored = await loop.run_in_executor(replicator.readers, replicator.log.read, sequence)
+        except StorageError:
+            return None  # damaged here: another replica has it
+        return StoredInstance(stored.payload) if stored.header.kind is RecordKind.INSTANCE else None
+
+    def _may_say_absent(self) -> bool:
+        """An active leader that heard from coordination lately knows every committed record."""
+        replicator = self._replicator
+        leadership = replicator.core.leadership
+        age_ms = time.monotonic() * 1000 - replicator.coordinator.fresh_since_ms
+        fresh = age_ms < replicator.settings.core.session_timeout_ms
+        return leadership is not None and leadership.phase is Phase.ACTIVE and fresh
+
+    async def _ask_leader(self, uid: str) -> InstanceBytes:
+        replicator = self._replicator
+        leader = replicator.core.leader
+        link = replicator.core.situation.link_to(leader) if leader else None
+        if link is None:
+            raise InstanceUnavailable("no leader can be asked now")
+        nonce = next(self._nonces)
+        future: asyncio.Future[tuple[LookupAnswer, Payload]] = asyncio.get_running_loop().create_future()
+        self._asked[nonce] = (link.number, future)
+        try:
+            replicator.network.send(link.number, Lookup(nonce, uid, send_bytes=True))
+            async with asyncio.timeout(TIMEOUT_S):
+                answer, payload = await future
+        except TimeoutError as error:
+            raise InstanceUnavailable("the leader does not answer") from error
+        finally:
+            del self._asked[nonce]
+        if answer.outcome == "absent":
+            raise InstanceAbsent(uid)
+        if not isinstance(payload, Staged):
+            raise InstanceUnavailable("the leader cannot tell now")
+        return FetchedInstance(payload)
+
+    def answered(self, message: LookupAnswer, payload: Payload) -> None:
+        asked = self._asked.get(message.nonce)
+        if asked is not None and not asked[1].done():
+            asked[1].set_result((message, payload))
+        elif isinstance(payload, Staged):
+            payload.release()
+
+    def link_down(self, link: int) -> None:
+        for asked, future in self._asked.values():
+            if asked == link and not future.done():
+                future.set_exception(InstanceUnavailable("the leader was lost"))
+
+    async def answer(self, link: int, message: Lookup) -> None:
+        """Another node asks."""
+        uid = message.sop_instance_uid
+        found = await self._here(uid)
+        if found is None:
+            outcome = "absent" if self._may_say_absent() and self.sequence(uid) is None else "unknown"
+            self._replicator.network.send(link, LookupAnswer(message.nonce, outcome, b"", 0))
+            return
+        sequence = self.sequence(uid)
+        entry = self._replicator.log.entry(sequence) if sequence is not None else None
+        digest = entry.digest if entry is not None else b""
+        parts = list(found.parts()) if message.send_bytes else []
+        self._replicator.network.send(link, LookupAnswer(message.nonce, "present", digest, 0), parts)

@@ -1,0 +1,112 @@
+"""Records that were just appended: their bytes for the followers, their identifiers until the index knows them."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from replication.core.ports import KnownVersion
+from replication.core.values import Identity
+from storage.index import Index
+from storage.position import LogPoint, RecordHeader
+from storage.reader import BytesPayload
+from storage.staging import Staged
+
+
+@dataclass(slots=True)
+class RecentRecord:
+    """payload: None once its bytes were let go; they are in the log.
+
+    origin: the process that offered it and its ticket there.
+    """
+
+    header: RecordHeader
+    chain: bytes
+    payload: Staged | BytesPayload | None
+    uid: str
+    transfer_syntax_uid: str
+    origin: tuple[Identity, int] | None = None
+
+    @property
+    def point(self) -> LogPoint:
+        return LogPoint(self.header.position, self.chain)
+
+
+class Recent:
+    """Consecutive records at the end of the log. Also the core's catalogue: the index, and what it does not know yet.
+
+    let_go(staged): gives a reference back; removing a file takes time, so that is the caller's business.
+    """
+
+    def __init__(self, index: Index, let_go: Callable[[Staged], None], *, budget_bytes: int) -> None:
+        self._index = index
+        self._let_go = let_go
+        self._budget = budget_bytes
+        self._records: OrderedDict[int, RecentRecord] = OrderedDict()
+        self._by_uid: dict[str, list[int]] = {}
+        self._held: OrderedDict[int, int] = OrderedDict()
+        self._held_bytes = 0
+
+    def add(self, record: RecentRecord) -> None:
+        """Take a record in, with one reference of its payload."""
+        sequence = record.header.position.sequence
+        self._records[sequence] = record
+        if record.uid:
+            self._by_uid.setdefault(record.uid, []).append(sequence)
+        self._held[sequence] = record.header.size
+        self._held_bytes += record.header.size
+
+    def get(self, sequence: int) -> RecentRecord | None:
+        return self._records.get(sequence)
+
+    def release_upto(self, durable: int, committed: int) -> None:
+        """Let bytes go that are committed; beyond the budget also those that are merely durable here."""
+        while self._held:
+            sequence = next(iter(self._held))
+            if sequence > durable or (sequence > committed and self._held_bytes <= self._budget):
+                break
+            self._release(sequence)
+
+    def _release(self, sequence: int) -> None:
+        self._held_bytes -= self._held.pop(sequence)
+        record = self._records[sequence]
+        payload, record.payload = record.payload, None
+        if isinstance(payload, Staged):
+            self._let_go(payload)
+
+    def indexed_upto(self, sequence: int) -> None:
+        """The index knows these now."""
+        while self._records:
+            known = next(iter(self._records))
+            if known > sequence or known in self._held:
+                break
+            self._forget(known)
+
+    def cut_after(self, sequence: int) -> None:
+        """The log was truncated."""
+        for known in [k for k in self._records if k > sequence]:
+            if known in self._held:
+                self._release(known)
+            self._forget(known)
+
+    def _forget(self, sequence: int) -> None:
+        record = self._records.pop(sequence)
+        left = [known for known in self._by_uid.get(record.uid, ()) if known != sequence]
+        if left:
+            self._by_uid[record.uid] = left
+        else:
+            self._by_uid.pop(record.uid, None)
+
+    def versions(self, sop_instance_uid: str) -> Sequence[KnownVersion]:
+        """Everything held of one instance, oldest first."""
+        found = {
+            location.sequence: KnownVersion(location.sequence, location.dataset, location.transfer_syntax_uid)
+            for location in self._index.find(sop_instance_uid)
+        }
+        for sequence in self._by_uid.get(sop_instance_uid, ()):
+            record = self._records[sequence]
+            found[sequence] = KnownVersion(sequence, record.header.dataset, record.transfer_syntax_uid)
+        return [found[sequence] for sequence in sorted(found)]
+
+    def newest_first(self, sop_instance_uid: str) -> list[int]:
+        """Sequences of an instance that the index may not know yet."""
+        return sorted(self._by_uid.get(sop_instance_uid, ()), reverse=True)

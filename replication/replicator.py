@@ -1,0 +1,601 @@
+"""The driver: feeds the core everything that happens and carries out what it decides. It decides nothing itself."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from replication.api import CommitOutcome, ConflictRefused, Draft, NotPromised
+from replication.coordination.port import ClusterRecord, Coordination, LiveNode, NodeRegistration, Operation
+from replication.coordinator import Coordinator
+from replication.core import effects as fx
+from replication.core import events as ev
+from replication.core.replica import Replica
+from replication.core.situation import Ports, Settings
+from replication.core.values import Identity, ReplicaId
+from replication.feeder import Feeder
+from replication.incoming import Payload
+from replication.lookup import Lookups
+from replication.messages import (
+    Append,
+    Confirmed,
+    Fetched,
+    Lookup,
+    LookupAnswer,
+    Message,
+    Propose,
+    ProposeResult,
+    Segment,
+    to_point,
+)
+from replication.peers import PeerNetwork
+from replication.recent import Recent, RecentRecord
+from replication.rejoin import saved_instances
+from storage.dataset import UnreadableDataSet, read_meta
+from storage.disk import Disk
+from storage.errors import StorageError, StorageFull
+from storage.index import Index
+from storage.indexer import Indexer
+from storage.log import BytesPayload, Log
+from storage.metadata import PromiseFile
+from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind
+from storage.record import instance_path, small_member
+from storage.staging import Staged, StagingArea
+from storage.writer import GroupCommit
+
+_LOG: Final = logging.getLogger("perenne.replicator")
+TICK_S: Final = 0.05
+RECENT_BYTES: Final = 128 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicatorSettings:
+    """What the driver needs beside the core's settings. Addresses are what other nodes and people use."""
+
+    core: Settings
+    cluster: ClusterRecord
+    acknowledge_timeout_ms: int
+    peer_host: str
+    peer_port: int
+    advertise_host: str
+    dicom_port: int
+    http_port: int
+    ae_title: str
+    version: str
+
+
+@dataclass(slots=True)
+class _Offer:
+    """An instance that waits for its verdict: from a sender here, or from another node over `link`."""
+
+    staged: Staged
+    draft: Draft
+    waiter: asyncio.Future[CommitOutcome] | None = None
+    link: int = 0
+    origin: Identity | None = None
+    ticket_there: int = 0
+
+
+class Replicator:
+    """One node's part in the cluster. Built by the node, driven by one event loop."""
+
+    def __init__(
+        self,
+        settings: ReplicatorSettings,
+        *,
+        disk: Disk,
+        log: Log,
+        promise: PromiseFile,
+        index: Index,
+        staging: StagingArea,
+        coordination: Coordination,
+        new_id: Callable[[], str],
+    ) -> None:
+        self.settings = settings
+        self.me = settings.core.identity
+        self.log = log
+        self.index = index
+        self.staging = staging
+        self._disk = disk
+        self._promise = promise
+        self._loop = asyncio.get_running_loop()
+        self._promises = ThreadPoolExecutor(1, "perenne-promise")
+        self._indexing = ThreadPoolExecutor(1, "perenne-index")
+        self.readers = ThreadPoolExecutor(2, "perenne-read")
+        self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES)
+        self.network = PeerNetwork(
+            self.me,
+            settings.cluster.cluster_id,
+            staging,
+            disk,
+            self,
+            host=settings.peer_host,
+            port=settings.peer_port,
+        )
+        ports = Ports(
+            catalogue=self.recent,
+            new_id=new_id,
+            epoch_record=_epoch_record,
+            received_bytes=self.network.received_bytes,
+        )
+        self.group = GroupCommit(log, self._hop_durable, self._hop_failed)
+        value = promise.value
+        self.core = Replica(settings.core, log, ports, promise=value.epoch, floor=value.floor, counter=value.counter)
+        self._feeder = Feeder(
+            log,
+            disk,
+            self.recent,
+            self.network,
+            self.readers,
+            end=lambda: self.core.situation.ledger.end.sequence,
+            committed=lambda: self.core.situation.told,
+            in_sync=self._is_in_sync,
+        )
+        self.coordinator = Coordinator(coordination, settings.cluster, self.me, self._describe, self)
+        self.lookups = Lookups(self)
+        self.live: Mapping[ReplicaId, LiveNode] = {}
+        self._events: deque[ev.Event] = deque()
+        self._stepping = False
+        self._tickets = itertools.count(1)
+        self._handles = itertools.count(1)
+        self._offers: dict[int, _Offer] = {}
+        self._staged: dict[int, Payload] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._index_to: LogPoint | None = None
+        self._index_busy = False
+        self._operation: Operation | None = None
+        self._handed_over = asyncio.Event()
+        self._closed = False
+        self.frozen: str | None = None
+        self.leader_changes = 0
+        self.counts = {"stored": 0, "duplicates": 0, "conflicts": 0, "stored_bytes": 0}
+        self.ticked_at = time.monotonic()
+
+    # Life
+
+    async def start(self) -> None:
+        """Listen for peers, connect to coordination, begin to tick. Raises OSError when the peer port is taken."""
+        await self.network.start()
+        await self.coordinator.start()
+        self.spawn(self._tick())
+        self._index(self.core.situation.committed)
+
+    async def hand_over(self, seconds: float) -> None:
+        """Give the lead away before the node stops; returns at once on a follower."""
+        self._handed_over.clear()
+        self.feed(ev.HandOverRequested(None, _now_us(), final=True))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._handed_over.wait()
+
+    async def close(self) -> None:
+        """End everything; what was not answered by now is answered "not promised"."""
+        self._closed = True
+        for task in list(self._tasks):
+            task.cancel()
+        await self.coordinator.close()
+        await self.network.close()
+        for offer in self._offers.values():
+            if offer.waiter is not None and not offer.waiter.done():
+                offer.waiter.set_exception(NotPromised("the node stops"))
+        await asyncio.to_thread(self.group.close)
+        for pool in (self._promises, self._indexing, self.readers):
+            await asyncio.to_thread(pool.shutdown)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the steps, and keep hold of it."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tick(self) -> None:
+        while True:
+            self.ticked_at = time.monotonic()
+            self.feed(ev.Tick())
+            await asyncio.sleep(TICK_S)
+
+    def _describe(self) -> tuple[NodeRegistration, LiveNode]:
+        settings, situation = self.settings, self.core.situation
+        live = LiveNode(
+            self.me,
+            settings.advertise_host,
+            self.network.port,
+            settings.dicom_port,
+            settings.http_port,
+            settings.ae_title,
+            settings.version,
+            situation.ledger.end,
+        )
+        return NodeRegistration(self.me.id, self.me.incarnation, situation.floor), live
+
+    # Steps
+
+    def feed(self, event: ev.Event) -> None:
+        """Hand an event to the core, after those that came before it, and carry out what follows."""
+        self._events.append(event)
+        if self._stepping:
+            return
+        self._stepping = True
+        try:
+            while self._events:
+                for effect in self.core.step(self._events.popleft(), _now_ms(), _now_us()):
+                    self._carry_out(effect)
+        finally:
+            self._stepping = False
+        self._feeder.pump_all()
+
+    def _carry_out(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.Send():
+                self.network.send(effect.link, effect.message)
+            case fx.AppendProposal():
+                self._append_offer(effect)
+            case fx.AppendStaged():
+                self._append_received(effect)
+            case fx.AppendOwn():
+                self._append(effect.header, effect.chain, BytesPayload(effect.payload), "", "", None)
+            case fx.Settle():
+                self._settle(effect)
+            case fx.Committed():
+                self._committed(effect.point)
+            case fx.RelayProposal():
+                self._relay(effect)
+            case fx.Persist():
+                self._persist(effect)
+            case fx.DropStaged():
+                self._drop(self._staged.pop(effect.handle, None))
+            case fx.StartSending():
+                peer = self.core.situation.links[effect.link].peer
+                self._feeder.start(effect.link, peer, effect.epoch, effect.after)
+            case fx.StopSending():
+                self._feeder.stop(effect.link)
+            case fx.SendTail():
+                self.spawn(self._feeder.send_tail(effect.link, effect.nonce, effect.after, effect.last))
+            case fx.CloseLink():
+                self.network.close_link(effect.link, effect.reason)
+            case fx.Truncate():
+                self.spawn(self._truncate(effect.point))
+            case fx.InstallSegment():
+                self.spawn(self._install(effect))
+            case fx.LeadershipChanged():
+                self.leader_changes += 1
+                who = effect.leader.id if effect.leader else None
+                _LOG.info("leadership", extra={"leader": who, "epoch": effect.epoch, "reason": effect.reason})
+            case fx.Frozen():
+                self.frozen = effect.reason
+                _LOG.critical("this node stopped writing: its log contradicts", extra={"reason": effect.reason})
+            case fx.HandOverDone():
+                self._hand_over_done(effect)
+            case _:
+                self.coordinator.carry_out(effect)
+
+    # The log
+
+    def _append(
+        self,
+        header: RecordHeader,
+        chain: bytes,
+        payload: Staged | BytesPayload,
+        uid: str,
+        syntax: str,
+        origin: tuple[Identity, int] | None,
+    ) -> None:
+        self.recent.add(RecentRecord(header, chain, payload, uid, syntax, origin))
+        self.group.submit(header, chain, payload)
+
+    def _append_offer(self, effect: fx.AppendProposal) -> None:
+        offer = self._offers[effect.ticket]
+        offer.staged.retain()
+        origin = (offer.origin, offer.ticket_there) if offer.origin is not None else None
+        draft = offer.draft
+        self._append(
+            effect.header, effect.chain, offer.staged, draft.sop_instance_uid, draft.transfer_syntax_uid, origin
+        )
+
+    def _append_received(self, effect: fx.AppendStaged) -> None:
+        staged = self._staged.pop(effect.handle)
+        assert isinstance(staged, Staged), "a record has a payload"
+        uid = syntax = ""
+        if effect.header.kind is RecordKind.INSTANCE:
+            with contextlib.suppress(UnreadableDataSet):
+                meta = read_meta(next(staged.parts(), memoryview(b"")))
+                uid, syntax = meta.sop_instance_uid, meta.transfer_syntax_uid
+        self._append(effect.header, effect.chain, staged, uid, syntax, None)
+
+    def _hop_durable(self, point: LogPoint) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._durable, point)
+
+    def _hop_failed(self, error: StorageError) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._failed, error)
+
+    def _durable(self, point: LogPoint) -> None:
+        if not self._closed:
+            self.feed(ev.LocalDurable(point))
+            self._release()
+
+    def _failed(self, error: StorageError) -> None:
+        _LOG.critical("the log cannot be written", extra={"reason": str(error)})
+        self.feed(ev.LocalFailed(str(error)))
+
+    def _release(self) -> None:
+        situation = self.core.situation
+        # A follower feeds nobody: what is durable need not stay in memory.
+        keep = situation.told.sequence if self.core.leadership is not None else situation.ledger.durable.sequence
+        self.recent.release_upto(situation.ledger.durable.sequence, keep)
+
+    def _let_go(self, staged: Staged) -> None:
+        if staged.in_memory:
+            staged.release()
+        else:
+            self.readers.submit(staged.release)  # removing its file syncs a directory
+
+    def _drop(self, payload: Payload) -> None:
+        if isinstance(payload, Staged):
+            self._let_go(payload)
+        elif isinstance(payload, str):
+            self.readers.submit(self._disk.remove, payload)
+
+    def _persist(self, effect: fx.Persist) -> None:
+        def store() -> int:
+            return self._promise.store(epoch=effect.promise, floor=effect.floor, counter=effect.counter).epoch
+
+        def stored(future: Future[int]) -> None:
+            error = future.exception()
+            event = ev.LocalFailed(str(error)) if error else ev.PromiseStored(future.result())
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._feed_open, event)
+
+        self._promises.submit(store).add_done_callback(stored)
+
+    def _feed_open(self, event: ev.Event) -> None:
+        if not self._closed:
+            self.feed(event)
+
+    async def _truncate(self, point: LogPoint) -> None:
+        names = await asyncio.wrap_future(self.group.call(lambda: self.log.truncate_after(point.sequence)))
+        _LOG.warning("records were moved to lost+found", extra={"records": len(names), "after": point.sequence})
+        self.recent.cut_after(point.sequence)
+        self.feed(ev.Truncated(point))
+        for draft in await asyncio.to_thread(saved_instances, self._disk, names, self.staging):
+            self.spawn(self._offer_again(draft))
+
+    async def _offer_again(self, draft: Draft) -> None:
+        """What was cut may have been stored nowhere else: it is offered anew, whatever its sender was told."""
+        with contextlib.suppress(NotPromised, ConflictRefused, StorageFull):
+            await self.commit(draft)
+
+    async def _install(self, effect: fx.InstallSegment) -> None:
+        name = self._staged.pop(effect.handle)
+        assert isinstance(name, str), "a segment lies in a file"
+        end: LogPoint | None = None
+        try:
+            end = await asyncio.wrap_future(self.group.call(lambda: self.log.install_segment(name)))
+        except StorageError as error:
+            _LOG.error("a segment was refused", extra={"reason": str(error)})
+            self._drop(name)
+        self.feed(ev.SegmentInstalled(end))
+
+    # Commit point and index
+
+    def _committed(self, point: LogPoint) -> None:
+        self._index(point)
+        self._release()
+
+    def _index(self, point: LogPoint) -> None:
+        self._index_to = point
+        if not self._index_busy and not self._closed:
+            self._index_busy = True
+            self.spawn(self._advance_index())
+
+    async def _advance_index(self) -> None:
+        indexer = Indexer(self.log, self.index)
+        try:
+            while (point := self._index_to) is not None:
+                self._index_to = None
+                await self._loop.run_in_executor(self._indexing, indexer.advance, point)
+                self.recent.indexed_upto(self.index.applied.sequence)
+        finally:
+            self._index_busy = False
+
+    # Offers
+
+    async def commit(self, draft: Draft) -> CommitOutcome:
+        """Offer an instance; return once it is committed. Takes over one reference of `draft.staged`.
+
+        Raises NotPromised, ConflictRefused, StorageFull.
+        """
+        if self._closed:
+            draft.staged.release()
+            raise NotPromised("the node stops")
+        waiter: asyncio.Future[CommitOutcome] = self._loop.create_future()
+        self._offer(_Offer(draft.staged, draft, waiter))
+        return await waiter
+
+    def _offer(self, offer: _Offer) -> None:
+        ticket = next(self._tickets)
+        self._offers[ticket] = offer
+        draft, staged = offer.draft, offer.staged
+        path = instance_path(draft.study_instance_uid, draft.series_instance_uid, draft.sop_instance_uid, None)
+        event = ev.Proposed(
+            ticket=ticket,
+            sop_instance_uid=draft.sop_instance_uid,
+            transfer_syntax_uid=draft.transfer_syntax_uid,
+            stem=path.removesuffix(".dcm"),
+            dataset=staged.dataset_digest,
+            digest=staged.digest,
+            size=staged.size,
+            time_us=_now_us(),
+            deadline_ms=_now_ms() + self.settings.acknowledge_timeout_ms,
+            relayed_from=offer.link or None,
+        )
+        self.feed(event)
+
+    def _relay(self, effect: fx.RelayProposal) -> None:
+        offer = self._offers[effect.ticket]
+        draft, staged = offer.draft, offer.staged
+        message = Propose(
+            effect.ticket,
+            draft.sop_class_uid,
+            draft.sop_instance_uid,
+            draft.study_instance_uid,
+            draft.series_instance_uid,
+            draft.transfer_syntax_uid,
+            staged.meta_length,
+            staged.dataset_digest,
+            staged.digest,
+        )
+        self.network.send(effect.link, message, staged)
+
+    def _settle(self, effect: fx.Settle) -> None:
+        offer = self._offers.pop(effect.ticket)
+        if effect.verdict in fx.COMMITTED:
+            self._count(effect.verdict, offer)
+        if offer.link:
+            committed = to_point(self.core.situation.told)
+            result = ProposeResult(offer.ticket_there, effect.verdict.value, effect.reason, committed)
+            self.network.send(offer.link, result)
+        elif offer.waiter is not None and not offer.waiter.done():
+            _answer(offer.waiter, effect)
+        self._let_go(offer.staged)
+
+    def _count(self, verdict: fx.Verdict, offer: _Offer) -> None:
+        name = {fx.Verdict.STORED: "stored", fx.Verdict.DUPLICATE: "duplicates"}.get(verdict, "conflicts")
+        if offer.waiter is not None:
+            self.counts[name] += 1
+            self.counts["stored_bytes"] += offer.staged.size
+
+    def refusal(self) -> str | None:
+        """Why a store would be refused right now, before its bytes are taken; None when it would be accepted."""
+        return "the node stops" if self._closed else self.core.refusal()
+
+    # Peers
+
+    def link_up(self, link: int, peer: Identity, dialled: bool) -> None:
+        _LOG.info("connected to a peer", extra={"peer": peer.id, "link": link, "dialled": dialled})
+        self.feed(ev.LinkUp(link, peer, dialled))
+
+    def link_down(self, link: int, reason: str) -> None:
+        _LOG.info("lost a peer", extra={"link": link, "reason": reason})
+        self._feeder.stop(link)
+        self.lookups.link_down(link)
+        if not self._closed:
+            self.feed(ev.LinkDown(link))
+
+    def writable(self, link: int) -> None:
+        self._feeder.pump(link)
+
+    def message(self, link: int, peer: Identity, message: Message, payload: Payload) -> None:
+        """Turn what came from a peer into an event."""
+        match message:
+            case Append():
+                self._record_came(link, peer, message, payload)
+            case Confirmed():
+                self.feed(ev.Received(link, peer, message))
+                self._feeder.confirmed(link, message.durable.sequence)
+            case Propose() if isinstance(payload, Staged):
+                self._propose_came(link, peer, message, payload)
+            case ProposeResult():
+                self.feed(ev.ProposalAnswered(link, message.ticket, message.outcome, message.reason))
+            case Fetched() if isinstance(payload, Staged):
+                record = message.record
+                handle = self._hold(payload)
+                previous = message.previous.log_point()
+                self.feed(ev.RecordFetched(peer, message.nonce, previous, record.header(), record.chain, handle))
+            case Segment() if isinstance(payload, str):
+                points = (message.previous.log_point(), message.end.log_point(), message.committed.log_point())
+                self.feed(ev.SegmentReceived(link, peer, message.epoch, *points, self._hold(payload)))
+            case Lookup():
+                self.spawn(self.lookups.answer(link, message))
+            case LookupAnswer():
+                self.lookups.answered(message, payload)
+            case _:
+                self._drop(payload)
+                self.feed(ev.Received(link, peer, message))
+
+    def _hold(self, payload: Payload) -> int:
+        handle = next(self._handles)
+        self._staged[handle] = payload
+        return handle
+
+    def _record_came(self, link: int, peer: Identity, message: Append, payload: Payload) -> None:
+        record = message.record
+        if message.proposal:
+            offer = self._offers.get(message.proposal)
+            if offer is None or offer.staged.digest != record.digest:
+                self.network.close_link(link, "the instance that was offered is gone: send it whole")
+                return
+            offer.staged.retain()
+            payload = offer.staged
+        if not isinstance(payload, Staged):
+            self.network.close_link(link, "a record came without its payload")
+            return
+        previous, committed = message.previous.log_point(), message.committed.log_point()
+        header, handle = record.header(), self._hold(payload)
+        self.feed(ev.RecordReceived(link, peer, message.epoch, previous, committed, header, record.chain, handle))
+
+    def _propose_came(self, link: int, peer: Identity, message: Propose, payload: Staged) -> None:
+        draft = Draft(
+            staged=payload,
+            sop_class_uid=message.sop_class_uid,
+            sop_instance_uid=message.sop_instance_uid,
+            study_instance_uid=message.study_instance_uid,
+            series_instance_uid=message.series_instance_uid,
+            transfer_syntax_uid=message.transfer_syntax_uid,
+        )
+        self._offer(_Offer(payload, draft, link=link, origin=peer, ticket_there=message.ticket))
+
+    def _is_in_sync(self, peer: Identity) -> bool:
+        leadership = self.core.leadership
+        return leadership is not None and peer.member in leadership.in_sync
+
+    # Coordination
+
+    def nodes(self, live: Mapping[ReplicaId, LiveNode]) -> None:
+        self.live = live
+        self.network.set_members({node.identity.id: (node.host, node.peer_port) for node in live.values()})
+
+    def operation(self, operation: Operation) -> None:
+        """An operator asked for something; the leader does it."""
+        if operation.verb != "switchover" or self._operation is not None or self.core.leadership is None:
+            return
+        self._operation = operation
+        to = operation.arguments.get("to")
+        self.feed(ev.HandOverRequested(ReplicaId(to) if to else None, _now_us(), final=False))
+
+    def _hand_over_done(self, effect: fx.HandOverDone) -> None:
+        self._handed_over.set()
+        operation, self._operation = self._operation, None
+        if operation is not None:
+            result = f"{effect.to} leads" if effect.to else f"failed: {effect.reason}"
+            self.coordinator.finish(operation, result)
+
+
+def _answer(waiter: asyncio.Future[CommitOutcome], effect: fx.Settle) -> None:
+    if effect.verdict in fx.COMMITTED:
+        waiter.set_result(CommitOutcome(effect.verdict.value))
+    elif effect.verdict is fx.Verdict.CONFLICT_REFUSED:
+        waiter.set_exception(ConflictRefused("other bytes are stored under this UID"))
+    elif effect.verdict is fx.Verdict.FULL:
+        waiter.set_exception(StorageFull(effect.reason))
+    else:
+        waiter.set_exception(NotPromised(effect.reason))
+
+
+def _epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:
+    return small_member(position, RecordKind.EPOCH, {"epoch": position.epoch}, time_us)
+
+
+def _now_ms() -> int:
+    return int(time.monotonic() * 1000)
+
+
+def _now_us() -> int:
+    return int(time.time() * 1_000_000)
