@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from replication.core.values import Identity, ReplicaId
 from replication.incoming import Incoming, Payload
@@ -63,8 +63,8 @@ class Connection(asyncio.Protocol):
     # asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports offer the methods without the class.
+        transport = self._transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None:

@@ -153,6 +153,7 @@ class Replicator:
         self._handed_over = asyncio.Event()
         self._closed = False
         self.frozen: str | None = None
+        self.lost_and_found = _count_saved(disk)
         self.leader_changes = 0
         self.counts = {"stored": 0, "duplicates": 0, "conflicts": 0, "stored_bytes": 0}
         self.ticked_at = time.monotonic()
@@ -362,6 +363,7 @@ class Replicator:
     async def _truncate(self, point: LogPoint) -> None:
         names = await asyncio.wrap_future(self.group.call(lambda: self.log.truncate_after(point.sequence)))
         _LOG.warning("records were moved to lost+found", extra={"records": len(names), "after": point.sequence})
+        self.lost_and_found += len(names)
         self.recent.cut_after(point.sequence)
         self.feed(ev.Truncated(point))
         for draft in await asyncio.to_thread(saved_instances, self._disk, names, self.staging):
@@ -587,6 +589,10 @@ def _answer(waiter: asyncio.Future[CommitOutcome], effect: fx.Settle) -> None:
         waiter.set_exception(StorageFull(effect.reason))
     else:
         waiter.set_exception(NotPromised(effect.reason))
+
+
+def _count_saved(disk: Disk) -> int:
+    return len(disk.list("lost+found")) if disk.exists("lost+found") else 0
 
 
 def _epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:

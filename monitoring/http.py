@@ -1,0 +1,136 @@
+"""The HTTP port of one node: metrics, health for load balancers, status for people, instances by UID."""
+
+import asyncio
+import contextlib
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Any, Final, Protocol
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from monitoring.metrics import CONTENT_TYPE
+from replication.api import InstanceAbsent, InstanceBytes, InstanceUnavailable
+
+_UID: Final = re.compile(r"[0-9.]{1,64}")
+
+
+class Watched(Protocol):
+    """What the port shows of its node."""
+
+    def metrics(self) -> bytes: ...
+
+    def why_not_live(self) -> str | None:
+        """Why the event loop or the data path does not turn; None when both do. ZooKeeper is no part of it."""
+        ...
+
+    def why_not_ready(self) -> str | None:
+        """Why a store would be refused now."""
+        ...
+
+    def is_leader(self) -> bool: ...
+
+    def status(self) -> dict[str, object]: ...
+
+    async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
+        """Raises InstanceAbsent, InstanceUnavailable."""
+        ...
+
+
+def application(node: Watched) -> Starlette:
+    """Every route answers GET and HEAD."""
+
+    def health(why_not: Callable[[], str | None]) -> Callable[[Request], Any]:
+        async def answer(_: Request) -> Response:
+            why = why_not()
+            return PlainTextResponse(f"{why or 'ok'}\n", status_code=503 if why else 200)
+
+        return answer
+
+    async def metrics(_: Request) -> Response:
+        return Response(node.metrics(), media_type=CONTENT_TYPE)
+
+    async def status(_: Request) -> Response:
+        return JSONResponse(node.status())
+
+    async def instance(request: Request) -> Response:
+        return await _instance(node, request.path_params["uid"])
+
+    routes = [
+        Route("/metrics", metrics),
+        Route("/livez", health(node.why_not_live)),
+        Route("/readyz", health(node.why_not_ready)),
+        Route("/leader", health(lambda: None if node.is_leader() else "this node does not lead")),
+        Route("/status", status),
+        Route("/instances/{uid}", instance),
+    ]
+    return Starlette(routes=routes)
+
+
+async def _instance(node: Watched, uid: str) -> Response:
+    if not _UID.fullmatch(uid):
+        return PlainTextResponse("a SOP Instance UID has digits and dots, at most 64\n", status_code=400)
+    try:
+        found = await node.read_instance(uid)
+    except InstanceAbsent:
+        return PlainTextResponse("there is no such instance\n", status_code=404)
+    except InstanceUnavailable as error:
+        return PlainTextResponse(f"{error}\n", status_code=503, headers={"Retry-After": "2"})
+
+    async def body() -> AsyncIterator[bytes]:
+        parts = found.parts()
+        while (part := await asyncio.to_thread(next, parts, None)) is not None:
+            yield bytes(part)
+
+    headers = {"Content-Length": str(found.size), "Cache-Control": "private, immutable, max-age=31536000"}
+    return StreamingResponse(body(), media_type="application/dicom", headers=headers)
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the node."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+class HttpServer:
+    """uvicorn in the node's own loop."""
+
+    def __init__(self, node: Watched, *, host: str, port: int) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._address = (host, port)
+        config = uvicorn.Config(
+            application(node),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=200,
+            timeout_keep_alive=20,
+            timeout_graceful_shutdown=2,
+        )
+        self._server = _Server(config)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Raises OSError when the port is taken."""
+        self._socket.bind(self._address)
+        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._socket]))
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    async def close(self) -> None:
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+        self._socket.close()

@@ -1,0 +1,144 @@
+"""Prometheus metrics of one node: counted as things happen, or read from a snapshot at scrape time.
+
+The only home of prometheus_client. Every series exists from the start, with base units (docs/observability.md).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from replication.api import ReplicatorStatistics, Role
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+_STATUSES: Final = ("0000", "A700", "A900", "C000", "0110", "0111")
+_REJECTIONS: Final = ("application_context", "calling_ae", "called_ae", "protocol_version", "draining", "limit")
+_CLOSES: Final = ("released", "peer-aborted", "protocol-error", "idle", "drained", "connection-lost")
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """Also the observer of the DICOM port."""
+
+    def __init__(self, snapshot: Callable[[], ReplicatorStatistics], *, version: str) -> None:
+        self.registry = registry = CollectorRegistry(auto_describe=False)
+        Gauge("perenne_build", "Version of this node", ["version"], registry=registry).labels(version).set(1)
+        self._opened = Counter("perenne_associations_opened", "Associations accepted", registry=registry)
+        self._rejected = Counter(
+            "perenne_associations_rejected", "Associations rejected", ["reason"], registry=registry
+        )
+        self._closed = Counter("perenne_associations_closed", "Associations ended", ["reason"], registry=registry)
+        self._open = Gauge("perenne_associations_open", "Associations open now", registry=registry)
+        self._echoes = Counter("perenne_echoes", "C-ECHO requests answered", registry=registry)
+        self._stores = Histogram(
+            "perenne_store_seconds",
+            "From the command set of a C-STORE to its answer",
+            ["status"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._bytes = Counter("perenne_store_received_bytes", "Data set bytes received", registry=registry)
+        for reason in _REJECTIONS:
+            self._rejected.labels(reason)
+        for reason in _CLOSES:
+            self._closed.labels(reason)
+        for status in _STATUSES:
+            self._stores.labels(status)
+        registry.register(_Snapshot(snapshot))
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)
+
+    # The DICOM port's observer
+
+    def association_opened(self, calling_ae: str) -> None:
+        self._opened.inc()
+        self._open.inc()
+
+    def association_rejected(self, reason: str) -> None:
+        self._rejected.labels(reason).inc()
+
+    def association_closed(self, reason: str, seconds: float) -> None:
+        self._closed.labels(reason).inc()
+        self._open.dec()
+
+    def stored(self, size: int, seconds: float, status: int) -> None:
+        self._stores.labels(f"{status:04X}").observe(seconds)
+        self._bytes.inc(size)
+
+    def echoed(self) -> None:
+        self._echoes.inc()
+
+
+class _Snapshot:
+    """Turns the replicator's snapshot into metrics at each scrape."""
+
+    def __init__(self, snapshot: Callable[[], ReplicatorStatistics]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        s = self._snapshot()
+        yield from _gauges(s)
+        yield from _counters(s)
+        yield from _lags(s)
+
+
+def _gauges(s: ReplicatorStatistics) -> Iterator[Metric]:
+    roles = GaugeMetricFamily("perenne_role", "1 for the role that this node has now", labels=["role"])
+    for role in Role:
+        roles.add_metric([role.value], float(s.role is role))
+    yield roles
+    plain: dict[str, tuple[str, float]] = {
+        "perenne_ready": ("1 when a C-STORE would be taken now", float(s.refusal is None)),
+        "perenne_frozen": ("1 when the log contradicts and this node stopped writing", float(s.frozen is not None)),
+        "perenne_epoch": ("Epoch of the cluster state as last read", s.epoch),
+        "perenne_promise_epoch": ("Highest epoch that this node has promised to serve", s.promise),
+        "perenne_in_sync_replicas": ("Members of the in-sync set", len(s.in_sync)),
+        "perenne_copies_required": ("Smallest set that may acknowledge", s.copies_required),
+        "perenne_log_end_sequence": ("Last record appended here", s.end.sequence),
+        "perenne_log_durable_sequence": ("Last record on stable storage here", s.durable.sequence),
+        "perenne_committed_sequence": ("Last record known to be committed and durable here", s.committed.sequence),
+        "perenne_uncommitted_records": ("Records that wait for their copies", s.uncommitted_records),
+        "perenne_uncommitted_bytes": ("Bytes that wait for their copies", s.uncommitted_bytes),
+        "perenne_oldest_uncommitted_seconds": ("Age of the oldest of them", s.oldest_uncommitted_seconds),
+        "perenne_under_replicated_records": (
+            "Records that a replica outside the in-sync set lacks",
+            s.under_replicated_records,
+        ),
+        "perenne_coordination_connected": ("1 with a ZooKeeper session", float(s.coordination_connected)),
+        "perenne_coordination_fresh_seconds": ("Age of the last answered request", s.coordination_fresh_seconds),
+        "perenne_data_path_seconds": ("Age of the last canary write that came back", s.data_path_seconds),
+        "perenne_damaged_records": ("Records that fail their digest here", s.damaged_records),
+        "perenne_lost_and_found_files": ("Files in lost+found", s.lost_and_found),
+    }
+    for name, (text, value) in plain.items():
+        yield GaugeMetricFamily(name, text, value=value)
+
+
+def _counters(s: ReplicatorStatistics) -> Iterator[Metric]:
+    plain: dict[str, tuple[str, float]] = {
+        "perenne_stored": ("Instances stored through this node", s.stored),
+        "perenne_duplicates": ("Instances that were stored already", s.duplicates),
+        "perenne_conflicts": ("Other bytes under a known SOP Instance UID", s.conflicts),
+        "perenne_stored_bytes": ("Bytes of instances committed through this node", s.stored_bytes),
+        "perenne_leader_changes": ("Changes of leader that this node saw", s.leader_changes),
+        "perenne_coordination_changes": ("Changes of the cluster state that this node made", s.coordination_changes),
+    }
+    for name, (text, value) in plain.items():
+        yield CounterMetricFamily(name, text, value=value)
+
+
+def _lags(s: ReplicatorStatistics) -> Iterator[Metric]:
+    records = GaugeMetricFamily("perenne_replica_lag_records", "Records a replica lacks", labels=["replica"])
+    seconds = GaugeMetricFamily("perenne_replica_lag_seconds", "Age of the oldest of them", labels=["replica"])
+    for lag in s.lags:
+        records.add_metric([lag.replica], lag.records)
+        seconds.add_metric([lag.replica], lag.seconds)
+    yield records
+    yield seconds

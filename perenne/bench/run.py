@@ -1,0 +1,7 @@
+"""Placeholder replaced below."""
+
+from collections.abc import Sequence
+
+
+def run(arguments: Sequence[str]) -> int:
+    raise NotImplementedError

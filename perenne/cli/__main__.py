@@ -1,0 +1,5 @@
+"""`python -m perenne.cli`."""
+
+from perenne.cli import main
+
+main()

@@ -1,0 +1,242 @@
+"""Start, find again and end a local cluster; `cluster.json` in its directory says where everything is."""
+
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from perenne.local import zookeeper
+from perenne.local.processes import DidNotStart, Running, free_ports, start, start_time, wait_until
+
+FILE: Final = "cluster.json"
+AE_TITLE: Final = "PERENNE"
+Say = Callable[[str], None]
+
+
+@dataclass
+class LocalNode:
+    """One node of a local cluster."""
+
+    id: str
+    directory: Path
+    dicom_port: int
+    http_port: int
+    peer_port: int
+    running: Running | None = None
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "node.toml"
+
+    @property
+    def data_dir(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def alive(self) -> bool:
+        return self.running is not None and self.running.alive
+
+    def get(self, path: str, timeout: float = 2.0) -> tuple[int, bytes]:
+        """HTTP GET; status 0 when nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=timeout) as answer:
+                return int(answer.status), answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+        except OSError:
+            return 0, b""
+
+    def ready(self) -> bool:
+        return self.get("/readyz")[0] == 200
+
+    def leads(self) -> bool:
+        return self.get("/leader")[0] == 200
+
+    def status(self) -> dict[str, Any]:
+        """Raises ValueError when the node does not answer."""
+        facts: dict[str, Any] = json.loads(self.get("/status")[1])
+        return facts
+
+
+class LocalCluster:
+    """A ZooKeeper server and nodes, in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+        self.nodes: list[LocalNode] = []
+        self.zookeeper: Running | None = None
+        self.zookeeper_port = 0
+        self.session_timeout_ms = 6000
+        self.extra = ""
+
+    # cluster.json
+
+    @classmethod
+    def load(cls, directory: Path) -> "LocalCluster":
+        """Read what an earlier start wrote; an empty cluster when there was none."""
+        cluster = cls(directory)
+        file = cluster.directory / FILE
+        if not file.exists():
+            return cluster
+        facts: dict[str, Any] = json.loads(file.read_text())
+        keeper = facts["zookeeper"]
+        cluster.zookeeper_port = int(keeper["address"].rsplit(":", 1)[1])
+        cluster.zookeeper = _known(keeper, cluster.directory / "zookeeper" / "zookeeper.log")
+        cluster.session_timeout_ms = facts.get("session_timeout_ms", 6000)
+        for node in facts["nodes"]:
+            own = Path(node["data_dir"]).parent
+            ports = (int(node["dicom_port"]), int(node["http_port"]), int(node["peer_port"]))
+            cluster.nodes.append(LocalNode(node["id"], own, *ports, _known(node, own / "node.log")))
+        return cluster
+
+    def save(self) -> None:
+        nodes = [
+            {
+                "id": node.id,
+                "pid": node.running.pid if node.running else None,
+                "started": node.running.started if node.running else None,
+                "ae_title": AE_TITLE,
+                "dicom_port": node.dicom_port,
+                "http_port": node.http_port,
+                "peer_port": node.peer_port,
+                "data_dir": str(node.data_dir),
+            }
+            for node in self.nodes
+        ]
+        keeper = self.zookeeper
+        facts = {
+            "nodes": nodes,
+            "zookeeper": {
+                "address": f"127.0.0.1:{self.zookeeper_port}",
+                "pid": keeper.pid if keeper else None,
+                "started": keeper.started if keeper else None,
+            },
+            "tier": None,
+            "session_timeout_ms": self.session_timeout_ms,
+        }
+        temporary = self.directory / f"{FILE}.new"
+        temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        temporary.replace(self.directory / FILE)
+
+    # Start and end
+
+    def start(self, nodes: int = 3, say: Say = lambda _: None) -> None:
+        """Start whatever does not run; wait until the cluster can acknowledge. Raises DidNotStart."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.start_zookeeper(say)
+        self.plan(nodes)
+        for node in self.nodes:
+            if not node.alive:
+                say(f"starting node {node.id}")
+                self.start_node(node)
+        self.wait_ready(say)
+
+    def plan(self, nodes: int) -> None:
+        """Give directories and ports to nodes that are new."""
+        ports = free_ports(3 * max(0, nodes - len(self.nodes)))
+        for number in range(len(self.nodes) + 1, nodes + 1):
+            own = self.directory / f"n{number}"
+            own.mkdir(parents=True, exist_ok=True)
+            self.nodes.append(LocalNode(f"n{number}", own, ports.pop(), ports.pop(), ports.pop()))
+
+    def start_zookeeper(self, say: Say = lambda _: None) -> None:
+        if self.zookeeper is not None and self.zookeeper.alive:
+            return
+        say("starting ZooKeeper")
+        self.zookeeper_port = self.zookeeper_port or free_ports(1)[0]
+        own = self.directory / "zookeeper"
+        own.mkdir(parents=True, exist_ok=True)
+        keeper = self.zookeeper = zookeeper.start_server(own, self.zookeeper_port)
+        self.save()
+        wait_until(lambda: zookeeper.serves(self.zookeeper_port), [keeper], "ZooKeeper serves")
+
+    def start_node(self, node: LocalNode) -> None:
+        """Start one node; `ready` tells when it may be used."""
+        node.directory.mkdir(parents=True, exist_ok=True)
+        node.config.write_text(self._toml(node))
+        command = [sys.executable, "-m", "perenne.cli", "node", "--config", str(node.config)]
+        node.running = start(command, node.directory / "node.log", node.directory)
+        self.save()
+
+    def _toml(self, node: LocalNode) -> str:
+        return f"""# Written by script/up.
+[node]
+id = "{node.id}"
+data_dir = "{node.data_dir}"
+
+[coordination]
+zookeeper = "127.0.0.1:{self.zookeeper_port}"
+session_timeout_ms = {self.session_timeout_ms}
+
+[peer]
+host = "127.0.0.1"
+port = {node.peer_port}
+
+[dimse]
+ae_title = "{AE_TITLE}"
+host = "127.0.0.1"
+port = {node.dicom_port}
+
+[http]
+host = "127.0.0.1"
+port = {node.http_port}
+{self.extra}"""
+
+    def wait_ready(self, say: Say = lambda _: None, seconds: float = 60.0) -> LocalNode:
+        """Return the leader once every running node takes stores and one leads."""
+        say("waiting until the cluster can acknowledge")
+        running = [node for node in self.nodes if node.alive]
+        processes = [node.running for node in running if node.running is not None]
+
+        def ready() -> bool:
+            return all(node.ready() for node in running) and any(node.leads() for node in running)
+
+        wait_until(ready, processes, "the cluster can acknowledge", seconds)
+        return next(node for node in running if node.leads())
+
+    def stop(self, say: Say = lambda _: None) -> int:
+        """End exactly what was started; return how many processes that were."""
+        ended = 0
+        for node in self.nodes:
+            if node.running is not None and node.running.alive:
+                say(f"ending node {node.id}")
+                node.running.stop()
+                ended += 1
+        if self.zookeeper is not None and self.zookeeper.alive:
+            say("ending ZooKeeper")
+            self.zookeeper.stop()
+            ended += 1
+        return ended
+
+    def kill(self) -> None:
+        """For tests: end everything at once."""
+        for node in self.nodes:
+            if node.running is not None:
+                node.running.kill()
+        if self.zookeeper is not None:
+            self.zookeeper.kill()
+
+    def leader(self) -> LocalNode | None:
+        return next((node for node in self.nodes if node.alive and node.leads()), None)
+
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+        """Wait without caring who is alive. Raises DidNotStart with the logs' ends."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                tails = "\n".join(f"--- {n.id}\n{n.running.tail(8) if n.running else ''}" for n in self.nodes)
+                raise DidNotStart(f"waited {seconds:.0f} s in vain until {what}\n{tails}")
+            time.sleep(0.03)
+
+
+def _known(facts: dict[str, Any], log: Path) -> Running | None:
+    """The process that was started, if it is that very process and not another with its number."""
+    pid, started = facts.get("pid"), facts.get("started")
+    if pid is None or started is None or start_time(int(pid)) != int(started):
+        return None
+    return Running(int(pid), int(started), log)

@@ -1,0 +1,52 @@
+"""Structured logs on standard error: JSON lines, or text for eyes. Patient data never gets into an `extra`."""
+
+import json
+import logging
+import sys
+import time
+from typing import Final
+
+_PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def _extras(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in vars(record).items() if key not in _PLAIN}
+
+
+class JsonFormatter(logging.Formatter):
+    """One object per line: time, level, logger, message, then what the record carries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        facts: dict[str, object] = {
+            "time": f"{stamp}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extras(record),
+        }
+        if record.exc_info:
+            facts["error"] = self.formatException(record.exc_info)
+        return json.dumps(facts, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """For eyes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
+        extras = " ".join(f"{key}={value}" for key, value in _extras(record).items())
+        line = f"{stamp} {record.levelname.lower():8} {record.getMessage()} {extras}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def configure(level: str, style: str) -> None:
+    """Send everything that Perenne logs to standard error; libraries only from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("perenne").setLevel(level.upper())
+    # It reports every lost connection as an error; the coordination part says the same once, in its own words.
+    logging.getLogger("perenne.kazoo").setLevel(logging.CRITICAL)

@@ -1,0 +1,87 @@
+"""A frozen snapshot of one node's replication, for metrics, `/status` and load balancers."""
+
+import time
+
+from replication.api import ReplicaLag, ReplicatorStatistics, Role
+from replication.core.leader import Leadership
+from replication.replicator import Replicator
+
+
+def role(replicator: Replicator) -> Role:
+    """What this node is at this moment."""
+    core = replicator.core
+    if core.situation.fenced:
+        return Role.FENCED
+    if core.leadership is not None:
+        return Role.LEADER
+    return Role.CANDIDATE if core.candidacy is not None else Role.FOLLOWER
+
+
+def statistics(replicator: Replicator, *, data_path_seconds: float) -> ReplicatorStatistics:
+    """Read, never wait: everything here is known already."""
+    core = replicator.core
+    situation, leadership = core.situation, core.leadership
+    state = situation.cluster
+    now_ms = int(time.monotonic() * 1000)
+    lags = _lags(replicator, leadership, now_ms) if leadership is not None else ()
+    oldest = leadership.uncommitted[0].since_ms if leadership is not None and leadership.uncommitted else now_ms
+    settings = replicator.settings
+    return ReplicatorStatistics(
+        cluster_id=settings.cluster.cluster_id,
+        node_id=replicator.me.id,
+        incarnation=replicator.me.incarnation,
+        boot=replicator.me.boot,
+        role=role(replicator),
+        leader=core.leader,
+        epoch=state.epoch if state else 0,
+        phase=state.phase if state else None,
+        promise=situation.promise,
+        in_sync=tuple(sorted(member.id for member in state.in_sync)) if state else (),
+        copies_required=settings.core.minimum_copies,
+        end=situation.ledger.end,
+        durable=situation.ledger.durable,
+        committed=situation.committed,
+        floor=situation.floor,
+        lags=lags,
+        uncommitted_records=max(0, situation.ledger.end.sequence - situation.told.sequence),
+        uncommitted_bytes=leadership.uncommitted_bytes if leadership is not None else 0,
+        oldest_uncommitted_seconds=(now_ms - oldest) / 1000,
+        under_replicated_records=max((lag.records for lag in lags if not lag.in_sync), default=0),
+        coordination_connected=replicator.coordinator.connected,
+        coordination_fresh_seconds=max(0.0, (now_ms - replicator.coordinator.fresh_since_ms) / 1000),
+        coordination_changes=replicator.coordinator.changes,
+        leader_changes=replicator.leader_changes,
+        refusal=replicator.refusal(),
+        frozen=replicator.frozen,
+        data_path_seconds=data_path_seconds,
+        stored=replicator.counts["stored"],
+        duplicates=replicator.counts["duplicates"],
+        conflicts=replicator.counts["conflicts"],
+        stored_bytes=replicator.counts["stored_bytes"],
+        damaged_records=len(replicator.log.damaged()),
+        lost_and_found=replicator.lost_and_found,
+    )
+
+
+def _lags(replicator: Replicator, leadership: Leadership, now_ms: int) -> tuple[ReplicaLag, ...]:
+    """One per other replica that is in the set or connected."""
+    situation = replicator.core.situation
+    end = situation.ledger.end.sequence
+    streams = {stream.peer.id: stream for stream in leadership.streams.by_link.values()}
+    in_sync = {member.id for member in leadership.in_sync}
+    found: list[ReplicaLag] = []
+    for replica in sorted((in_sync | streams.keys()) - {replicator.me.id}):
+        stream = streams.get(replica)
+        confirmed = stream.confirmed.sequence if stream is not None else 0
+        behind = [record for record in leadership.uncommitted if record.sequence > confirmed]
+        found.append(
+            ReplicaLag(
+                replica=replica,
+                in_sync=replica in in_sync,
+                connected=stream is not None,
+                records=end - confirmed,
+                bytes=sum(record.size for record in behind),
+                seconds=(now_ms - behind[0].since_ms) / 1000 if behind else 0.0,
+            )
+        )
+    return tuple(found)
