@@ -1,0 +1,126 @@
+"""Instances made for measuring, and a sender that pushes them through any number of associations."""
+
+import asyncio
+import itertools
+import os
+import struct
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from perenne.dimse.sender import AssociationAborted, AssociationRejected, Sender
+
+CT: Final = "1.2.840.10008.5.1.4.1.1.2"
+MR: Final = "1.2.840.10008.5.1.4.1.1.4"
+EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
+ROOT: Final = "1.2.826.0.1.3680043.10.1337"
+SIZES: Final = {"CT 525 KB": (CT, 525_000), "MR 11 KB": (MR, 11_000)}
+
+
+def _element(group: int, element: int, vr: bytes, value: bytes) -> bytes:
+    value += b"\0" * (len(value) % 2)
+    return struct.pack("<HH2sH", group, element, vr, len(value)) + value
+
+
+def instances(sop_class: str, size: int) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield (SOP Instance UID, data set in pieces), each unique in this process and any other."""
+    pixels = os.urandom(size)
+    tail = struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, len(pixels)) + pixels
+    run = f"{ROOT}.{os.getpid()}.{time.time_ns()}"
+    for number in itertools.count(1):
+        uid = f"{run}.{number}"
+        head = b"".join(
+            (
+                _element(8, 0x16, b"UI", sop_class.encode()),
+                _element(8, 0x18, b"UI", uid.encode()),
+                _element(8, 0x60, b"CS", b"OT"),
+                _element(0x20, 0xD, b"UI", f"{run}.0".encode()),
+                _element(0x20, 0xE, b"UI", f"{run}.0.1".encode()),
+            )
+        )
+        yield uid, [head, tail]
+
+
+async def _store_some(port: int, called_ae: str, sop_class: str, size: int, until: float, warm_until: float) -> int:
+    """Return how many were answered with Success between `warm_until` and `until`."""
+    done = 0
+    sender = await Sender.associate("127.0.0.1", port, [(sop_class, [EXPLICIT_LE])], called_ae=called_ae)
+    async with sender:
+        for uid, pieces in instances(sop_class, size):
+            answer = await sender.store(sop_class, uid, EXPLICIT_LE, pieces)
+            if answer.status != 0:
+                raise RuntimeError(f"status {answer.status:04X}: {answer.comment}")
+            now = time.monotonic()
+            if now >= until:
+                return done
+            done += now >= warm_until
+    return done
+
+
+async def rate(port: int, called_ae: str, sop_class: str, size: int, *, associations: int, seconds: float) -> float:
+    """Instances per second over so many associations at once, after a short warm-up."""
+    warm_until = time.monotonic() + seconds / 4
+    until = warm_until + seconds
+    work = [_store_some(port, called_ae, sop_class, size, until, warm_until) for _ in range(associations)]
+    return sum(await asyncio.gather(*work)) / seconds
+
+
+async def echo_rate(port: int, called_ae: str, *, associations: int, seconds: float) -> float:
+    """C-ECHO per second."""
+
+    async def echo() -> int:
+        done, until = 0, time.monotonic() + seconds
+        async with await Sender.associate("127.0.0.1", port, called_ae=called_ae) as sender:
+            while time.monotonic() < until:
+                await sender.echo()
+                done += 1
+        return done
+
+    return sum(await asyncio.gather(*(echo() for _ in range(associations)))) / seconds
+
+
+class Pulse:
+    """Stores small instances without pause; remembers the longest time between two acknowledgements."""
+
+    def __init__(self, port: int, called_ae: str) -> None:
+        self._port = port
+        self._called_ae = called_ae
+        self._task: asyncio.Task[None] | None = None
+        self.last = time.monotonic()
+        self.longest = 0.0
+        self.stored = 0
+        self.broken = 0
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def mark(self) -> None:
+        """Begin to look for the longest pause anew."""
+        self.longest = 0.0
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                sender = await Sender.associate(
+                    "127.0.0.1", self._port, [(MR, [EXPLICIT_LE])], called_ae=self._called_ae
+                )
+                async with sender:
+                    for uid, pieces in instances(MR, 11_000):
+                        answer = await sender.store(MR, uid, EXPLICIT_LE, pieces)
+                        if answer.status == 0:
+                            self._acknowledged()
+                        await asyncio.sleep(0.005)
+            except (OSError, AssociationAborted, AssociationRejected):
+                self.broken += 1
+                await asyncio.sleep(0.05)
+
+    def _acknowledged(self) -> None:
+        now = time.monotonic()
+        self.longest = max(self.longest, now - self.last)
+        self.last = now
+        self.stored += 1
