@@ -97,7 +97,20 @@ def _stores(seconds: float, repeat: int) -> Results:
             results |= _measure("one copy, standalone", port, AE_TITLE, seconds, repeat)
         if shutil.which("storescp"):
             (port,) = free_ports(1)
-            command = ["storescp", "--fork", "+B", "+xa", "--max-pdu", "131072", "-od", ".", "+uf", str(port)]
+            command = [
+                "env",
+                "TCP_NODELAY=1",
+                "storescp",
+                "--fork",
+                "+B",
+                "+xa",
+                "--max-pdu",
+                "131072",
+                "-od",
+                ".",
+                "+uf",
+                str(port),
+            ]
             with _process(command, work / "storescp", port):
                 results |= _measure("storescp, never syncs", port, "ANY-SCP", seconds, repeat)
         orthanc = shutil.which("Orthanc")
@@ -138,7 +151,7 @@ def _orthanc(binary: str, directory: Path) -> Generator[int]:
         "SyncStorageArea": True,
     }
     (directory / "orthanc.json").write_text(json.dumps(config))
-    with _process([binary, str(directory / "orthanc.json")], directory, dicom):
+    with _process(["env", "TCP_NODELAY=1", binary, str(directory / "orthanc.json")], directory, dicom):
         yield dicom
 
 

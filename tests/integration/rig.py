@@ -95,7 +95,7 @@ class Sending:
 
     def __init__(self, folder: Path, port: int, report: Path) -> None:
         self.report = report
-        command = ["dcmsend", "-aec", "PERENNE", "--no-halt", "+sd", "--decompress-never"]
+        command = ["env", "TCP_NODELAY=1", "dcmsend", "-aec", "PERENNE", "--no-halt", "+sd", "--decompress-never"]
         command += ["--create-report-file", str(report), "127.0.0.1", str(port), str(folder)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -137,7 +137,11 @@ def as_sent(folder: Path, work: Path) -> dict[str, bytes]:
 def _witnessed(folder: Path, work: Path) -> dict[str, bytes]:
     work.mkdir()
     (port,) = free_ports(1)
-    witness = start(["storescp", "+B", "+xa", "-od", str(work), "+uf", str(port)], work.parent / "witness.log", work)
+    witness = start(
+        ["env", "TCP_NODELAY=1", "storescp", "+B", "+xa", "-od", str(work), "+uf", str(port)],
+        work.parent / "witness.log",
+        work,
+    )
     try:
         wait_until(lambda: _accepts(port), [witness], "storescp listens")
         Sending(folder, port, work.parent / "witness-report.txt").finish()
