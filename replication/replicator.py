@@ -51,6 +51,7 @@ from storage.writer import GroupCommit
 
 _LOG: Final = logging.getLogger("perenne.replicator")
 TICK_S: Final = 0.05
+INDEX_PAUSE_S: Final = 0.1
 RECENT_BYTES: Final = 128 * 1024 * 1024
 
 
@@ -400,8 +401,10 @@ class Replicator:
     async def _advance_index(self) -> None:
         indexer = Indexer(self.log, self.index)
         try:
-            while (point := self._index_to) is not None:
-                self._index_to = None
+            while self._index_to is not None:
+                # One transaction for many records: the index may be late, `recent` knows what it does not.
+                await asyncio.sleep(INDEX_PAUSE_S)
+                point, self._index_to = self._index_to, None
                 await self._loop.run_in_executor(self._indexing, indexer.advance, point)
                 self.recent.indexed_upto(self.index.applied.sequence)
         finally:

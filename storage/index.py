@@ -4,6 +4,7 @@ It stores the point that it reflects in the same transaction as what it says, so
 never half a batch behind itself.
 """
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
@@ -62,11 +63,16 @@ class InstanceLocation:
 
 
 class Index:
-    """One connection behind a lock: every call is short, and any thread may make it."""
+    """One connection that writes and one that reads, each behind a lock: any thread may call.
 
-    def __init__(self, connection: sqlite3.Connection, moved_aside: str | None) -> None:
+    In WAL mode a reader does not wait for the writer, so a look-up on the write path does not wait for the indexer.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, reading: sqlite3.Connection, moved_aside: str | None) -> None:
         self._connection = connection
+        self._reading = reading
         self._lock = threading.Lock()
+        self._read_lock = threading.Lock() if reading is not connection else self._lock
         self.moved_aside = moved_aside
         """Where a damaged index was put, when there was one."""
         self._applied = self._read_applied()
@@ -76,7 +82,8 @@ class Index:
         """Open, or begin anew; a file that is damaged or of another version is moved aside and rebuilt from the log."""
         path = disk.path(FILE)
         if path is None:
-            return cls(_connect(Path(":memory:")), None)
+            only = _connect(Path(":memory:"))
+            return cls(only, only, None)
         moved: str | None = None
         try:
             connection = _connect(path)
@@ -86,10 +93,13 @@ class Index:
                 if disk.exists(FILE + suffix):
                     disk.rename(FILE + suffix, moved + suffix)
             connection = _connect(path)
-        return cls(connection, moved)
+        return cls(connection, sqlite3.connect(path, check_same_thread=False), moved)
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, contextlib.ExitStack() as stack:
+            if self._reading is not self._connection:
+                stack.enter_context(self._read_lock)
+                self._reading.close()
             self._connection.close()
 
     @property
@@ -153,8 +163,8 @@ class Index:
         return found
 
     def _rows(self, query: str, *values: object) -> Sequence[Any]:
-        with self._lock:
-            return self._connection.execute(query, values).fetchall()
+        with self._read_lock:
+            return self._reading.execute(query, values).fetchall()
 
 
 def _connect(path: Path) -> sqlite3.Connection:
