@@ -3,19 +3,20 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Final, Protocol, cast
 
 from replication.core.values import Identity, ReplicaId
 from replication.incoming import Incoming, Payload
 from replication.messages import Goodbye, Hello, Message
-from replication.wire import FrameDecoder, WireError, encode
+from replication.outbox import HIGH_WATER, Outbox
+from replication.wire import FrameDecoder, WireError
 from storage.errors import StorageError
-from storage.staging import Staged
+from storage.reader import Payload as Sendable
 
 _LOG: Final = logging.getLogger("perenne.peers")
 PROTOCOL_VERSIONS: Final = (1, 1)
-HIGH_WATER: Final = 8 * 1024 * 1024
 
 
 class ConnectionEvents(Protocol):
@@ -32,8 +33,11 @@ class ConnectionEvents(Protocol):
     def writable(self, connection: "Connection") -> None: ...
 
 
-class Connection(asyncio.Protocol):
-    """Either side of one connection. Both say Hello at once; nothing else is listened to before."""
+class Connection(asyncio.BufferedProtocol):
+    """Either side of one connection. Both say Hello at once; nothing else is listened to before.
+
+    receive_buffer: filled by the event loop and emptied in the same step, so all connections may share one.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,8 @@ class Connection(asyncio.Protocol):
         events: ConnectionEvents,
         incoming: Callable[["Connection"], Incoming],
         *,
+        receive_buffer: memoryview,
+        readers: Executor,
         dialled: bool,
         expected: ReplicaId | None = None,
     ) -> None:
@@ -50,11 +56,12 @@ class Connection(asyncio.Protocol):
         self._decoder = FrameDecoder(self._incoming.begin)
         self._transport: asyncio.Transport | None = None
         self._reason = "the connection was lost"
-        self._in_flight: list[Staged] = []
+        self._receive_buffer = receive_buffer
+        self._readers = readers
+        self._outbox: Outbox | None = None
         self._expected = expected
         self.dialled = dialled
         self.peer: Identity | None = None
-        self.paused = False
 
     @property
     def received_bytes(self) -> int:
@@ -65,55 +72,53 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports offer the methods without the class.
         transport = self._transport = cast(asyncio.Transport, transport)
-        transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
+        self._outbox = Outbox(transport, self._readers, lambda: self._events.writable(self), self.close)
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.send(self._me)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._receive_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         try:
-            self._decoder.feed(data)
+            self._decoder.feed(self._receive_buffer[:nbytes])
         except (WireError, StorageError) as error:
             self.close(str(error))
 
     def pause_writing(self) -> None:
-        self.paused = True
+        if self._outbox is not None:
+            self._outbox.pause()
 
     def resume_writing(self) -> None:
-        self.paused = False
-        self._events.writable(self)
+        if self._outbox is not None:
+            self._outbox.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._incoming.abandon()
-        self._release()
+        outbox, self._outbox = self._outbox, None
+        if outbox is not None:
+            outbox.close()
         self._events.ended(self, f"{self._reason} ({exc})" if exc else self._reason)
 
     # Out
 
-    def send(self, message: Message, payload: Staged | Sequence[bytes | memoryview] = ()) -> None:
-        """Queue a frame; never blocks. A staged payload is held until its bytes have left."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if isinstance(payload, Staged):
-            payload.retain()
-            self._in_flight.append(payload)
-            transport.write(encode(message, payload.size))
-            for part in payload.parts():
-                transport.write(part)
-        else:
-            size = sum(len(part) for part in payload)
-            transport.writelines([encode(message, size), *payload])
-        if transport.get_write_buffer_size() == 0:
-            self._release()
+    @property
+    def congested(self) -> bool:
+        return self._outbox is not None and self._outbox.congested
 
-    def _release(self) -> None:
-        held, self._in_flight = self._in_flight, []
-        for staged in held:
-            staged.release()
+    async def clear(self) -> None:
+        """Wait until more may be sent, or the connection is gone."""
+        if self._outbox is not None:
+            await self._outbox.clear()
+
+    def send(self, message: Message, payload: Sendable | None = None) -> None:
+        """Queue a frame; never blocks. On a connection that closes it goes nowhere."""
+        if self._outbox is not None and self._transport is not None and not self._transport.is_closing():
+            self._outbox.send(message, payload)
 
     def close(self, reason: str, *, tell: bool = True) -> None:
         """Say why, and hang up."""

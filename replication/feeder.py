@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-import mmap
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from replication.core.values import Identity
@@ -17,8 +17,7 @@ from storage.disk import Disk
 from storage.errors import StorageError
 from storage.log import Log
 from storage.position import LogPoint
-from storage.reader import BytesPayload, Payload
-from storage.staging import Staged
+from storage.staging import PIECE
 
 _LOG: Final = logging.getLogger("perenne.feeder")
 WINDOW_BYTES: Final = 64 * 1024 * 1024
@@ -121,7 +120,7 @@ class Feeder:
         if ticket:
             self._network.send(link, message)
         else:
-            self._network.send(link, message, _sendable(record.payload))
+            self._network.send(link, message, record.payload)
         self._sent(stream, record.point, record.header.size)
 
     def _sent(self, stream: _Stream, point: LogPoint, size: int) -> None:
@@ -137,30 +136,24 @@ class Feeder:
             last = segment.last if segment is not None else None
             if segment is not None and last is not None and last <= self._committed().sequence:
                 end = self._log.point_at(last)
-                content = await loop.run_in_executor(self._readers, self._map, segment.name)
-                if end is not None and content is not None and self._streams.get(link) is stream:
+                path = self._disk.path(segment.name)
+                if end is not None and path is not None:
+                    content = _SegmentFile(path, path.stat().st_size)
                     committed = to_point(self._committed())
                     message = Segment(stream.epoch, to_point(stream.sent), to_point(end), committed)
-                    self._network.send(link, message, [content])
+                    self._network.send(link, message, content)
                     stream.alone = last
-                    self._sent(stream, end, len(content))
+                    self._sent(stream, end, content.size)
                     return
             stored = await loop.run_in_executor(self._readers, self._log.read, sequence)
             if self._streams.get(link) is stream:
-                self._send(link, stream, RecentRecord(stored.header, stored.chain, _whole(stored.payload), "", ""))
+                self._send(link, stream, RecentRecord(stored.header, stored.chain, stored.payload, "", ""))
         except StorageError as error:
             _LOG.error("a record cannot be read for a follower", extra={"sequence": sequence, "reason": str(error)})
             self.stop(link)
         finally:
             stream.reading = False
         self.pump(link)
-
-    def _map(self, name: str) -> memoryview | None:
-        path = self._disk.path(name)
-        if path is None:
-            return None
-        with path.open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     async def send_tail(self, link: int, nonce: int, after: LogPoint, last: int) -> None:
         """Answer a candidate that lacks the end of this log."""
@@ -169,20 +162,27 @@ class Feeder:
         try:
             for sequence in range(after.sequence + 1, last + 1):
                 stored = await loop.run_in_executor(self._readers, self._log.read, sequence)
+                if not await self._network.clear(link):
+                    return
                 record = to_record(stored.header, stored.chain)
-                payload = _sendable(_whole(stored.payload))
-                self._network.send(link, Fetched(nonce, to_point(previous), record), payload)
+                self._network.send(link, Fetched(nonce, to_point(previous), record), stored.payload)
                 previous = LogPoint(stored.header.position, stored.chain)
         except StorageError as error:
             reason = str(error)
         self._network.send(link, FetchEnd(nonce, reason))
 
 
-def _whole(payload: Payload) -> Staged | BytesPayload:
-    return BytesPayload(b"".join(payload.parts()))
+@dataclass(frozen=True, slots=True)
+class _SegmentFile:
+    """A sealed segment as a payload: nobody writes to it any more."""
 
+    path: Path
+    size: int
 
-def _sendable(payload: Staged | BytesPayload | None) -> Staged | list[bytes | memoryview]:
-    if isinstance(payload, Staged):
-        return payload
-    return list(payload.parts()) if payload is not None else []
+    def parts(self) -> Iterator[memoryview]:
+        try:
+            with self.path.open("rb") as file:
+                while piece := file.read(PIECE):
+                    yield memoryview(piece)
+        except OSError as error:
+            raise StorageError(f"{self.path.name}: {error.strerror}") from error

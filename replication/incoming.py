@@ -112,7 +112,7 @@ class Incoming:
         self._disk = disk
         self._deliver = deliver
         self._next_name = next_name
-        self._sink: IncomingSink | None = None
+        self._sink: PayloadSink | SegmentSink | None = None
         self.received = 0
         """Payload bytes so far, unfinished ones included."""
 
@@ -123,7 +123,7 @@ class Incoming:
         elif size and isinstance(message, (Append, Fetched, Propose, LookupAnswer)):
             self._sink = PayloadSink(message, size, self._staging, self._finished, self._count)
         else:
-            self._sink = NoPayload(message, size, self._finished)
+            return NoPayload(message, size, self._deliver)  # one may come between the pieces of a payload
         return self._sink
 
     def _finished(self, message: Message, payload: Payload) -> None:

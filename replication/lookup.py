@@ -137,5 +137,5 @@ class Lookups:
         sequence = self.sequence(uid)
         entry = self._replicator.log.entry(sequence) if sequence is not None else None
         digest = entry.digest if entry is not None else b""
-        parts = list(found.parts()) if message.send_bytes else []
-        self._replicator.network.send(link, LookupAnswer(message.nonce, "present", digest, 0), parts)
+        payload = found if message.send_bytes else None
+        self._replicator.network.send(link, LookupAnswer(message.nonce, "present", digest, 0), payload)

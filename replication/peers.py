@@ -8,7 +8,8 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from concurrent.futures import Executor
 from typing import Final, Protocol
 
 from replication.connection import PROTOCOL_VERSIONS, Connection
@@ -16,11 +17,13 @@ from replication.core.values import Identity, ReplicaId
 from replication.incoming import Incoming, Payload
 from replication.messages import Hello, Message
 from storage.disk import Disk
+from storage.reader import Payload as Sendable
 from storage.staging import Staged, StagingArea
 
 _LOG: Final = logging.getLogger("perenne.peers")
 RETRY_S: Final = (0.05, 1.0)
 DIAL_TIMEOUT_S: Final = 3.0
+RECEIVE_BYTES: Final = 256 * 1024
 
 
 class PeerEvents(Protocol):
@@ -47,6 +50,7 @@ class PeerNetwork:
         staging: StagingArea,
         disk: Disk,
         events: PeerEvents,
+        readers: Executor,
         *,
         host: str,
         port: int,
@@ -56,6 +60,8 @@ class PeerNetwork:
         self._staging = staging
         self._disk = disk
         self._events = events
+        self._readers = readers
+        self._receive_buffer = memoryview(bytearray(RECEIVE_BYTES))
         self._host = host
         self.port = port
         self._server: asyncio.Server | None = None
@@ -120,7 +126,15 @@ class PeerNetwork:
             delay = min(longest, delay * 2)
 
     def _connection(self, *, dialled: bool, expected: ReplicaId | None = None) -> Connection:
-        connection = Connection(self._hello, self, self._incoming, dialled=dialled, expected=expected)
+        connection = Connection(
+            self._hello,
+            self,
+            self._incoming,
+            receive_buffer=self._receive_buffer,
+            readers=self._readers,
+            dialled=dialled,
+            expected=expected,
+        )
         self._connections.add(connection)
         self._ended[connection] = asyncio.Event()
         return connection
@@ -172,7 +186,7 @@ class PeerNetwork:
 
     # To connections
 
-    def send(self, link: int, message: Message, payload: Staged | Sequence[bytes | memoryview] = ()) -> None:
+    def send(self, link: int, message: Message, payload: Sendable | None = None) -> None:
         """Queue a frame. A link that is gone is ignored: its end was, or will be, told."""
         connection = self._links.get(link)
         if connection is not None:
@@ -181,7 +195,13 @@ class PeerNetwork:
     def congested(self, link: int) -> bool:
         """More waits to be sent than should: go on at `writable`."""
         connection = self._links.get(link)
-        return connection is not None and connection.paused
+        return connection is not None and connection.congested
+
+    async def clear(self, link: int) -> bool:
+        """Wait until a link is not congested; return whether it still is a link."""
+        if link in self._links:
+            await self._links[link].clear()
+        return link in self._links
 
     def received_bytes(self, link: int) -> int:
         """Payload bytes that came over a link so far, unfinished frames included."""

@@ -8,7 +8,7 @@ from replication.core.ports import KnownVersion
 from replication.core.values import Identity
 from storage.index import Index
 from storage.position import LogPoint, RecordHeader
-from storage.reader import BytesPayload
+from storage.reader import Payload
 from storage.staging import Staged
 
 
@@ -21,7 +21,7 @@ class RecentRecord:
 
     header: RecordHeader
     chain: bytes
-    payload: Staged | BytesPayload | None
+    payload: Payload | None
     uid: str
     transfer_syntax_uid: str
     origin: tuple[Identity, int] | None = None

@@ -116,6 +116,7 @@ class Replicator:
             staging,
             disk,
             self,
+            self.readers,
             host=settings.peer_host,
             port=settings.peer_port,
         )

@@ -1,12 +1,16 @@
 """Frames between nodes: a fixed header, a control part (one message in MessagePack), and raw payload bytes behind it.
 
-Header, big-endian, 24 bytes: magic "PRNE", version u8, three zero bytes, length of the control part u32, its CRC-32
-u32, length of the payload u64. Payloads carry their own digests; the checksum guards the control part alone.
+Header, big-endian, 24 bytes: magic "PRNE", version u8, shape u8, two zero bytes, length of the control part u32, its
+CRC-32 u32, length of the payload u64. Payloads carry their own digests; the checksum guards the control part alone.
+
+Shapes: WHOLE, the payload follows at once; OPENING, the payload of that length follows in frames of the shape PIECE,
+which have no control part. Between pieces there may be whole frames without payload, nothing else.
 """
 
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
@@ -17,7 +21,10 @@ MAGIC: Final = b"PRNE"
 VERSION: Final = 1
 MAX_CONTROL: Final = 4 * 1024 * 1024
 MAX_PAYLOAD: Final = 1 << 42
-_HEADER: Final = struct.Struct(">4sB3xIIQ")
+WHOLE: Final = 0
+OPENING: Final = 1
+PIECE: Final = 2
+_HEADER: Final = struct.Struct(">4sBB2xIIQ")
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(Message)
 
@@ -36,40 +43,63 @@ class Sink(Protocol):
         ...
 
 
-def encode(message: Message, payload_size: int = 0) -> bytes:
-    """Return header and control part; `payload_size` raw bytes must follow. Raises WireError when it is too long."""
+def encode(message: Message, payload_size: int = 0, *, in_pieces: bool = False) -> bytes:
+    """Return header and control part; `payload_size` raw bytes must follow, at once or in pieces.
+
+    Raises WireError when the control part is too long.
+    """
     control = _ENCODER.encode(message)
     if len(control) > MAX_CONTROL:
         raise WireError(f"a control part of {len(control)} bytes is longer than {MAX_CONTROL}")
-    return _HEADER.pack(MAGIC, VERSION, len(control), zlib.crc32(control), payload_size) + control
+    shape = OPENING if in_pieces else WHOLE
+    return _HEADER.pack(MAGIC, VERSION, shape, len(control), zlib.crc32(control), payload_size) + control
+
+
+def encode_piece(size: int) -> bytes:
+    """Return the header of a piece; `size` raw bytes must follow."""
+    return _HEADER.pack(MAGIC, VERSION, PIECE, 0, 0, size)
+
+
+@dataclass(slots=True)
+class _Arriving:
+    """A payload of which `left` bytes are still to come."""
+
+    sink: Sink
+    left: int
 
 
 class FrameDecoder:
     """Takes bytes as they come, cut anywhere.
 
-    begin(message, payload_size): called once per frame; returns the sink of its payload (never written when the
-    size is 0, but finished all the same). Raises WireError from `feed`; nothing more can be fed then.
+    begin(message, payload_size): called once per frame with a message; returns the sink of its payload (never written
+    when the size is 0, but finished all the same). Raises WireError from `feed`; nothing more can be fed then.
     """
 
     def __init__(self, begin: Callable[[Message, int], Sink]) -> None:
         self._begin = begin
         self._pending = bytearray()
-        self._sink: Sink | None = None
-        self._left = 0
+        self._arriving: _Arriving | None = None
+        """The payload that raw bytes belong to, up to `_run` of them."""
+        self._in_pieces: _Arriving | None = None
+        self._run = 0
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the stream."""
         view = memoryview(data)
         while view:
-            view = self._payload(self._sink, view) if self._sink is not None else self._control(view)
+            view = self._payload(self._arriving, view) if self._arriving is not None else self._control(view)
 
-    def _payload(self, sink: Sink, view: memoryview) -> memoryview:
-        taken = min(self._left, len(view))
-        sink.write(view[:taken])
-        self._left -= taken
-        if self._left == 0:
-            self._sink = None
-            sink.finish()
+    def _payload(self, arriving: _Arriving, view: memoryview) -> memoryview:
+        taken = min(self._run, len(view))
+        arriving.sink.write(view[:taken])
+        self._run -= taken
+        arriving.left -= taken
+        if self._run == 0:
+            self._arriving = None
+        if arriving.left == 0:
+            if arriving is self._in_pieces:
+                self._in_pieces = None
+            arriving.sink.finish()
         return view[taken:]
 
     def _control(self, view: memoryview) -> memoryview:
@@ -86,19 +116,29 @@ class FrameDecoder:
         return view[taken:]
 
     def _control_length(self) -> int:
-        magic, version, length, _, payload = _HEADER.unpack_from(self._pending)
+        magic, version, shape, length, _, payload = _HEADER.unpack_from(self._pending)
         if magic != MAGIC:
             raise WireError("what came does not begin like a frame")
-        if version != VERSION:
-            raise WireError(f"frame version {version} is not known here")
-        if not 0 < length <= MAX_CONTROL or payload > MAX_PAYLOAD:
+        if version != VERSION or shape > PIECE:
+            raise WireError(f"frame version {version}, shape {shape} is not known here")
+        if shape == PIECE:
+            if length or self._in_pieces is None or not 0 < payload <= self._in_pieces.left:
+                raise WireError("a piece does not belong to any payload")
+        elif not 0 < length <= MAX_CONTROL or payload > MAX_PAYLOAD:
             raise WireError(f"a frame of {length} + {payload} bytes is beyond all bounds")
+        elif self._in_pieces is not None and (payload or shape == OPENING):
+            raise WireError("a second payload came within the first")
+        elif shape == OPENING and not payload:
+            raise WireError("an opened payload is empty")
         return int(length)
 
     def _frame(self) -> None:
-        _, _, _, checksum, payload = _HEADER.unpack_from(self._pending)
+        _, _, shape, _, checksum, payload = _HEADER.unpack_from(self._pending)
         control = bytes(self._pending[_HEADER.size :])
         self._pending.clear()
+        if shape == PIECE:
+            self._arriving, self._run = self._in_pieces, payload
+            return
         if zlib.crc32(control) != checksum:
             raise WireError("the checksum of a control part is wrong")
         try:
@@ -108,5 +148,7 @@ class FrameDecoder:
         sink = self._begin(message, payload)
         if payload == 0:
             sink.finish()
+        elif shape == OPENING:
+            self._in_pieces = _Arriving(sink, payload)
         else:
-            self._sink, self._left = sink, payload
+            self._arriving, self._run = _Arriving(sink, payload), payload
