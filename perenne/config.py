@@ -122,8 +122,8 @@ class HttpConfig:
 class StorageConfig:
     """The disk of one node."""
 
-    direct_io: bool = False
-    """Write the log past the page cache (O_DIRECT)."""
+    direct_io: bool = True
+    """Write large instances past the page cache (O_DIRECT), where the file system can."""
 
     reserve_bytes: int = 1024 * MEBIBYTE
     """With less free space than this the node leaves the in-sync set and refuses stores; it never deletes."""

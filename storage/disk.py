@@ -7,6 +7,7 @@ import errno
 import fcntl
 import mmap
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,8 +18,9 @@ Buffer = bytes | bytearray | memoryview
 
 PAGE: Final = 4096
 _IOV_MAX: Final = 1024
-_ZEROS: Final = bytes(1024 * 1024)
-_ZERO_SYNC_BYTES: Final = 8 * 1024 * 1024
+DIRECT_BYTES: Final = 64 * 1024
+"""Smaller writes go through the page cache even where O_DIRECT is wanted: each direct one waits for the device."""
+_ZERO_BYTES: Final = 4 * 1024 * 1024
 _BOUNCE_BYTES: Final = 4 * 1024 * 1024
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -103,19 +105,18 @@ class Disk(Protocol):
 class RealFile:
     """A file descriptor, and a second one with O_DIRECT where aligned writes shall pass the page cache by."""
 
-    def __init__(self, path: Path, *, create: bool, direct: bool) -> None:
+    def __init__(self, path: Path, bounce: "_Bounce", *, create: bool, direct: bool) -> None:
         self._name = path.name
+        self._bounce = bounce
         self._poisoned = False
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o640)
         self._direct_fd = -1
-        self._bounce: mmap.mmap | None = None
         if direct:
             try:
-                self._direct_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
-            except OSError as error:  # tmpfs and some network file systems have no O_DIRECT
-                if error.errno != errno.EINVAL:
-                    os.close(self._fd)
-                    raise
+                self._direct_fd = _open_direct(path)
+            except OSError:
+                os.close(self._fd)
+                raise
 
     def __del__(self) -> None:
         # An evicted file may still be read by another thread; it is closed when the last reader lets go.
@@ -142,8 +143,8 @@ class RealFile:
         self._refuse_if_poisoned()
         try:
             total = sum(map(len, parts))
-            if self._direct_fd >= 0 and total % PAGE == 0 and offset % PAGE == 0:
-                self._write_direct(parts, offset)
+            if self._direct_fd >= 0 and total >= DIRECT_BYTES and total % PAGE == 0 and offset % PAGE == 0:
+                self._bounce.write(self._direct_fd, parts, offset)
             else:
                 self._write_buffered(parts, offset)
         except OSError as error:
@@ -169,31 +170,6 @@ class RealFile:
                     done = os.pwrite(self._fd, view, offset)
                     offset += done
                     view = view[done:]
-
-    def _write_direct(self, parts: Sequence[Buffer], offset: int) -> None:
-        """Gather the parts in a page-aligned buffer that is kept: O_DIRECT needs aligned memory."""
-        if self._bounce is None:
-            self._bounce = mmap.mmap(-1, _BOUNCE_BYTES)
-        with memoryview(self._bounce) as bounce:
-            filled = 0
-            for part in parts:
-                view = memoryview(part)
-                while view:
-                    taken = min(len(view), _BOUNCE_BYTES - filled)
-                    bounce[filled : filled + taken] = view[:taken]
-                    filled += taken
-                    view = view[taken:]
-                    if filled == _BOUNCE_BYTES:
-                        offset = self._write_bounce(bounce, filled, offset)
-                        filled = 0
-            if filled:
-                self._write_bounce(bounce, filled, offset)
-
-    def _write_bounce(self, bounce: memoryview, filled: int, offset: int) -> int:
-        done = 0
-        while done < filled:
-            done += os.pwrite(self._direct_fd, bounce[done:filled], offset + done)
-        return offset + filled
 
     def sync(self) -> None:
         self._refuse_if_poisoned()
@@ -224,16 +200,43 @@ class RealFile:
             raise SegmentPoisoned(f"{self._name} was poisoned by an earlier failure")
 
 
+class _Bounce:
+    """Page-aligned memory, one piece for a whole disk: O_DIRECT takes no other."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._memory: memoryview | None = None
+
+    def write(self, fd: int, parts: Sequence[Buffer], offset: int) -> None:
+        """Gather the parts, whole pages in sum, and write them."""
+        with self._lock:
+            bounce = self._memory = self._memory or memoryview(mmap.mmap(-1, _BOUNCE_BYTES))
+            filled = 0
+            for part in parts:
+                view = memoryview(part)
+                while view:
+                    taken = min(len(view), _BOUNCE_BYTES - filled)
+                    bounce[filled : filled + taken] = view[:taken]
+                    filled += taken
+                    view = view[taken:]
+                    if filled == _BOUNCE_BYTES:
+                        offset = _write_all(fd, bounce, offset)
+                        filled = 0
+            if filled:
+                _write_all(fd, bounce[:filled], offset)
+
+
 class RealDisk:
     """A directory of the local file system. Made when it does not exist."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._locks: dict[str, int] = {}
+        self._bounce = _Bounce()
         root.mkdir(parents=True, exist_ok=True)
 
     def open(self, name: str, *, create: bool = False, direct: bool = False) -> DiskFile:
-        return RealFile(self._root / name, create=create, direct=direct)
+        return RealFile(self._root / name, self._bounce, create=create, direct=direct)
 
     def preallocate(self, name: str, size: int, *, zeros: bool = True) -> None:
         temporary = name + ".tmp"
@@ -242,7 +245,7 @@ class RealDisk:
         try:
             try:
                 if zeros:
-                    _write_zeros(fd, size)
+                    _write_zeros(path, fd, size)
                 else:
                     os.posix_fallocate(fd, 0, size)
                 os.fsync(fd)
@@ -333,10 +336,39 @@ class RealDisk:
             os.close(self._locks.popitem()[1])
 
 
-def _write_zeros(fd: int, size: int) -> None:
-    written = 0
-    while written < size:
-        written += os.write(fd, _ZEROS[: min(len(_ZEROS), size - written)])
-        if written % _ZERO_SYNC_BYTES == 0:
-            # In small steps: one flush of a whole segment would stall the group commits beside it.
+def _open_direct(path: Path) -> int:
+    """Return -1 where there is no O_DIRECT, such as on tmpfs and some network file systems."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return -1
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> int:
+    """Write everything; return where it ends."""
+    while data:
+        done = os.pwrite(fd, data, offset)
+        offset += done
+        data = data[done:]
+    return offset
+
+
+def _write_zeros(path: Path, fd: int, size: int) -> None:
+    """Fill a file with zeros, past the page cache where that is possible: nobody will read them."""
+    whole = size // PAGE * PAGE
+    direct = _open_direct(path)
+    try:
+        # Anonymous memory is zero and page-aligned. Small steps: a large one would hold up the group commits beside it.
+        view = memoryview(mmap.mmap(-1, _ZERO_BYTES))
+        if direct >= 0:
+            os.posix_fallocate(fd, 0, size)
+        for offset in range(0, whole if direct >= 0 else 0, _ZERO_BYTES):
+            _write_all(direct, view[: min(_ZERO_BYTES, whole - offset)], offset)
+        for offset in range(whole if direct >= 0 else 0, size, _ZERO_BYTES):
+            _write_all(fd, view[: min(_ZERO_BYTES, size - offset)], offset)
             os.fdatasync(fd)
+    finally:
+        if direct >= 0:
+            os.close(direct)

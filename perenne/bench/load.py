@@ -2,11 +2,18 @@
 
 import asyncio
 import itertools
+import math
 import os
+import secrets
 import struct
 import time
 from collections.abc import Iterator
 from typing import Final
+
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 
 from perenne.dimse.sender import AssociationAborted, AssociationRejected, Sender
 
@@ -14,31 +21,38 @@ CT: Final = "1.2.840.10008.5.1.4.1.1.2"
 MR: Final = "1.2.840.10008.5.1.4.1.1.4"
 EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
 ROOT: Final = "1.2.826.0.1.3680043.10.1337"
-SIZES: Final = {"CT 525 KB": (CT, 525_000), "MR 11 KB": (MR, 11_000)}
-
-
-def _element(group: int, element: int, vr: bytes, value: bytes) -> bytes:
-    value += b"\0" * (len(value) % 2)
-    return struct.pack("<HH2sH", group, element, vr, len(value)) + value
+PIXEL_DATA: Final = 0x7FE00010
+SIZES: Final = {"CT 525 KB": (CT, 525_000), "MR 11 KB": (MR, 10_000)}
 
 
 def instances(sop_class: str, size: int) -> Iterator[tuple[str, list[bytes]]]:
-    """Yield (SOP Instance UID, data set in pieces), each unique in this process and any other."""
-    pixels = os.urandom(size)
+    """Yield (SOP Instance UID, data set in pieces), each unique in this process and any other.
+
+    The headers are those of pydicom's samples, as a scanner writes them; a hundred instances make a series.
+    """
+    first = 1_000_000_000
+    run = f"{ROOT}.{10**15 + secrets.randbelow(10**15)}"
+    study, series, uid = f"{run}.1", f"{run}.2.{first}", f"{run}.3.{first}"
+    path = get_testdata_file("CT_small.dcm" if sop_class == CT else "MR_small.dcm")
+    assert isinstance(path, str), "pydicom brings its samples with it"
+    sample = dcmread(path)
+    sample.StudyInstanceUID, sample.SeriesInstanceUID, sample.SOPInstanceUID = study, series, uid
+    del sample[PIXEL_DATA:]
+    side = math.isqrt(size // 2)
+    sample.Rows = sample.Columns = side
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, sample)
+    head = buffer.getvalue()
+    at, at_series = head.index(uid.encode()), head.index(series.encode())
+    pixels = os.urandom(side * side * 2)
     tail = struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, len(pixels)) + pixels
-    run = f"{ROOT}.{os.getpid()}.{time.time_ns()}"
     for number in itertools.count(1):
-        uid = f"{run}.{number}"
-        head = b"".join(
-            (
-                _element(8, 0x16, b"UI", sop_class.encode()),
-                _element(8, 0x18, b"UI", uid.encode()),
-                _element(8, 0x60, b"CS", b"OT"),
-                _element(0x20, 0xD, b"UI", f"{run}.0".encode()),
-                _element(0x20, 0xE, b"UI", f"{run}.0.1".encode()),
-            )
-        )
-        yield uid, [head, tail]
+        uid, series = f"{run}.3.{first + number}", f"{run}.2.{first + number // 100}"
+        own = bytearray(head)
+        own[at : at + len(uid)] = uid.encode()
+        own[at_series : at_series + len(series)] = series.encode()
+        yield uid, [bytes(own), tail]
 
 
 async def _store_some(port: int, called_ae: str, sop_class: str, size: int, until: float, warm_until: float) -> int:
