@@ -157,30 +157,39 @@ class _Scanner:
         self._complete = complete
         self._explicit = transfer_syntax != IMPLICIT_LE
         order = ">" if transfer_syntax == EXPLICIT_BE else "<"
+        self._element = struct.Struct(order + "HH2sH").unpack_from
         self._tag = struct.Struct(order + "HH").unpack_from
         self._u16 = struct.Struct(order + "H").unpack_from
         self._u32 = struct.Struct(order + "I").unpack_from
 
     def run(self) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
-        data, at, before = self._data, 0, -1
-        while at < len(data):
-            if at + 12 > len(data) and not (self._complete and at + 8 <= len(data)):
+        data, at, before, end = self._data, 0, -1, len(self._data)
+        explicit, unpack, name_of = self._explicit, self._element, _NAMES.get
+        while at < end:
+            if at + 12 > end and not (self._complete and at + 8 <= end):
                 self._ended()
-            group, element = self._tag(data, at)
+            # One call per element in the common case: this loop is on the write path.
+            if explicit:
+                group, element, vr, size = unpack(data, at)
+            else:
+                (group, element), vr, size = self._tag(data, at), b"", 0
             tag = group << 16 | element
             if tag <= before:
                 raise _Odd
             if tag > _LAST:
                 return found
             before = tag
-            at, size, vr = self._header(at, explicit=self._explicit)
+            if vr in _SHORT:
+                at += 8
+            else:
+                at, size, vr = self._header(at, explicit=explicit)
             if size == _UNDEFINED:
-                at = self._skip_items(at, 0, explicit=self._explicit and vr != b"UN")
+                at = self._skip_items(at, 0, explicit=explicit and vr != b"UN")
                 continue
-            if at + size > len(data):
+            if at + size > end:
                 self._ended()
-            name = _NAMES.get(tag)
+            name = name_of(tag)
             if name is not None:
                 if size > _MAX_VALUE:
                     raise _Odd

@@ -58,12 +58,17 @@ class PayloadHasher:
             self._body.update(data)
             return
         # The boundary lies in the head: hold bytes until it is known and passed.
-        self._head += data
-        if len(self._head) < _PREFIX_BYTES or len(self._head) < part10_meta_length(self._head):
+        head = data
+        if self._head or len(data) < _PREFIX_BYTES:
+            self._head += data
+            head = self._head
+        boundary = part10_meta_length(head)
+        if len(head) < _PREFIX_BYTES or len(head) < boundary:
+            if head is data:
+                self._head += data
             return
-        boundary = part10_meta_length(self._head)
-        self._meta = bytes(self._head[:boundary])
-        self._body.update(memoryview(self._head)[boundary:])
+        self._meta = bytes(head[:boundary])
+        self._body.update(memoryview(head)[boundary:])
         self._head = None
 
     def finish(self) -> PayloadDigests:

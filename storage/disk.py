@@ -21,6 +21,8 @@ _IOV_MAX: Final = 1024
 DIRECT_BYTES: Final = 64 * 1024
 """Smaller writes go through the page cache even where O_DIRECT is wanted: each direct one waits for the device."""
 _ZERO_BYTES: Final = 4 * 1024 * 1024
+SECTOR: Final = 512
+_AS_IT_LIES: Final = 16 * 1024
 _BOUNCE_BYTES: Final = 4 * 1024 * 1024
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -208,22 +210,58 @@ class _Bounce:
         self._memory: memoryview | None = None
 
     def write(self, fd: int, parts: Sequence[Buffer], offset: int) -> None:
-        """Gather the parts, whole pages in sum, and write them."""
+        """Write the parts, whole pages in sum: large aligned ones as they lie, everything else by way of here."""
         with self._lock:
-            bounce = self._memory = self._memory or memoryview(mmap.mmap(-1, _BOUNCE_BYTES))
-            filled = 0
-            for part in parts:
-                view = memoryview(part)
-                while view:
-                    taken = min(len(view), _BOUNCE_BYTES - filled)
-                    bounce[filled : filled + taken] = view[:taken]
-                    filled += taken
-                    view = view[taken:]
-                    if filled == _BOUNCE_BYTES:
-                        offset = _write_all(fd, bounce, offset)
-                        filled = 0
-            if filled:
-                _write_all(fd, bounce[:filled], offset)
+            memory = self._memory = self._memory or memoryview(mmap.mmap(-1, _BOUNCE_BYTES))
+            vectors = _vectors(memory, parts)
+            if vectors is not None:
+                try:
+                    if os.pwritev(fd, vectors, offset) == sum(map(len, vectors)):
+                        return
+                except OSError as error:
+                    if error.errno != errno.EINVAL:  # memory or device want a stricter alignment
+                        raise
+            self._write_gathered(fd, memory, parts, offset)
+
+    def _write_gathered(self, fd: int, memory: memoryview, parts: Sequence[Buffer], offset: int) -> None:
+        filled = 0
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                taken = min(len(view), len(memory) - filled)
+                memory[filled : filled + taken] = view[:taken]
+                filled += taken
+                view = view[taken:]
+                if filled == len(memory):
+                    offset = _write_all(fd, memory, offset)
+                    filled = 0
+        if filled:
+            _write_all(fd, memory[:filled], offset)
+
+
+def _vectors(memory: memoryview, parts: Sequence[Buffer]) -> list[memoryview] | None:
+    """Arrange parts for one vectored write in whole sectors: small ones and odd ends are copied into `memory`.
+
+    None when they do not fit. Whether the large ones are aligned in memory is for the kernel to say.
+    """
+    vectors: list[memoryview] = []
+    start = filled = 0
+    for part in parts:
+        view = memoryview(part)
+        if len(view) >= _AS_IT_LIES and (filled - start) % SECTOR == 0:
+            if filled > start:
+                vectors.append(memory[start:filled])
+                start = filled
+            whole = len(view) // SECTOR * SECTOR
+            vectors.append(view[:whole])
+            view = view[whole:]
+        if filled + len(view) > len(memory):
+            return None
+        memory[filled : filled + len(view)] = view
+        filled += len(view)
+    if filled > start:
+        vectors.append(memory[start:filled])
+    return vectors if len(vectors) <= _IOV_MAX else None
 
 
 class RealDisk:

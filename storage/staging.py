@@ -5,6 +5,7 @@ Its digests are taken while the bytes arrive. Nothing here is durable: what is s
 """
 
 import itertools
+import mmap
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class StagingArea:
         self._disk = disk
         self.memory_instance_bytes = memory_instance_bytes
         self._pool_bytes = pool_bytes
-        self._free: dict[int, list[bytearray]] = {_SMALL: [], PIECE: []}
+        self._free: dict[int, list[memoryview]] = {_SMALL: [], PIECE: []}
         self._allocated = 0
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
@@ -80,7 +81,7 @@ class StagingArea:
                 self._leftovers,
             )
 
-    def take(self, size: int) -> bytearray | None:
+    def take(self, size: int) -> memoryview | None:
         """Return a buffer of `size` (one of the two classes), or None when the pool is exhausted."""
         with self._lock:
             if self._free[size]:
@@ -92,9 +93,9 @@ class StagingArea:
             if self._allocated + size > self._pool_bytes:
                 return None
             self._allocated += size
-        return bytearray(size)
+        return memoryview(mmap.mmap(-1, size))  # page-aligned, so that O_DIRECT takes it as it is
 
-    def give_back(self, buffer: bytearray) -> None:
+    def give_back(self, buffer: memoryview) -> None:
         with self._lock:
             self._free[len(buffer)].append(buffer)
 
@@ -118,7 +119,7 @@ class _Bytes:
 
     def __init__(self, area: StagingArea) -> None:
         self.area = area
-        self.buffers: list[bytearray] = []
+        self.buffers: list[memoryview] = []
         self.size = 0
         self.file: DiskFile | None = None
         self.file_name = ""
@@ -192,7 +193,7 @@ class Staged:
         for buffer in held.buffers:
             low, high = max(start - base, 0), min(end - base, len(buffer))
             if low < high:
-                yield memoryview(buffer).toreadonly()[low:high]
+                yield buffer[low:high].toreadonly()
             base += len(buffer)
 
 
@@ -270,7 +271,7 @@ class Receiving:
         try:
             for buffer in held.buffers:
                 used = min(len(buffer), held.size - offset)
-                file.pwrite([memoryview(buffer)[:used]], offset)
+                file.pwrite([buffer[:used]], offset)
                 offset += used
         finally:
             for buffer in held.buffers:
