@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from replication.core.values import Phase, ReplicaId
+from storage.dataset import Attributes
 from storage.position import LogPoint
 from storage.staging import Staged
 
@@ -23,6 +24,8 @@ class Draft:
     study_instance_uid: str
     series_instance_uid: str
     transfer_syntax_uid: str
+    attributes: Attributes | None = None
+    """What the scan of the header found, where there was one."""
 
 
 class CommitOutcome(enum.Enum):

@@ -147,7 +147,7 @@ class Feeder:
                     return
             stored = await loop.run_in_executor(self._readers, self._log.read, sequence)
             if self._streams.get(link) is stream:
-                self._send(link, stream, RecentRecord(stored.header, stored.chain, stored.payload, "", ""))
+                self._send(link, stream, RecentRecord(stored.header, stored.chain, stored.payload))
         except StorageError as error:
             _LOG.error("a record cannot be read for a follower", extra={"sequence": sequence, "reason": str(error)})
             self.stop(link)

@@ -3,28 +3,35 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from replication.core.ports import KnownVersion
 from replication.core.values import Identity
+from storage.dataset import Attributes
 from storage.index import Index
+from storage.indexer import Fresh
 from storage.position import LogPoint, RecordHeader
 from storage.reader import Payload
 from storage.staging import Staged
+
+FRESH_RECORDS: Final = 4096
 
 
 @dataclass(slots=True)
 class RecentRecord:
     """payload: None once its bytes were let go; they are in the log.
 
-    origin: the process that offered it and its ticket there.
+    origin: the process that offered it and its ticket there. head, attributes: for the index, see `Fresh`.
     """
 
     header: RecordHeader
     chain: bytes
     payload: Payload | None
-    uid: str
-    transfer_syntax_uid: str
+    uid: str = ""
+    transfer_syntax_uid: str = ""
     origin: tuple[Identity, int] | None = None
+    head: bytes = b""
+    attributes: Attributes | None = None
 
     @property
     def point(self) -> LogPoint:
@@ -49,6 +56,8 @@ class Recent:
     def add(self, record: RecentRecord) -> None:
         """Take a record in, with one reference of its payload."""
         sequence = record.header.position.sequence
+        if len(self._records) > FRESH_RECORDS:
+            record.head, record.attributes = b"", None  # the index is far behind: it reads the log
         self._records[sequence] = record
         if record.uid:
             self._by_uid.setdefault(record.uid, []).append(sequence)
@@ -80,6 +89,11 @@ class Recent:
             if known > sequence or known in self._held:
                 break
             self._forget(known)
+
+    def fresh(self, first: int, last: int) -> dict[int, Fresh]:
+        """What is known of these records without reading the log."""
+        found = ((sequence, self._records.get(sequence)) for sequence in range(first, last + 1))
+        return {sequence: Fresh(r.header, r.head, r.attributes) for sequence, r in found if r is not None and r.head}
 
     def cut_after(self, sequence: int) -> None:
         """The log was truncated."""

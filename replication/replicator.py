@@ -35,13 +35,13 @@ from replication.messages import (
     to_point,
 )
 from replication.peers import PeerNetwork
-from replication.recent import Recent, RecentRecord
+from replication.recent import FRESH_RECORDS, Recent, RecentRecord
 from replication.rejoin import saved_instances
 from storage.dataset import UnreadableDataSet, read_meta
 from storage.disk import Disk
 from storage.errors import StorageError, StorageFull
 from storage.index import Index
-from storage.indexer import Indexer
+from storage.indexer import HEAD_BYTES, Indexer
 from storage.log import BytesPayload, Log
 from storage.metadata import PromiseFile
 from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind
@@ -242,7 +242,8 @@ class Replicator:
             case fx.AppendStaged():
                 self._append_received(effect)
             case fx.AppendOwn():
-                self._append(effect.header, effect.chain, BytesPayload(effect.payload), "", "", None)
+                payload = BytesPayload(effect.payload)
+                self._append(RecentRecord(effect.header, effect.chain, payload), payload)
             case fx.Settle():
                 self._settle(effect)
             case fx.Committed():
@@ -280,36 +281,36 @@ class Replicator:
 
     # The log
 
-    def _append(
-        self,
-        header: RecordHeader,
-        chain: bytes,
-        payload: Staged | BytesPayload,
-        uid: str,
-        syntax: str,
-        origin: tuple[Identity, int] | None,
-    ) -> None:
-        self.recent.add(RecentRecord(header, chain, payload, uid, syntax, origin))
-        self.group.submit(header, chain, payload)
+    def _append(self, record: RecentRecord, payload: Staged | BytesPayload) -> None:
+        self.recent.add(record)
+        self.group.submit(record.header, record.chain, payload)
 
     def _append_offer(self, effect: fx.AppendProposal) -> None:
         offer = self._offers[effect.ticket]
-        offer.staged.retain()
-        origin = (offer.origin, offer.ticket_there) if offer.origin is not None else None
-        draft = offer.draft
-        self._append(
-            effect.header, effect.chain, offer.staged, draft.sop_instance_uid, draft.transfer_syntax_uid, origin
+        draft, staged = offer.draft, offer.staged
+        staged.retain()
+        record = RecentRecord(
+            effect.header,
+            effect.chain,
+            staged,
+            draft.sop_instance_uid,
+            draft.transfer_syntax_uid,
+            (offer.origin, offer.ticket_there) if offer.origin is not None else None,
+            _head(staged, HEAD_BYTES if draft.attributes is None else staged.meta_length),
+            draft.attributes,
         )
+        self._append(record, staged)
 
     def _append_received(self, effect: fx.AppendStaged) -> None:
         staged = self._staged.pop(effect.handle)
         assert isinstance(staged, Staged), "a record has a payload"
-        uid = syntax = ""
+        record = RecentRecord(effect.header, effect.chain, staged)
         if effect.header.kind is RecordKind.INSTANCE:
+            record.head = _head(staged, HEAD_BYTES)
             with contextlib.suppress(UnreadableDataSet):
-                meta = read_meta(next(staged.parts(), memoryview(b"")))
-                uid, syntax = meta.sop_instance_uid, meta.transfer_syntax_uid
-        self._append(effect.header, effect.chain, staged, uid, syntax, None)
+                meta = read_meta(record.head)
+                record.uid, record.transfer_syntax_uid = meta.sop_instance_uid, meta.transfer_syntax_uid
+        self._append(record, staged)
 
     def _hop_durable(self, point: LogPoint) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -406,7 +407,9 @@ class Replicator:
                 # One transaction for many records: the index may be late, `recent` knows what it does not.
                 await asyncio.sleep(INDEX_PAUSE_S)
                 point, self._index_to = self._index_to, None
-                await self._loop.run_in_executor(self._indexing, indexer.advance, point)
+                first = self.index.applied.sequence + 1
+                fresh = self.recent.fresh(first, min(point.sequence, first + FRESH_RECORDS))
+                await self._loop.run_in_executor(self._indexing, indexer.advance, point, fresh)
                 self.recent.indexed_upto(self.index.applied.sequence)
         finally:
             self._index_busy = False
@@ -593,6 +596,10 @@ def _answer(waiter: asyncio.Future[CommitOutcome], effect: fx.Settle) -> None:
         waiter.set_exception(StorageFull(effect.reason))
     else:
         waiter.set_exception(NotPromised(effect.reason))
+
+
+def _head(staged: Staged, size: int) -> bytes:
+    return bytes(next(staged.parts(), memoryview(b""))[:size])
 
 
 def _count_saved(disk: Disk) -> int:

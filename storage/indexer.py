@@ -1,17 +1,33 @@
 """Keeps the index at the committed position by reading the log; called in a thread, never on the write path."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from storage.dataset import Attributes, FileMeta, NeedMore, UnreadableDataSet, read_meta, scan
 from storage.errors import RecordCorrupt
 from storage.index import Index, IndexedRecord
 from storage.log import Log
-from storage.position import LogPoint, RecordKind
+from storage.position import LogPoint, RecordHeader, RecordKind
 
 _LOG: Final = logging.getLogger("perenne.index")
 BATCH: Final = 512
+HEAD_BYTES: Final = 8 * 1024
+"""What a `Fresh` record should carry of a payload that nobody scanned."""
 _HEADS: Final = (32 * 1024, 1024 * 1024, 16 * 1024 * 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """What is still in memory of a record, so that the log need not be read for it.
+
+    head: the first payload bytes, the File Meta at least. attributes: None where nobody scanned the data set.
+    """
+
+    header: RecordHeader
+    head: bytes
+    attributes: Attributes | None
 
 
 class Indexer:
@@ -21,10 +37,11 @@ class Indexer:
         self._log = log
         self._index = index
 
-    def advance(self, upto: LogPoint) -> int:
+    def advance(self, upto: LogPoint, fresh: Mapping[int, Fresh] | None = None) -> int:
         """Index every committed record up to `upto`; return how many instances were added.
 
-        An index of another branch, or of a log that was cut, is rebuilt from the start.
+        fresh: by sequence, what need not be read. An index of another branch, or of a log that was cut, is rebuilt
+        from the start.
         """
         applied = self._index.applied
         if self._log.point_at(applied.sequence) != applied:
@@ -34,7 +51,8 @@ class Indexer:
         added, first = 0, applied.sequence + 1
         while first <= upto.sequence:
             last = min(upto.sequence, first + BATCH - 1)
-            batch = [record for sequence in range(first, last + 1) if (record := self._record(sequence)) is not None]
+            found = (self._record(sequence, (fresh or {}).get(sequence)) for sequence in range(first, last + 1))
+            batch = [record for record in found if record is not None]
             point = self._log.point_at(last)
             if point is None:
                 return added
@@ -43,14 +61,16 @@ class Indexer:
             first = last + 1
         return added
 
-    def _record(self, sequence: int) -> IndexedRecord | None:
+    def _record(self, sequence: int, fresh: Fresh | None) -> IndexedRecord | None:
         """What is to be indexed of one record; None when it is no instance, or damaged until it is repaired."""
         try:
-            header, head = self._log.read_head(sequence, _HEADS[0])
+            header, head = (fresh.header, fresh.head) if fresh else self._log.read_head(sequence, _HEADS[0])
             if header.kind is not RecordKind.INSTANCE:
                 return None
             meta = read_meta(head)
-            attributes = self._attributes(sequence, meta, head, header.size)
+            attributes = fresh.attributes if fresh else None
+            if attributes is None:
+                attributes = self._attributes(sequence, meta, head, header.size)
         except RecordCorrupt as error:
             _LOG.error("a record is damaged and not indexed", extra={"sequence": sequence, "reason": str(error)})
             return None

@@ -7,10 +7,10 @@ import os
 import secrets
 import struct
 import time
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, cast
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
@@ -35,7 +35,7 @@ def instances(sop_class: str, size: int) -> Iterator[tuple[str, list[bytes]]]:
     study, series, uid = f"{run}.1", f"{run}.2.{first}", f"{run}.3.{first}"
     path = get_testdata_file("CT_small.dcm" if sop_class == CT else "MR_small.dcm")
     assert isinstance(path, str), "pydicom brings its samples with it"
-    sample = dcmread(path)
+    sample = cast(Callable[[str], Dataset], dcmread)(path)
     sample.StudyInstanceUID, sample.SeriesInstanceUID, sample.SOPInstanceUID = study, series, uid
     del sample[PIXEL_DATA:]
     side = math.isqrt(size // 2)

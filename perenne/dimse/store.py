@@ -16,6 +16,7 @@ from perenne.dimse.meta import file_meta
 from perenne.dimse.negotiation import AcceptedContext
 from perenne.dimse.uids import VERIFICATION
 from replication.api import Committer, ConflictRefused, Draft, NotPromised
+from storage.dataset import Attributes
 from storage.errors import StorageFull
 from storage.staging import Staged, StagingArea
 
@@ -24,23 +25,10 @@ _UID: Final = re.compile(r"[0-9.]{1,64}")
 _HEADS: Final = (64 * 1024, 1024 * 1024, 16 * 1024 * 1024)
 
 
-class ScannedUids(Protocol):
-    """What the store needs of a scanned data set; empty where absent."""
-
-    @property
-    def sop_class_uid(self) -> str: ...
-    @property
-    def sop_instance_uid(self) -> str: ...
-    @property
-    def study_instance_uid(self) -> str: ...
-    @property
-    def series_instance_uid(self) -> str: ...
-
-
 class Scanner(Protocol):
     """`storage.dataset.scan`, or something like it."""
 
-    def __call__(self, head: bytes | memoryview, transfer_syntax: str, *, complete: bool) -> ScannedUids:
+    def __call__(self, head: bytes | memoryview, transfer_syntax: str, *, complete: bool) -> Attributes:
         """Return the identifiers of a data set from its first bytes.
 
         complete: whether `head` is all of it. Any exception means: unreadable, or not from so little.
@@ -196,9 +184,10 @@ class StoreService:
             study_instance_uid=found.study_instance_uid,
             series_instance_uid=found.series_instance_uid,
             transfer_syntax_uid=syntax,
+            attributes=found,
         )
 
-    def _scan(self, staged: Staged, syntax: str) -> ScannedUids | Answer:
+    def _scan(self, staged: Staged, syntax: str) -> Attributes | Answer:
         body = staged.size - staged.meta_length
         failure = ""
         for size in _HEADS:

@@ -20,6 +20,7 @@ from perenne.dimse.server import DimseServer
 from perenne.dimse.settings import DimseSettings
 from perenne.dimse.uids import EXPLICIT_LE, IMPLICIT_LE, VERIFICATION
 from replication.api import CommitOutcome, ConflictRefused, Draft
+from storage.dataset import Attributes
 from storage.disk import Disk
 from storage.staging import StagingArea
 from tests.storage.memory_disk import MemoryDisk
@@ -31,15 +32,7 @@ WAIT_S = 20.0
 _READ: Callable[..., Any] = cast(Any, pydicom).dcmread  # pydicom is typed in part only
 
 
-@dataclass(frozen=True)
-class Uids:
-    sop_class_uid: str
-    sop_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-
-
-def scan(head: bytes | memoryview, transfer_syntax: str, *, complete: bool) -> Uids:
+def scan(head: bytes | memoryview, transfer_syntax: str, *, complete: bool) -> Attributes:
     """Read the identifiers with pydicom: slow, and independent of our own scanner."""
 
     if transfer_syntax == "1.2.840.10008.1.2.1.99":
@@ -51,11 +44,11 @@ def scan(head: bytes | memoryview, transfer_syntax: str, *, complete: bool) -> U
         stop_before_pixels=True,
         specific_tags=["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"],
     )
-    return Uids(
-        str(dataset.get("SOPClassUID", "")),
-        str(dataset.get("SOPInstanceUID", "")),
-        str(dataset.get("StudyInstanceUID", "")),
-        str(dataset.get("SeriesInstanceUID", "")),
+    return Attributes(
+        sop_class_uid=str(dataset.get("SOPClassUID", "")),
+        sop_instance_uid=str(dataset.get("SOPInstanceUID", "")),
+        study_instance_uid=str(dataset.get("StudyInstanceUID", "")),
+        series_instance_uid=str(dataset.get("SeriesInstanceUID", "")),
     )
 
 
