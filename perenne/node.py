@@ -1,6 +1,7 @@
 """The composition root: builds every part of one node, starts and stops them in order. Only this file constructs."""
 
 import asyncio
+import gc
 import logging
 import secrets
 import signal
@@ -43,6 +44,7 @@ from storage.staging import StagingArea
 
 _LOG: Final = logging.getLogger("perenne.node")
 DRAIN_S: Final = 15.0
+GC_THRESHOLDS: Final = (20_000, 20, 50)
 HAND_OVER_S: Final = 6.0
 
 
@@ -81,6 +83,10 @@ async def _serve(config: Config) -> None:
     node = Node(config, disk, coordination, identity, cluster)
     try:
         await node.start()
+        # What was built until here stays: the collector need not walk it again and again (5 to 10 % of the rate).
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         await stopping.wait()
     finally:
         await node.stop()

@@ -12,6 +12,8 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import uvloop
+
 from perenne.bench.load import SIZES, Pulse, echo_rate, rate
 from perenne.local.cluster import AE_TITLE, LocalCluster
 from perenne.local.processes import Running, free_ports, start, wait_until
@@ -33,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     if "stores" in chosen:
         results |= _stores(options.seconds, options.repeat)
     if "failover" in chosen:
-        results |= asyncio.run(_failover(options.rounds))
+        results |= uvloop.run(_failover(options.rounds))
     _print(results, as_json=options.json)
     return 0
 
@@ -74,7 +76,7 @@ def _measure(name: str, port: int, called_ae: str, seconds: float, repeat: int) 
     for label, (sop_class, size) in SIZES.items():
         for associations in (1, 4):
             rates = [
-                asyncio.run(rate(port, called_ae, sop_class, size, associations=associations, seconds=seconds))
+                uvloop.run(rate(port, called_ae, sop_class, size, associations=associations, seconds=seconds))
                 for _ in range(repeat)
             ]
             found[f"{label} x{associations} per s"] = statistics.median(rates)
@@ -91,7 +93,7 @@ def _stores(seconds: float, repeat: int) -> Results:
             follower = next(node for node in cluster.nodes if node is not leader)
             results |= _measure("two copies, at the leader", leader.dicom_port, AE_TITLE, seconds, repeat)
             results |= _measure("two copies, at the follower", follower.dicom_port, AE_TITLE, seconds, repeat)
-            echoes = asyncio.run(echo_rate(leader.dicom_port, AE_TITLE, associations=4, seconds=seconds))
+            echoes = uvloop.run(echo_rate(leader.dicom_port, AE_TITLE, associations=4, seconds=seconds))
             results["C-ECHO"] = {"x4 per s": echoes}
         with _solo(work / "solo") as port:
             results |= _measure("one copy, standalone", port, AE_TITLE, seconds, repeat)

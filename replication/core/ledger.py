@@ -11,20 +11,25 @@ from dataclasses import replace
 from replication.core.ports import LogView
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader
 
+REMEMBERED = 4096
+
 
 class Ledger:
-    """Points of this node's log, records still on their way to the disk included."""
+    """Points of this node's log, records still on their way to the disk included.
+
+    The newest points are remembered beyond their durability: confirmations and commits ask for them again.
+    """
 
     def __init__(self, log: LogView) -> None:
         self._log = log
-        self._queued: deque[tuple[LogPoint, int]] = deque()
+        self._newest: deque[LogPoint] = deque()
         self.end = GENESIS
         self.durable = GENESIS
         self.resync()
 
     def resync(self) -> None:
         """Start over from the log itself: at the start, and after a truncation or an installed segment."""
-        self._queued.clear()
+        self._newest.clear()
         self.end = self._log.end
         self.durable = self._log.durable
 
@@ -35,20 +40,20 @@ class Ledger:
     def appended(self, header: RecordHeader, chain: bytes) -> None:
         """Note a record that the driver was told to append. It is the next one: the callers have checked."""
         self.end = LogPoint(header.position, chain)
-        self._queued.append((self.end, header.size))
+        self._newest.append(self.end)
 
     def became_durable(self, point: LogPoint) -> None:
         """Note what the log thread reports; reports from before a truncation are of no interest."""
         if self.durable.sequence < point.sequence <= self.end.sequence:
             self.durable = point
-            while self._queued and self._queued[0][0].sequence <= point.sequence:
-                self._queued.popleft()
+            while len(self._newest) > REMEMBERED and self._newest[0].sequence <= point.sequence:
+                self._newest.popleft()
 
     def point_at(self, sequence: int) -> LogPoint | None:
         """`GENESIS` for 0; None beyond the end."""
-        if self._queued and sequence >= self._queued[0][0].sequence:
-            index = sequence - self._queued[0][0].sequence
-            return self._queued[index][0] if index < len(self._queued) else None
+        if self._newest and sequence >= self._newest[0].sequence:
+            index = sequence - self._newest[0].sequence
+            return self._newest[index] if index < len(self._newest) else None
         return self._log.point_at(sequence) if sequence <= self.end.sequence else None
 
     def holds(self, point: LogPoint) -> bool:
@@ -58,7 +63,9 @@ class Ledger:
     def epochs(self) -> Sequence[EpochSpan]:
         """Oldest first, queued records included."""
         spans = [span for span in self._log.epochs() if span.first <= self.end.sequence]
-        for point, _size in self._queued:
+        for point in self._newest:
+            if spans and point.sequence <= spans[-1].last:
+                continue
             if not spans or spans[-1].epoch < point.epoch:
                 spans.append(EpochSpan(point.epoch, point.sequence, point.sequence))
             elif spans[-1].last < point.sequence:
