@@ -7,7 +7,7 @@ import os
 import secrets
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, cast
 
 import pydicom
@@ -63,9 +63,7 @@ async def _store_some(port: int, called_ae: str, sop_class: str, size: int, unti
     sender = await Sender.associate("127.0.0.1", port, [(sop_class, [EXPLICIT_LE])], called_ae=called_ae)
     async with sender:
         for uid, pieces in instances(sop_class, size):
-            answer = await sender.store(sop_class, uid, EXPLICIT_LE, pieces)
-            if answer.status != 0:
-                raise RuntimeError(f"status {answer.status:04X}: {answer.comment}")
+            await _stored(sender, sop_class, uid, pieces)
             now = time.monotonic()
             if now >= until:
                 return done
@@ -93,6 +91,38 @@ async def echo_rate(port: int, called_ae: str, *, associations: int, seconds: fl
         return done
 
     return sum(await asyncio.gather(*(echo() for _ in range(associations)))) / seconds
+
+
+async def fill(port: int, called_ae: str, sop_class: str, size: int, *, associations: int, count: int) -> None:
+    """Store so many instances. Raises RuntimeError when one is refused."""
+    left = itertools.count(count, -1)
+
+    async def some() -> None:
+        sender = await Sender.associate("127.0.0.1", port, [(sop_class, [EXPLICIT_LE])], called_ae=called_ae)
+        async with sender:
+            for uid, pieces in instances(sop_class, size):
+                if next(left) <= 0:
+                    return
+                await _stored(sender, sop_class, uid, pieces)
+
+    await asyncio.gather(*(some() for _ in range(associations)))
+
+
+async def store_giant(port: int, called_ae: str, size: int) -> None:
+    """Store one CT instance of `size` bytes, which never lies in this process's memory as a whole."""
+    piece = memoryview(os.urandom(16 * 1024 * 1024))
+    uid, (head, _) = next(instances(CT, 2048))
+    tail = struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, size)
+    body = [piece[: min(len(piece), size - start)] for start in range(0, size, len(piece))]
+    sender = await Sender.associate("127.0.0.1", port, [(CT, [EXPLICIT_LE])], called_ae=called_ae)
+    async with sender:
+        await _stored(sender, CT, uid, [head, tail, *body])
+
+
+async def _stored(sender: Sender, sop_class: str, uid: str, pieces: Sequence[bytes | memoryview]) -> None:
+    answer = await sender.store(sop_class, uid, EXPLICIT_LE, pieces)
+    if answer.status != 0:
+        raise RuntimeError(f"status {answer.status:04X}: {answer.comment}")
 
 
 class Pulse:

@@ -15,6 +15,8 @@ from perenne.dimse.uids import IMPLICIT_LE, VERIFICATION
 Buffer = bytes | bytearray | memoryview
 
 _MAX_PDU: Final = 128 * 1024
+_PARTS_AT_ONCE: Final = 64
+"""PDU headers and bodies handed to the transport before it is asked whether it can take more."""
 
 
 class AssociationRejected(Exception):
@@ -227,7 +229,8 @@ class Sender:
         )
         if command.has_data_set:
             parts += _pdus_of_pieces(context_id, data, self._peer_max)
-        await link.write(parts)
+        for first in range(0, len(parts), _PARTS_AT_ONCE):
+            await link.write(parts[first : first + _PARTS_AT_ONCE])
         kind, body = await answer
         if kind != wire.P_DATA:
             link.lose("an unexpected PDU")
