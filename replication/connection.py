@@ -17,6 +17,8 @@ from storage.reader import Payload as Sendable
 
 _LOG: Final = logging.getLogger("perenne.peers")
 PROTOCOL_VERSIONS: Final = (1, 1)
+GREETING_S: Final = 5.0
+"""Whoever has not greeted by then is no node of ours."""
 
 
 class ConnectionEvents(Protocol):
@@ -59,6 +61,7 @@ class Connection(asyncio.BufferedProtocol):
         self._receive_buffer = receive_buffer
         self._readers = readers
         self._outbox: Outbox | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._expected = expected
         self.dialled = dialled
         self.peer: Identity | None = None
@@ -77,6 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._patience = asyncio.get_running_loop().call_later(GREETING_S, self.close, "no greeting came")
         self.send(self._me)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -98,6 +102,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._be_patient()
         self._incoming.abandon()
         outbox, self._outbox = self._outbox, None
         if outbox is not None:
@@ -156,8 +161,14 @@ class Connection(asyncio.BufferedProtocol):
             _LOG.warning("refused a peer", extra={"peer": message.node_id, "reason": why})
             self.close(why)
             return
+        self._be_patient()
         self.peer = Identity(ReplicaId(message.node_id), message.incarnation, message.boot)
         self._events.greeted(self, self.peer)
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def _why_not(self, hello: Hello) -> str | None:
         if hello.cluster_id != self._me.cluster_id:

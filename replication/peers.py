@@ -72,6 +72,8 @@ class PeerNetwork:
         self._connections: set[Connection] = set()
         self._diallers: dict[ReplicaId, tuple[tuple[str, int], asyncio.Task[None]]] = {}
         self._ended: dict[Connection, asyncio.Event] = {}
+        self.ungreeted = 0
+        """Connections that ended without a greeting that fits: strangers, other clusters, nodes that died just then."""
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
@@ -166,6 +168,8 @@ class PeerNetwork:
         number = self._number_of.get(connection)
         if number is not None:
             self._down(connection, number, reason)
+        elif connection.peer is None:
+            self.ungreeted += 1
 
     def _down(self, connection: Connection, number: int, reason: str) -> None:
         del self._number_of[connection]
