@@ -44,6 +44,7 @@ from storage.staging import StagingArea
 
 _LOG: Final = logging.getLogger("perenne.node")
 DRAIN_S: Final = 15.0
+ALONE: Final = "one copy only: allow_solo, a ZooKeeper or a tier is needed"
 GC_THRESHOLDS: Final = (20_000, 20, 50)
 HAND_OVER_S: Final = 6.0
 
@@ -275,9 +276,8 @@ class Node:
         return None
 
     def why_not_ready(self) -> str | None:
-        if not self.replicator.core.situation.admitted:
-            return "not yet admitted to the cluster"
-        return self.replicator.refusal()
+        why = self.replicator.refusal()
+        return why or (None if self.replicator.core.situation.admitted else "not yet admitted to the cluster")
 
     def is_leader(self) -> bool:
         leadership = self.replicator.core.leadership
@@ -347,6 +347,7 @@ def _replicator_settings(
         http_port=config.http.port,
         ae_title=config.dimse.ae_title,
         version=VERSION,
+        refusal="" if not config.standalone or config.cluster.allow_solo else ALONE,
     )
 
 

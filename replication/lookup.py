@@ -89,7 +89,8 @@ class Lookups:
         leadership = replicator.core.leadership
         age_ms = time.monotonic() * 1000 - replicator.coordinator.fresh_since_ms
         fresh = age_ms < replicator.settings.core.session_timeout_ms
-        return leadership is not None and leadership.phase is Phase.ACTIVE and fresh
+        complete = replicator.recent.complete
+        return leadership is not None and leadership.phase is Phase.ACTIVE and fresh and complete
 
     async def _ask_leader(self, uid: str) -> InstanceBytes:
         replicator = self._replicator

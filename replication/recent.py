@@ -39,12 +39,14 @@ class RecentRecord:
 
 
 class Recent:
-    """Consecutive records at the end of the log. Also the core's catalogue: the index, and what it does not know yet.
+    """Records appended lately. Also the core's catalogue: the index, and what it does not know yet.
 
+    unseen: sequence up to which the log holds records that were not added here, such as those from before the start.
     let_go(staged): gives a reference back; removing a file takes time, so that is the caller's business.
     """
 
-    def __init__(self, index: Index, let_go: Callable[[Staged], None], *, budget_bytes: int) -> None:
+    def __init__(self, index: Index, let_go: Callable[[Staged], None], *, budget_bytes: int, unseen: int = 0) -> None:
+        self._unseen = unseen
         self._index = index
         self._let_go = let_go
         self._budget = budget_bytes
@@ -95,8 +97,17 @@ class Recent:
         found = ((sequence, self._records.get(sequence)) for sequence in range(first, last + 1))
         return {sequence: Fresh(r.header, r.head, r.attributes) for sequence, r in found if r is not None and r.head}
 
+    @property
+    def complete(self) -> bool:
+        return self._index.applied.sequence >= self._unseen
+
+    def installed_upto(self, sequence: int) -> None:
+        """A whole segment was taken over: only the index will know what is in it."""
+        self._unseen = sequence
+
     def cut_after(self, sequence: int) -> None:
         """The log was truncated."""
+        self._unseen = min(self._unseen, sequence)
         for known in [k for k in self._records if k > sequence]:
             if known in self._held:
                 self._release(known)

@@ -69,6 +69,8 @@ class ReplicatorSettings:
     http_port: int
     ae_title: str
     version: str
+    refusal: str = ""
+    """Why this node takes no store at all, by its configuration."""
 
 
 @dataclass(slots=True)
@@ -109,7 +111,7 @@ class Replicator:
         self._promises = ThreadPoolExecutor(1, "perenne-promise")
         self._indexing = ThreadPoolExecutor(1, "perenne-index")
         self.readers = ThreadPoolExecutor(2, "perenne-read")
-        self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES)
+        self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES, unseen=log.end.sequence)
         self.network = PeerNetwork(
             self.me,
             settings.cluster.cluster_id,
@@ -382,7 +384,9 @@ class Replicator:
         assert isinstance(name, str), "a segment lies in a file"
         end: LogPoint | None = None
         try:
-            end = await asyncio.wrap_future(self.group.call(lambda: self.log.install_segment(name)))
+            installed = await asyncio.wrap_future(self.group.call(lambda: self.log.install_segment(name)))
+            self.recent.installed_upto(installed.sequence)
+            end = installed
         except StorageError as error:
             _LOG.error("a segment was refused", extra={"reason": str(error)})
             self._drop(name)
@@ -483,7 +487,7 @@ class Replicator:
 
     def refusal(self) -> str | None:
         """Why a store would be refused right now, before its bytes are taken; None when it would be accepted."""
-        return "the node stops" if self._closed else self.core.refusal()
+        return "the node stops" if self._closed else self.settings.refusal or self.core.refusal()
 
     # Peers
 

@@ -120,12 +120,12 @@ class Index:
             run("INSERT OR IGNORE INTO series VALUES (?,?,?,?,?)", [_series(r.attributes) for r in records])
             run("INSERT OR IGNORE INTO study VALUES (?,?,?,?,?,?,?)", [_study(r.attributes) for r in records])
             self._move(upto)
+        self._applied = upto
 
     def _move(self, upto: LogPoint) -> None:
         self._connection.execute(
             "UPDATE facts SET epoch = ?, sequence = ?, chain = ?", (upto.epoch, upto.sequence, upto.chain)
         )
-        self._applied = upto
 
     def clear(self) -> None:
         """Forget everything: the index does not belong to this log, or is to be rebuilt."""
@@ -133,6 +133,7 @@ class Index:
             for table in ("instance", "series", "study"):
                 self._connection.execute(f"DELETE FROM {table}")
             self._move(GENESIS)
+        self._applied = GENESIS
 
     def find(self, sop_instance_uid: str) -> tuple[InstanceLocation, ...]:
         """Every version of an instance, oldest first."""

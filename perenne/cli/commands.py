@@ -34,14 +34,20 @@ def read_config(file: Path | None) -> Config:
         raise fail(str(error), 2) from error
 
 
-@app.callback()
-def _top(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
-) -> None:
-    """Perenne: a fault-tolerant DICOM archive. Two durable copies before Success."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(VERSION)
         raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and leave.")
+]
+
+
+@app.callback()
+def _top(version: VersionOption = False) -> None:
+    """Perenne: a fault-tolerant DICOM archive. Two durable copies before Success."""
 
 
 @app.command()

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+
+FILE_WIDTH = 160
+"""Columns where the output goes to a file or another program."""
 
 
 def addresses(urls: list[str], cluster: Path) -> list[str]:
@@ -45,7 +48,8 @@ def show(found: list[str], *, as_json: bool) -> int:
     if as_json:
         Console().print_json(json.dumps({"health": ["ok", "degraded", "down"][code], "nodes": nodes}))
         return code
-    table = Table("node", "role", "in sync", "position", "lag", "instances", "conflicts", "disk free", "health")
+    columns = ("node", "role", "in sync", "position", "lag", "instances", "conflicts", "disk free")
+    table = Table(*columns, Column("health", overflow="fold", min_width=20))
     for n in nodes:
         if "error" in n:
             table.add_row(str(n["node"]), "-", "-", "-", "-", "-", "-", "-", f"[red]{health(n)}")
@@ -62,5 +66,8 @@ def show(found: list[str], *, as_json: bool) -> int:
             f"{n['disk']['free_bytes'] / 2**30:.0f} GiB",
             health(n) if health(n) == "ok" else f"[red]{health(n)}",
         )
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=FILE_WIDTH)
+    console.print(table)
     return code

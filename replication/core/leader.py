@@ -194,6 +194,8 @@ class Leadership:
         situation = self._situation
         if self.phase is not Phase.ACTIVE or self.handover is not None or situation.fenced or situation.trouble:
             return
+        if not situation.ports.catalogue.complete:
+            return  # a duplicate would not be known for one
         for ticket in self._proposals.held():
             before = situation.ledger.end.sequence
             size = self._proposals.number(ticket, self.epoch)

@@ -44,6 +44,11 @@ class KnownVersion:
 class Catalogue(Protocol):
     """What the log holds of one SOP Instance UID: the index and everything appended since."""
 
+    @property
+    def complete(self) -> bool:
+        """False while there are records in the log that it does not know yet: "unheard of" cannot be said then."""
+        ...
+
     def versions(self, sop_instance_uid: str) -> Sequence[KnownVersion]:
         """Oldest first."""
         ...

@@ -73,6 +73,7 @@ class Replica:
         self._read_at_ms = 0
         self._floor_at_ms = 0
         self._leaderless_since_ms: int | None = None
+        self._knew_a_leader = False
         self._hand_over: HandOverRequested | None = None
         self._hand_over_until_ms = 0
         self._left = False
@@ -110,15 +111,19 @@ class Replica:
             return situation.trouble
         if situation.fenced and self.following.stream is None:
             return "this node stopped writing"
-        if self.leadership is not None:
-            return self.leadership.refusal()
+        if self._leads_actively():
+            return self.leadership.refusal() if self.leadership is not None else None
         if self.following.stream is not None:
             return self.following.stream.refusal or None
         since = self._leaderless_since_ms
         patience = NO_LEADER_PATIENCE * situation.settings.session_timeout_ms
-        if since is None or situation.now_ms - since > patience:
+        if not self._knew_a_leader or (since is not None and situation.now_ms - since > patience):
             return "no leader is known"
         return None
+
+    def _leads_actively(self) -> bool:
+        active = self.leadership is not None and self.leadership.phase is Phase.ACTIVE
+        return active and self.situation.ports.catalogue.complete
 
     # Events
 
@@ -428,6 +433,7 @@ class Replica:
         self._move_offers()
         if self.leader is not None:
             self._leaderless_since_ms = None
+            self._knew_a_leader |= self.following.stream is not None or self._leads_actively()
         elif self._leaderless_since_ms is None:
             self._leaderless_since_ms = situation.now_ms
 

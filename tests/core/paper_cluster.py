@@ -65,6 +65,8 @@ class PaperLog:
                 spans.append(EpochSpan(position.epoch, position.sequence, position.sequence))
         return spans
 
+    complete = True
+
     def versions(self, sop_instance_uid: str) -> list[KnownVersion]:
         return [
             KnownVersion(r.header.position.sequence, r.header.dataset, "1.2.840.10008.1.2.1")

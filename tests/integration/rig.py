@@ -1,14 +1,19 @@
 """A real cluster, real senders, and plain tar as the judge."""
 
+import asyncio
 import re
 import shutil
 import socket
+import struct
 import subprocess
+import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from perenne.bench.load import CT, EXPLICIT_LE
+from perenne.dimse.sender import Sender
 from perenne.local.cluster import LocalCluster, LocalNode
 from perenne.local.processes import Running, free_ports, start, wait_until
 from storage.dataset import UnreadableDataSet, read_meta, scan
@@ -183,3 +188,65 @@ def assert_kept(cluster: LocalCluster, acknowledged: set[str], sent: dict[str, b
 def signalled(running: Running | None) -> Running:
     assert running is not None
     return running
+
+
+@contextmanager
+def standalone(directory: Path, extra: str = "", *arguments: str) -> Generator[LocalNode]:
+    """One node without ZooKeeper; killed at the end."""
+    directory.mkdir(parents=True, exist_ok=True)
+    dicom, http, peer = free_ports(3)
+    node = LocalNode("solo", directory, dicom, http, peer)
+    node.config.write_text(
+        f'[node]\nid = "solo"\ndata_dir = "{node.data_dir}"\n'
+        f'[peer]\nhost = "127.0.0.1"\nport = {node.peer_port}\n'
+        f'[dimse]\nhost = "127.0.0.1"\nport = {node.dicom_port}\n'
+        f'[http]\nhost = "127.0.0.1"\nport = {node.http_port}\n{extra}'
+    )
+    command = [sys.executable, "-m", "perenne.cli", "node", "--config", str(node.config), *arguments]
+    node.running = start(command, directory / "node.log", directory)
+    try:
+        wait_until(lambda: node.get("/livez")[0] == 200, [node.running], "the node answers")
+        yield node
+    finally:
+        node.running.kill()
+
+
+SOLO = "[cluster]\nallow_solo = true\n"
+
+
+def made(number: int, *, filler: bytes = b"", patient: bytes = b"DOE^JANE") -> tuple[str, bytes]:
+    """A small CT data set of its own: (SOP Instance UID, explicit little endian bytes)."""
+    uid = f"1.2.826.0.1.3680043.10.1337.77.{number}"
+
+    def element(group: int, tag: int, vr: bytes, value: bytes) -> bytes:
+        value += (b"\0" if vr == b"UI" else b" ") * (len(value) % 2)
+        return struct.pack("<HH2sH", group, tag, vr, len(value)) + value
+
+    parts = [
+        element(8, 0x16, b"UI", CT.encode()),
+        element(8, 0x18, b"UI", uid.encode()),
+        element(0x10, 0x10, b"PN", patient),
+        element(0x10, 0x20, b"LO", b"PID-4711"),
+        element(0x20, 0x0D, b"UI", b"1.2.826.0.1.3680043.10.1337.77"),
+        element(0x20, 0x0E, b"UI", b"1.2.826.0.1.3680043.10.1337.77.0"),
+        struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, len(filler)) + filler,
+    ]
+    return uid, b"".join(parts)
+
+
+def store(node: LocalNode, *made_ones: tuple[str, bytes]) -> list[tuple[int | None, str]]:
+    """Send instances over one association; return status and comment of each."""
+
+    async def send() -> list[tuple[int | None, str]]:
+        sender = await Sender.associate("127.0.0.1", node.dicom_port, [(CT, [EXPLICIT_LE])], called_ae="PERENNE")
+        async with sender:
+            answers = [await sender.store(CT, uid, EXPLICIT_LE, [data]) for uid, data in made_ones]
+            return [(answer.status, answer.comment) for answer in answers]
+
+    return asyncio.run(send())
+
+
+def perenne(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as an operator does."""
+    command = [sys.executable, "-m", "perenne.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
