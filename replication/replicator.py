@@ -387,6 +387,7 @@ class Replicator:
             installed = await asyncio.wrap_future(self.group.call(lambda: self.log.install_segment(name)))
             self.recent.installed_upto(installed.sequence)
             end = installed
+            _LOG.info("took over a whole segment", extra={"end": end.sequence})
         except StorageError as error:
             _LOG.error("a segment was refused", extra={"reason": str(error)})
             self._drop(name)

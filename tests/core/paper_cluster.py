@@ -559,6 +559,13 @@ class PaperCluster:
         state = self.service.state
         return {member.id for member in state.state.in_sync} if state else set()
 
+    def fully_redundant(self) -> bool:
+        """Somebody leads, and every node is in the set as it is now, not as it was before its disk went."""
+        state = self.service.state
+        members = frozenset(node.identity.member for node in self.nodes.values())
+        everybody = len(members) == len(self.disks)
+        return self.leader is not None and state is not None and everybody and state.state.in_sync == members
+
     def check(self) -> None:
         """Same position, same chain; nothing promised is gone from the set; nobody froze."""
         chains: dict[LogPosition, bytes] = {}

@@ -85,7 +85,7 @@ class ClusterMachine(RuleBasedStateMachine):
     def coordination(self, up: bool) -> None:
         self.cluster.service.up = up
 
-    @precondition(lambda self: self.cluster.leader is not None and self.cluster.in_sync() == set(NAMES))
+    @precondition(lambda self: self.cluster.fully_redundant())
     @rule(name=names)
     def lose_one_disk(self, name: str) -> None:
         """The promise is about the loss of any one replica: a disk is lost only while all three hold everything."""
@@ -110,7 +110,7 @@ class ClusterMachine(RuleBasedStateMachine):
                 cluster.nodes[name].unknown_next = ""
             else:
                 cluster.start(name)
-        cluster.run_until(lambda: cluster.leader is not None and cluster.in_sync() == set(NAMES), 40_000)
+        cluster.run_until(cluster.fully_redundant, 40_000)
         leader = cluster.leader
         assert leader is not None
         ticket = cluster.offer(leader.name, "last")

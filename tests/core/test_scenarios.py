@@ -174,3 +174,20 @@ def test_nothing_happens_for_a_minute_and_no_epoch_grows() -> None:
     before = cluster.service.state
     cluster.run(60_000)
     assert cluster.service.state == before
+
+
+def test_a_leader_numbers_nothing_while_it_does_not_know_everything_that_it_holds() -> None:
+    """Else the same instance, sent again, would be stored again, and other bytes under its UID not be noticed."""
+    cluster = healthy()
+    leader = leader_of(cluster)
+    log = cluster.nodes[leader].disk.log
+    log.complete = False
+    end = log.end
+    ticket = cluster.offer(leader, "1.2.3")
+    cluster.run(300)
+    assert ticket not in cluster.nodes[leader].settled
+    assert log.end == end
+    log.complete = True
+    cluster.run(300)
+    assert cluster.nodes[leader].settled[ticket] is Verdict.STORED
+    cluster.check()
