@@ -86,7 +86,7 @@ async def _instance(node: Watched, uid: str) -> Response:
         while (part := await asyncio.to_thread(next, parts, None)) is not None:
             yield bytes(part)
 
-    headers = {"Content-Length": str(found.size), "Cache-Control": "private, immutable, max-age=31536000"}
+    headers = {"Content-Length": str(found.size), "Cache-Control": "private, no-cache"}
     return StreamingResponse(body(), media_type="application/dicom", headers=headers)
 
 

@@ -18,6 +18,7 @@ from monitoring.metrics import Metrics
 from perenne import VERSION, logs
 from perenne.config import Config
 from perenne.dimse.server import DimseServer
+from perenne.limits import raise_descriptor_limit
 from replication.api import InstanceBytes, ReplicatorStatistics
 from replication.coordination.port import (
     ClusterRecord,
@@ -56,6 +57,7 @@ class CannotStart(Exception):
 def run(config: Config) -> int:
     """Run a node until SIGTERM or SIGINT; return the exit code."""
     logs.configure(config.log.level, config.log.format)
+    _LOG.info("open files allowed", extra={"descriptors": raise_descriptor_limit()})
     try:
         uvloop.run(_serve(config))
     except CannotStart as error:

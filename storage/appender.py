@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from storage.disk import Buffer, Disk
-from storage.errors import FormatError, LogContradiction, SegmentPoisoned, StorageError
+from storage.errors import FormatError, LogContradiction, SegmentPoisoned
 from storage.lostfound import LostAndFound
 from storage.position import LogPoint, RecordHeader, chain_after
 from storage.reader import LogReader, Payload, Pending
@@ -281,9 +281,9 @@ class LogAppender(LogReader):
         """Do what touches the disk. After any failure this log writes nothing more."""
         try:
             work()
-        except (StorageError, OSError) as error:
-            self._failure = str(error)
-            raise SegmentPoisoned(f"the log stopped writing: {error}") from error
+        except Exception as error:  # whatever it was: what lies on the disk now is not what was meant
+            self._failure = f"{type(error).__name__}: {error}"
+            raise SegmentPoisoned(f"the log stopped writing: {self._failure}") from error
 
     def _refuse_if_poisoned(self) -> None:
         if self._failure is not None:

@@ -92,7 +92,11 @@ class GroupCommit:
                 self._changed.wait_for(lambda: self._queue or self._closing)
                 if not self._queue:
                     return
-            self._commit_group()
+            try:
+                self._commit_group()
+            except Exception as error:  # noqa: BLE001 - a bug here must fence the node, not silence its log thread
+                self._failed = True
+                self._on_failure(StorageError(f"the log thread failed: {type(error).__name__}: {error}"))
 
     def _commit_group(self) -> None:
         size = appended = 0

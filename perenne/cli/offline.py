@@ -134,7 +134,9 @@ def extract(
                 skipped += 1
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(found.payload)
+            part = target.with_name(f"{target.name}.part")
+            part.write_bytes(found.payload)  # Ctrl-C leaves no file that looks whole
+            part.replace(target)
             written += 1
     typer.echo(f"{written} written, {skipped} left out")
     if skipped or not written:

@@ -1,0 +1,79 @@
+"""The log thread: groups, failures, and work between groups."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from storage.disk import RealDisk
+from storage.errors import StorageError
+from storage.log import Log
+from storage.position import GENESIS, LogPoint
+from storage.writer import GroupCommit
+from tests.storage.log_helpers import IDENTITY, record_after
+
+
+class Heard:
+    """What the log thread reported."""
+
+    def __init__(self) -> None:
+        self.durable: list[int] = []
+        self.failures: list[str] = []
+        self._changed = threading.Condition()
+
+    def on_durable(self, point: LogPoint) -> None:
+        with self._changed:
+            self.durable.append(point.sequence)
+            self._changed.notify_all()
+
+    def on_failure(self, error: StorageError) -> None:
+        with self._changed:
+            self.failures.append(str(error))
+            self._changed.notify_all()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, 20)
+
+
+def opened(directory: Path) -> Log:
+    return Log.open(RealDisk(directory), IDENTITY, host_rebooted=False, floor=0, spares=0)[0]
+
+
+def test_what_is_submitted_becomes_durable_in_order(tmp_path: Path) -> None:
+    log, heard = opened(tmp_path), Heard()
+    group = GroupCommit(log, heard.on_durable, heard.on_failure)
+    end = GENESIS
+    for _ in range(20):
+        header, chain, payload = record_after(end, 700)
+        group.submit(header, chain, payload)
+        end = LogPoint(header.position, chain)
+    heard.until(lambda: heard.durable[-1:] == [20])
+    assert heard.durable == sorted(heard.durable)
+    assert group.call(lambda: log.durable.sequence).result(20) == 20
+    group.close()
+    log.close()
+
+
+class Surprising:
+    """A payload whose bytes cannot be had, by a bug and not by the disk."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def parts(self) -> Iterator[memoryview]:
+        raise ZeroDivisionError("a bug")
+
+
+def test_a_bug_in_the_log_thread_is_reported_and_nothing_more_is_written(tmp_path: Path) -> None:
+    log, heard = opened(tmp_path), Heard()
+    group = GroupCommit(log, heard.on_durable, heard.on_failure)
+    header, chain, payload = record_after(GENESIS, 700)
+    group.submit(header, chain, Surprising(payload.size))
+    heard.until(lambda: bool(heard.failures))
+    assert "ZeroDivisionError" in heard.failures[0]
+    following = record_after(LogPoint(header.position, chain), 700)
+    group.submit(*following)
+    assert group.call(lambda: "the thread lives").result(20) == "the thread lives"
+    assert heard.durable == []
+    group.close()
+    log.close()
