@@ -45,7 +45,7 @@ def test_extracted_files_are_byte_identical(tool: str, tmp_path: Path) -> None:
     for segment in sorted((tmp_path / "data/log").glob("*.tar")):
         if tool == "python":
             with tarfile.open(segment) as archive:
-                archive.extractall(target, filter="data")
+                archive.extractall(target)  # Debian 12 has a 3.11 without filters
             continue
         for mode in ("tvf", "xf"):
             done = subprocess.run([tool, mode, segment], cwd=target, capture_output=True, check=True)
