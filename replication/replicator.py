@@ -21,6 +21,7 @@ from replication.core.situation import Ports, Settings
 from replication.core.values import Identity, ReplicaId
 from replication.feeder import Feeder
 from replication.incoming import Payload
+from replication.indexing import Indexing
 from replication.lookup import Lookups
 from replication.messages import (
     Append,
@@ -32,26 +33,25 @@ from replication.messages import (
     Propose,
     ProposeResult,
     Segment,
-    to_point,
 )
+from replication.offers import Offer, Offers
 from replication.peers import PeerNetwork
-from replication.recent import FRESH_RECORDS, Recent, RecentRecord
+from replication.recent import Recent, RecentRecord
 from replication.rejoin import saved_instances
 from storage.dataset import UnreadableDataSet, read_meta
 from storage.disk import Disk
 from storage.errors import StorageError, StorageFull
 from storage.index import Index
-from storage.indexer import HEAD_BYTES, Indexer
+from storage.indexer import HEAD_BYTES
 from storage.log import BytesPayload, Log
 from storage.metadata import PromiseFile
 from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind
-from storage.record import instance_path, small_member
+from storage.record import small_member
 from storage.staging import Staged, StagingArea
 from storage.writer import GroupCommit
 
 _LOG: Final = logging.getLogger("perenne.replicator")
 TICK_S: Final = 0.05
-INDEX_PAUSE_S: Final = 0.1
 RECENT_BYTES: Final = 128 * 1024 * 1024
 
 
@@ -71,18 +71,6 @@ class ReplicatorSettings:
     version: str
     refusal: str = ""
     """Why this node takes no store at all, by its configuration."""
-
-
-@dataclass(slots=True)
-class _Offer:
-    """An instance that waits for its verdict: from a sender here, or from another node over `link`."""
-
-    staged: Staged
-    draft: Draft
-    waiter: asyncio.Future[CommitOutcome] | None = None
-    link: int = 0
-    origin: Identity | None = None
-    ticket_there: int = 0
 
 
 class Replicator:
@@ -109,9 +97,10 @@ class Replicator:
         self._promise = promise
         self._loop = asyncio.get_running_loop()
         self._promises = ThreadPoolExecutor(1, "perenne-promise")
-        self._indexing = ThreadPoolExecutor(1, "perenne-index")
         self.readers = ThreadPoolExecutor(2, "perenne-read")
         self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES, unseen=log.end.sequence)
+        self.offers = Offers(self._let_go)
+        self._indexing = Indexing(log, index, self.recent, self.spawn)
         self.network = PeerNetwork(
             self.me,
             settings.cluster.cluster_id,
@@ -146,20 +135,15 @@ class Replicator:
         self.live: Mapping[ReplicaId, LiveNode] = {}
         self._events: deque[ev.Event] = deque()
         self._stepping = False
-        self._tickets = itertools.count(1)
         self._handles = itertools.count(1)
-        self._offers: dict[int, _Offer] = {}
         self._staged: dict[int, Payload] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._index_to: LogPoint | None = None
-        self._index_busy = False
         self._operation: Operation | None = None
         self._handed_over = asyncio.Event()
         self._closed = False
         self.frozen: str | None = None
         self.lost_and_found = _count_saved(disk)
         self.leader_changes = 0
-        self.counts = {"stored": 0, "duplicates": 0, "conflicts": 0, "stored_bytes": 0}
         self.ticked_at = time.monotonic()
 
     # Life
@@ -169,7 +153,7 @@ class Replicator:
         await self.network.start()
         await self.coordinator.start()
         self.spawn(self._tick())
-        self._index(self.core.situation.committed)
+        self._indexing.follow(self.core.situation.committed)
 
     async def hand_over(self, seconds: float) -> None:
         """Give the lead away before the node stops; returns at once on a follower."""
@@ -186,12 +170,10 @@ class Replicator:
             task.cancel()
         await self.coordinator.close()
         await self.network.close()
-        for offer in self._offers.values():
-            if offer.waiter is not None and not offer.waiter.done():
-                offer.waiter.set_exception(NotPromised("the node stops"))
+        self.offers.give_up("the node stops")
         await asyncio.to_thread(self.group.close)
-        for pool in (self._promises, self._indexing, self.readers):
-            await asyncio.to_thread(pool.shutdown)
+        for end in (self._promises.shutdown, self._indexing.close, self.readers.shutdown):
+            await asyncio.to_thread(end)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the steps, and keep hold of it."""
@@ -247,11 +229,13 @@ class Replicator:
                 payload = BytesPayload(effect.payload)
                 self._append(RecentRecord(effect.header, effect.chain, payload), payload)
             case fx.Settle():
-                self._settle(effect)
+                answer = self.offers.settle(effect, self.core.situation.told)
+                if answer is not None:
+                    self.network.send(*answer)
             case fx.Committed():
                 self._committed(effect.point)
             case fx.RelayProposal():
-                self._relay(effect)
+                self.network.send(effect.link, *self.offers.relayed(effect.ticket))
             case fx.Persist():
                 self._persist(effect)
             case fx.DropStaged():
@@ -288,7 +272,8 @@ class Replicator:
         self.group.submit(record.header, record.chain, payload)
 
     def _append_offer(self, effect: fx.AppendProposal) -> None:
-        offer = self._offers[effect.ticket]
+        offer = self.offers.get(effect.ticket)
+        assert offer is not None, "a ticket is settled once"
         draft, staged = offer.draft, offer.staged
         staged.retain()
         record = RecentRecord(
@@ -396,28 +381,8 @@ class Replicator:
     # Commit point and index
 
     def _committed(self, point: LogPoint) -> None:
-        self._index(point)
+        self._indexing.follow(point)
         self._release()
-
-    def _index(self, point: LogPoint) -> None:
-        self._index_to = point
-        if not self._index_busy and not self._closed:
-            self._index_busy = True
-            self.spawn(self._advance_index())
-
-    async def _advance_index(self) -> None:
-        indexer = Indexer(self.log, self.index)
-        try:
-            while self._index_to is not None:
-                # One transaction for many records: the index may be late, `recent` knows what it does not.
-                await asyncio.sleep(INDEX_PAUSE_S)
-                point, self._index_to = self._index_to, None
-                first = self.index.applied.sequence + 1
-                fresh = self.recent.fresh(first, min(point.sequence, first + FRESH_RECORDS))
-                await self._loop.run_in_executor(self._indexing, indexer.advance, point, fresh)
-                self.recent.indexed_upto(self.index.applied.sequence)
-        finally:
-            self._index_busy = False
 
     # Offers
 
@@ -430,61 +395,12 @@ class Replicator:
             draft.staged.release()
             raise NotPromised("the node stops")
         waiter: asyncio.Future[CommitOutcome] = self._loop.create_future()
-        self._offer(_Offer(draft.staged, draft, waiter))
+        self._offer(Offer(draft.staged, draft, waiter))
         return await waiter
 
-    def _offer(self, offer: _Offer) -> None:
-        ticket = next(self._tickets)
-        self._offers[ticket] = offer
-        draft, staged = offer.draft, offer.staged
-        path = instance_path(draft.study_instance_uid, draft.series_instance_uid, draft.sop_instance_uid, None)
-        event = ev.Proposed(
-            ticket=ticket,
-            sop_instance_uid=draft.sop_instance_uid,
-            transfer_syntax_uid=draft.transfer_syntax_uid,
-            stem=path.removesuffix(".dcm"),
-            dataset=staged.dataset_digest,
-            digest=staged.digest,
-            size=staged.size,
-            time_us=_now_us(),
-            deadline_ms=_now_ms() + self.settings.acknowledge_timeout_ms,
-            relayed_from=offer.link or None,
-        )
-        self.feed(event)
-
-    def _relay(self, effect: fx.RelayProposal) -> None:
-        offer = self._offers[effect.ticket]
-        draft, staged = offer.draft, offer.staged
-        message = Propose(
-            effect.ticket,
-            draft.sop_class_uid,
-            draft.sop_instance_uid,
-            draft.study_instance_uid,
-            draft.series_instance_uid,
-            draft.transfer_syntax_uid,
-            staged.meta_length,
-            staged.dataset_digest,
-            staged.digest,
-        )
-        self.network.send(effect.link, message, staged)
-
-    def _settle(self, effect: fx.Settle) -> None:
-        offer = self._offers.pop(effect.ticket)
-        if effect.verdict in fx.COMMITTED:
-            self._count(effect.verdict, offer)
-        if offer.link:
-            committed = to_point(self.core.situation.told)
-            result = ProposeResult(offer.ticket_there, effect.verdict.value, effect.reason, committed)
-            self.network.send(offer.link, result)
-        elif offer.waiter is not None and not offer.waiter.done():
-            _answer(offer.waiter, effect)
-        self._let_go(offer.staged)
-
-    def _count(self, verdict: fx.Verdict, offer: _Offer) -> None:
-        name = {fx.Verdict.STORED: "stored", fx.Verdict.DUPLICATE: "duplicates"}.get(verdict, "conflicts")
-        if offer.waiter is not None:
-            self.counts[name] += 1
-            self.counts["stored_bytes"] += offer.staged.size
+    def _offer(self, offer: Offer) -> None:
+        deadline_ms = self.settings.acknowledge_timeout_ms
+        self.feed(self.offers.take(offer, now_ms=_now_ms(), now_us=_now_us(), deadline_ms=deadline_ms))
 
     def refusal(self) -> str | None:
         """Why a store would be refused right now, before its bytes are taken; None when it would be accepted."""
@@ -542,7 +458,7 @@ class Replicator:
     def _record_came(self, link: int, peer: Identity, message: Append, payload: Payload) -> None:
         record = message.record
         if message.proposal:
-            offer = self._offers.get(message.proposal)
+            offer = self.offers.get(message.proposal)
             if offer is None or offer.staged.digest != record.digest:
                 self.network.close_link(link, "the instance that was offered is gone: send it whole")
                 return
@@ -564,7 +480,7 @@ class Replicator:
             series_instance_uid=message.series_instance_uid,
             transfer_syntax_uid=message.transfer_syntax_uid,
         )
-        self._offer(_Offer(payload, draft, link=link, origin=peer, ticket_there=message.ticket))
+        self._offer(Offer(payload, draft, link=link, origin=peer, ticket_there=message.ticket))
 
     def _is_in_sync(self, peer: Identity) -> bool:
         leadership = self.core.leadership
@@ -590,17 +506,6 @@ class Replicator:
         if operation is not None:
             result = f"{effect.to} leads" if effect.to else f"failed: {effect.reason}"
             self.coordinator.finish(operation, result)
-
-
-def _answer(waiter: asyncio.Future[CommitOutcome], effect: fx.Settle) -> None:
-    if effect.verdict in fx.COMMITTED:
-        waiter.set_result(CommitOutcome(effect.verdict.value))
-    elif effect.verdict is fx.Verdict.CONFLICT_REFUSED:
-        waiter.set_exception(ConflictRefused("other bytes are stored under this UID"))
-    elif effect.verdict is fx.Verdict.FULL:
-        waiter.set_exception(StorageFull(effect.reason))
-    else:
-        waiter.set_exception(NotPromised(effect.reason))
 
 
 def _head(staged: Staged, size: int) -> bytes:

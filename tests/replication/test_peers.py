@@ -194,6 +194,13 @@ def test_a_stranger_costs_nobody_else_anything(tmp_path: Path, sent: bytes) -> N
     running(tmp_path, test)
 
 
+def test_whoever_does_not_greet_is_cut_off(tmp_path: Path) -> None:
+    async def test(a: Side, _: Side) -> None:
+        assert b"no greeting came" in await stranger(a.network.port, hello()[:20])
+
+    running(tmp_path, test)
+
+
 def test_nodes_of_two_clusters_do_not_talk(tmp_path: Path) -> None:
     async def test(a: Side, b: Side) -> None:
         a.dial(b)

@@ -1,0 +1,62 @@
+"""The index follows the commit point, off the write path."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from replication.recent import FRESH_RECORDS, Recent
+from storage.index import Index
+from storage.indexer import Indexer
+from storage.log import Log
+from storage.position import LogPoint
+
+_LOG: Final = logging.getLogger("perenne.index")
+PAUSE_S: Final = 0.1
+RETRY_S: Final = 5.0
+
+
+class Indexing:
+    """One thread that applies what was committed. spawn: runs a coroutine and keeps hold of it."""
+
+    def __init__(
+        self, log: Log, index: Index, recent: Recent, spawn: Callable[[Coroutine[Any, Any, None]], None]
+    ) -> None:
+        self._index = index
+        self._indexer = Indexer(log, index)
+        self._recent = recent
+        self._spawn = spawn
+        self._thread = ThreadPoolExecutor(1, "perenne-index")
+        self._wanted: LogPoint | None = None
+        self._busy = False
+
+    def follow(self, point: LogPoint) -> None:
+        """Everything up to `point` is committed here."""
+        self._wanted = point
+        if not self._busy:
+            self._busy = True
+            self._spawn(self._advance())
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._thread.shutdown()
+
+    async def _advance(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._wanted is not None:
+                # One transaction for many records: the index may be late, `recent` knows what it does not.
+                await asyncio.sleep(PAUSE_S)
+                point, self._wanted = self._wanted, None
+                first = self._index.applied.sequence + 1
+                fresh = self._recent.fresh(first, min(point.sequence, first + FRESH_RECORDS))
+                try:
+                    await loop.run_in_executor(self._thread, self._indexer.advance, point, fresh)
+                except Exception as error:  # noqa: BLE001 - SQLite's reasons are many; the log has everything
+                    _LOG.error("the index cannot be written", extra={"error": type(error).__name__})
+                    self._wanted = self._wanted or point
+                    await asyncio.sleep(RETRY_S)
+                self._recent.indexed_upto(self._index.applied.sequence)
+        finally:
+            self._busy = False

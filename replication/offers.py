@@ -1,0 +1,119 @@
+"""Instances that wait for their verdict: from senders here, and from other nodes."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from replication.api import CommitOutcome, ConflictRefused, Draft, NotPromised
+from replication.core import effects as fx
+from replication.core import events as ev
+from replication.core.values import Identity
+from replication.messages import Propose, ProposeResult, to_point
+from storage.errors import StorageFull
+from storage.position import LogPoint
+from storage.record import instance_path
+from storage.staging import Staged
+
+_COUNTED: Final = {fx.Verdict.STORED: "stored", fx.Verdict.DUPLICATE: "duplicates"}
+
+
+@dataclass(slots=True)
+class Offer:
+    """waiter: of a sender here. link, origin, ticket_there: of the node that offers it."""
+
+    staged: Staged
+    draft: Draft
+    waiter: asyncio.Future[CommitOutcome] | None = None
+    link: int = 0
+    origin: Identity | None = None
+    ticket_there: int = 0
+
+
+class Offers:
+    """By ticket; the core settles each exactly once.
+
+    counts: what was committed through this node. let_go(staged): gives a reference back.
+    """
+
+    def __init__(self, let_go: Callable[[Staged], None]) -> None:
+        self._let_go = let_go
+        self._tickets = itertools.count(1)
+        self._offers: dict[int, Offer] = {}
+        self.counts = {"stored": 0, "duplicates": 0, "conflicts": 0, "stored_bytes": 0}
+
+    def get(self, ticket: int) -> Offer | None:
+        return self._offers.get(ticket)
+
+    def take(self, offer: Offer, *, now_ms: int, now_us: int, deadline_ms: int) -> ev.Proposed:
+        """Give an offer its ticket; return the event that brings it before the core."""
+        ticket = next(self._tickets)
+        self._offers[ticket] = offer
+        draft, staged = offer.draft, offer.staged
+        path = instance_path(draft.study_instance_uid, draft.series_instance_uid, draft.sop_instance_uid, None)
+        return ev.Proposed(
+            ticket=ticket,
+            sop_instance_uid=draft.sop_instance_uid,
+            transfer_syntax_uid=draft.transfer_syntax_uid,
+            stem=path.removesuffix(".dcm"),
+            dataset=staged.dataset_digest,
+            digest=staged.digest,
+            size=staged.size,
+            time_us=now_us,
+            deadline_ms=now_ms + deadline_ms,
+            relayed_from=offer.link or None,
+        )
+
+    def relayed(self, ticket: int) -> tuple[Propose, Staged]:
+        """What the leader is to be sent."""
+        offer = self._offers[ticket]
+        draft, staged = offer.draft, offer.staged
+        message = Propose(
+            ticket,
+            draft.sop_class_uid,
+            draft.sop_instance_uid,
+            draft.study_instance_uid,
+            draft.series_instance_uid,
+            draft.transfer_syntax_uid,
+            staged.meta_length,
+            staged.dataset_digest,
+            staged.digest,
+        )
+        return message, staged
+
+    def settle(self, effect: fx.Settle, committed: LogPoint) -> tuple[int, ProposeResult] | None:
+        """Answer a sender here; or return the link and the answer for another node."""
+        offer = self._offers.pop(effect.ticket)
+        answer: tuple[int, ProposeResult] | None = None
+        if offer.link:
+            outcome = effect.verdict.value
+            answer = offer.link, ProposeResult(offer.ticket_there, outcome, effect.reason, to_point(committed))
+        elif offer.waiter is not None:
+            self._count(effect.verdict, offer.staged.size)
+            if not offer.waiter.done():
+                _answer(offer.waiter, effect)
+        self._let_go(offer.staged)
+        return answer
+
+    def _count(self, verdict: fx.Verdict, size: int) -> None:
+        if verdict in fx.COMMITTED:
+            self.counts[_COUNTED.get(verdict, "conflicts")] += 1
+            self.counts["stored_bytes"] += size
+
+    def give_up(self, reason: str) -> None:
+        """The node stops: nobody is promised anything any more."""
+        for offer in self._offers.values():
+            if offer.waiter is not None and not offer.waiter.done():
+                offer.waiter.set_exception(NotPromised(reason))
+
+
+def _answer(waiter: asyncio.Future[CommitOutcome], effect: fx.Settle) -> None:
+    if effect.verdict in fx.COMMITTED:
+        waiter.set_result(CommitOutcome(effect.verdict.value))
+    elif effect.verdict is fx.Verdict.CONFLICT_REFUSED:
+        waiter.set_exception(ConflictRefused("other bytes are stored under this UID"))
+    elif effect.verdict is fx.Verdict.FULL:
+        waiter.set_exception(StorageFull(effect.reason))
+    else:
+        waiter.set_exception(NotPromised(effect.reason))
