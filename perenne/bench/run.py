@@ -1,4 +1,4 @@
-"""`script/bench`: throughput beside storescp and Orthanc, pauses of failover and switchover, memory and start."""
+"""`script/bench`: throughput beside storescp and Orthanc, its floor, pauses of failover, memory and start."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,14 +7,17 @@ import uvloop
 
 from perenne.bench.failover import failover
 from perenne.bench.footprint import footprint
+from perenne.bench.parts import parts
 from perenne.bench.results import Results, show
 from perenne.bench.stores import stores
+
+WHAT = ("stores", "parts", "failover", "footprint")
 
 
 def run(arguments: Sequence[str]) -> int:
     """Parse, measure, print; returns the exit code."""
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
-    parser.add_argument("what", nargs="*", metavar="stores|failover|footprint", help="default: all of them")
+    parser.add_argument("what", nargs="*", metavar="|".join(WHAT), help="default: all of them")
     parser.add_argument("--seconds", type=float, default=4.0, help="per measurement of stores (%(default)s)")
     parser.add_argument("--repeat", type=int, default=3, help="medians of so many (%(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="of failover and switchover (%(default)s)")
@@ -22,12 +25,14 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--giant", type=int, default=2048, metavar="MIB", help="size of the giant one (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     options = parser.parse_args(list(arguments))
-    chosen = set(options.what or ["stores", "failover", "footprint"])
-    if unknown := chosen - {"stores", "failover", "footprint"}:
+    chosen = set(options.what or WHAT)
+    if unknown := chosen - set(WHAT):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     results: Results = {}
     if "stores" in chosen:
         results |= stores(options.seconds, options.repeat)
+    if "parts" in chosen:
+        results |= parts()
     if "failover" in chosen:
         results |= uvloop.run(failover(options.rounds))
     if "footprint" in chosen:

@@ -15,7 +15,7 @@ import uvloop
 from perenne.bench.cluster import cluster_of
 from perenne.bench.load import SIZES, echo_rate, rate
 from perenne.bench.results import Results, say
-from perenne.local.cluster import AE_TITLE
+from perenne.local.cluster import AE_TITLE, LocalNode
 from perenne.local.processes import Running, free_ports, start, wait_until
 
 
@@ -99,7 +99,9 @@ def _solo(directory: Path) -> Generator[int]:
         f'[http]\nhost = "127.0.0.1"\nport = {http}\n'
     )
     command = [sys.executable, "-m", "perenne.cli", "node", "--config", str(config)]
-    with _process(command, directory, dicom):
+    with _process(command, directory, dicom) as process:
+        node = LocalNode("solo", directory, dicom, http, peer)
+        wait_until(node.ready, [process], "the node takes stores")
         yield dicom
 
 
