@@ -56,11 +56,10 @@ def _median(work: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 def _across(size: int) -> float:
     """So many bytes over loopback TCP, and one byte back: two wake-ups and the copies."""
-    here, there = socket.create_server(("127.0.0.1", 0)), socket.socket()
+    here = socket.create_server(("127.0.0.1", 0))
     child = multiprocessing.Process(target=_answer, args=(here, size), daemon=True)
     child.start()
-    with here, there:
-        there.connect(here.getsockname())
+    with here, socket.create_connection(here.getsockname()) as there:
         there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         content = bytes(size)
 
