@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from storage.disk import RealDisk
 from storage.errors import StorageError
 from storage.log import Log
@@ -55,24 +57,33 @@ def test_what_is_submitted_becomes_durable_in_order(tmp_path: Path) -> None:
 
 
 class Surprising:
-    """A payload whose bytes cannot be had, by a bug and not by the disk."""
+    """A payload that fails by a bug and not by the disk: when its bytes are wanted, or already when it is asked for
+    its size.
+    """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, *, sizeless: bool) -> None:
+        self._size = size
+        self._sizeless = sizeless
+
+    @property
+    def size(self) -> int:
+        if self._sizeless:
+            raise ZeroDivisionError("a bug")
+        return self._size
 
     def parts(self) -> Iterator[memoryview]:
         raise ZeroDivisionError("a bug")
 
 
-def test_a_bug_in_the_log_thread_is_reported_and_nothing_more_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizeless", [False, True])
+def test_a_bug_in_the_log_thread_is_reported_and_nothing_more_is_written(tmp_path: Path, *, sizeless: bool) -> None:
     log, heard = opened(tmp_path), Heard()
     group = GroupCommit(log, heard.on_durable, heard.on_failure)
     header, chain, payload = record_after(GENESIS, 700)
-    group.submit(header, chain, Surprising(payload.size))
+    group.submit(header, chain, Surprising(payload.size, sizeless=sizeless))
     heard.until(lambda: bool(heard.failures))
     assert "ZeroDivisionError" in heard.failures[0]
-    following = record_after(LogPoint(header.position, chain), 700)
-    group.submit(*following)
+    group.submit(*record_after(GENESIS, 700))
     assert group.call(lambda: "the thread lives").result(20) == "the thread lives"
     assert heard.durable == []
     group.close()
