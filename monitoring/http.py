@@ -34,7 +34,7 @@ class Watched(Protocol):
 
     def is_leader(self) -> bool: ...
 
-    def status(self) -> dict[str, object]: ...
+    async def status(self) -> dict[str, object]: ...
 
     async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
         """Raises InstanceAbsent, InstanceUnavailable."""
@@ -55,7 +55,7 @@ def application(node: Watched) -> Starlette:
         return Response(node.metrics(), media_type=CONTENT_TYPE)
 
     async def status(_: Request) -> Response:
-        return JSONResponse(node.status())
+        return JSONResponse(await node.status())
 
     async def instance(request: Request) -> Response:
         return await _instance(node, request.path_params["uid"])

@@ -288,8 +288,12 @@ class Node:
     async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
         return await self.replicator.lookups.read(sop_instance_uid)
 
-    def status(self) -> dict[str, object]:
+    def _surveyed(self) -> tuple[int, list[str]]:
+        return self.index.count_instances(), list(self.index.conflicts())
+
+    async def status(self) -> dict[str, object]:
         """What `perenne status` shows."""
+        instances, conflicts = await asyncio.to_thread(self._surveyed)
         s = self.statistics()
         return {
             "node": s.node_id,
@@ -311,8 +315,8 @@ class Node:
                 {"replica": lag.replica, "in_sync": lag.in_sync, "records": lag.records, "seconds": lag.seconds}
                 for lag in s.lags
             ],
-            "instances": self.index.count_instances(),
-            "conflicts": list(self.index.conflicts()),
+            "instances": instances,
+            "conflicts": conflicts,
             "disk": {"free_bytes": self._disk.free_bytes(), "damaged_records": s.damaged_records},
             "lost_and_found": s.lost_and_found,
             "refusal": self.why_not_ready(),

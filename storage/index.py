@@ -63,14 +63,23 @@ class InstanceLocation:
 
 
 class Index:
-    """One connection that writes and one that reads, each behind a lock: any thread may call.
+    """One connection that writes, one for look-ups, one for questions about everything; each behind a lock, so that
+    any thread may call.
 
-    In WAL mode a reader does not wait for the writer, so a look-up on the write path does not wait for the indexer.
+    In WAL mode a reader does not wait for the writer, so a look-up on the write path waits for nobody.
     """
 
-    def __init__(self, connection: sqlite3.Connection, reading: sqlite3.Connection, moved_aside: str | None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        reading: sqlite3.Connection,
+        surveying: sqlite3.Connection,
+        moved_aside: str | None,
+    ) -> None:
         self._connection = connection
         self._reading = reading
+        self._surveying = surveying
+        self._survey_lock = threading.Lock()
         self._lock = threading.Lock()
         self._read_lock = threading.Lock() if reading is not connection else self._lock
         self.moved_aside = moved_aside
@@ -83,7 +92,7 @@ class Index:
         path = disk.path(FILE)
         if path is None:
             only = _connect(Path(":memory:"))
-            return cls(only, only, None)
+            return cls(only, only, only, None)
         moved: str | None = None
         try:
             connection = _connect(path)
@@ -93,13 +102,16 @@ class Index:
                 if disk.exists(FILE + suffix):
                     disk.rename(FILE + suffix, moved + suffix)
             connection = _connect(path)
-        return cls(connection, sqlite3.connect(path, check_same_thread=False), moved)
+        reading, surveying = (sqlite3.connect(path, check_same_thread=False) for _ in range(2))
+        return cls(connection, reading, surveying, moved)
 
     def close(self) -> None:
         with self._lock, contextlib.ExitStack() as stack:
             if self._reading is not self._connection:
                 stack.enter_context(self._read_lock)
+                stack.enter_context(self._survey_lock)
                 self._reading.close()
+                self._surveying.close()
             self._connection.close()
 
     @property
@@ -145,11 +157,12 @@ class Index:
         return tuple(InstanceLocation(r[0], bytes(r[1]), bytes(r[2]), *r[3:]) for r in rows)
 
     def count_instances(self) -> int:
-        return int(self._rows("SELECT COUNT(*) FROM instance")[0][0])
+        """Walks the whole index: not for the event loop."""
+        return int(self._survey("SELECT COUNT(*) FROM instance")[0][0])
 
     def conflicts(self, limit: int = 1000) -> tuple[str, ...]:
-        """SOP Instance UIDs that are held with more than one data set."""
-        rows = self._rows(
+        """SOP Instance UIDs held with more than one data set. Walks the whole index: not for the event loop."""
+        rows = self._survey(
             "SELECT sop_instance_uid FROM instance GROUP BY sop_instance_uid"
             " HAVING COUNT(DISTINCT dataset) > 1 ORDER BY 1 LIMIT ?",
             limit,
@@ -162,6 +175,10 @@ class Index:
         for table in ("instance", "series", "study"):
             found += self._rows(f"SELECT * FROM {table} ORDER BY 1")
         return found
+
+    def _survey(self, query: str, *values: object) -> Sequence[Any]:
+        with self._survey_lock:
+            return self._surveying.execute(query, values).fetchall()
 
     def _rows(self, query: str, *values: object) -> Sequence[Any]:
         with self._read_lock:
