@@ -6,7 +6,6 @@ import logging
 import secrets
 import signal
 import socket
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -32,15 +31,17 @@ from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.core import events as ev
 from replication.core.situation import ConflictPolicy, Settings
 from replication.core.values import Identity, Phase, ReplicaId
+from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
 from replication.reporting import role, statistics
+from replication.runtime import ThreadRuntime
 from replication.watchdog import Watchdog
 from storage.dataset import scan
 from storage.disk import Disk, RealDisk
 from storage.errors import StorageError
 from storage.index import Index
-from storage.log import Log, LogIdentity
-from storage.metadata import NodeIdentity, PromiseFile, read_identity, write_identity
+from storage.log import LogIdentity
+from storage.metadata import NodeIdentity, read_identity, write_identity
 from storage.staging import StagingArea
 
 _LOG: Final = logging.getLogger("perenne.node")
@@ -172,23 +173,19 @@ class Node:
     ) -> None:
         self._config = config
         self._disk = disk
+        self._runtime = ThreadRuntime()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         try:
-            self._promise = PromiseFile(disk)
-            value = self._promise.value
-            host_rebooted = value.host_boot not in ("", boot)
-            self.log, report = Log.open(
+            store = open_store(
                 disk,
                 LogIdentity(cluster.cluster_id, cluster.segment_bytes),
-                host_rebooted=host_rebooted,
+                host_boot=boot,
                 direct=config.storage.direct_io,
-                floor=value.floor.sequence,
                 spares=config.storage.spare_segments,
             )
         except StorageError as error:
             raise CannotStart(f"{config.node.data_dir}: {error}") from error
-        _LOG.info("opened the log", extra={"end": report.end.sequence, "seconds": round(report.seconds, 3)})
-        self._settle_tail(boot)
+        self.log, self._promise = store.log, store.promise
         self.index = Index.open(disk)
         if self.index.moved_aside:
             _LOG.warning("the index was damaged and is rebuilt", extra={"moved_to": self.index.moved_aside})
@@ -199,7 +196,7 @@ class Node:
         )
         me = Identity(ReplicaId(identity.node_id), identity.incarnation, secrets.token_hex(8))
         self.replicator = Replicator(
-            _replicator_settings(config, me, cluster, host_rebooted=host_rebooted),
+            _replicator_settings(config, me, cluster, host_rebooted=store.host_rebooted),
             disk=disk,
             log=self.log,
             promise=self._promise,
@@ -207,6 +204,7 @@ class Node:
             staging=self.staging,
             coordination=coordination,
             new_id=lambda: secrets.token_hex(8),
+            runtime=self._runtime,
         )
         session_s = config.coordination.session_timeout_ms / 1000
         loop = asyncio.get_running_loop()
@@ -214,24 +212,15 @@ class Node:
             disk,
             session_s=session_s,
             changed=lambda trouble: void(loop.call_soon_threadsafe(self.replicator.feed, ev.DataPathChanged(trouble))),
-            loop_age=lambda: time.monotonic() - self.replicator.ticked_at,
+            loop_age=self._loop_age,
             reserve_bytes=config.storage.reserve_bytes,
         )
         self._metrics = Metrics(self.statistics, version=VERSION)
         self.dimse = DimseServer(config.dimse_settings(), self.replicator, self.staging, scan, self._metrics)
         self.http = HttpServer(self, host=config.http.host, port=config.http.port)
 
-    def _settle_tail(self, boot: str) -> None:
-        """A torn tail goes to lost+found: if it was committed, another member has it, and the election or the stream
-        brings it back (ADR 0002). A corrupt one stays until it is repaired, and such a node does not lead."""
-        tail = self.log.tail
-        if tail is not None and tail.torn:
-            names = self.log.cut_torn_tail()
-            _LOG.warning("a torn tail was moved to lost+found", extra={"first": tail.first, "files": len(names)})
-        elif tail is not None:
-            _LOG.critical("the end of the log is corrupt", extra={"first": tail.first})
-            return
-        self._promise.store(host_boot=boot)
+    def _loop_age(self) -> float:
+        return (self._runtime.now_ms() - self.replicator.ticked_ms) / 1000
 
     async def start(self) -> None:
         """Raises CannotStart when a port is taken."""
@@ -271,7 +260,7 @@ class Node:
         return self._metrics.render()
 
     def why_not_live(self) -> str | None:
-        if time.monotonic() - self.replicator.ticked_at > 5:
+        if self._loop_age() > 5:
             return "the event loop does not turn"
         if self._watchdog.age_s > max(5.0, self._config.coordination.session_timeout_ms / 1000):
             return "the disk does not answer"

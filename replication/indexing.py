@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any, Final
 
 from replication.recent import FRESH_RECORDS, Recent
@@ -21,13 +21,18 @@ class Indexing:
     """One thread that applies what was committed. spawn: runs a coroutine and keeps hold of it."""
 
     def __init__(
-        self, log: Log, index: Index, recent: Recent, spawn: Callable[[Coroutine[Any, Any, None]], None]
+        self,
+        log: Log,
+        index: Index,
+        recent: Recent,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        thread: Executor,
     ) -> None:
         self._index = index
         self._indexer = Indexer(log, index)
         self._recent = recent
         self._spawn = spawn
-        self._thread = ThreadPoolExecutor(1, "perenne-index")
+        self._thread = thread
         self._wanted: LogPoint | None = None
         self._busy = False
 

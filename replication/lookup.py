@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -87,7 +86,7 @@ class Lookups:
         """An active leader that heard from coordination lately knows every committed record."""
         replicator = self._replicator
         leadership = replicator.core.leadership
-        age_ms = time.monotonic() * 1000 - replicator.coordinator.fresh_since_ms
+        age_ms = replicator.runtime.now_ms() - replicator.coordinator.fresh_since_ms
         fresh = age_ms < replicator.settings.core.session_timeout_ms
         complete = replicator.recent.complete
         return leadership is not None and leadership.phase is Phase.ACTIVE and fresh and complete

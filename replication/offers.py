@@ -46,7 +46,7 @@ class Offers:
     def get(self, ticket: int) -> Offer | None:
         return self._offers.get(ticket)
 
-    def take(self, offer: Offer, *, now_ms: int, now_us: int, deadline_ms: int) -> ev.Proposed:
+    def take(self, offer: Offer, *, now_us: int, deadline_ms: int) -> ev.Proposed:
         """Give an offer its ticket; return the event that brings it before the core."""
         ticket = next(self._tickets)
         self._offers[ticket] = offer
@@ -61,7 +61,7 @@ class Offers:
             digest=staged.digest,
             size=staged.size,
             time_us=now_us,
-            deadline_ms=now_ms + deadline_ms,
+            deadline_ms=deadline_ms,
             relayed_from=offer.link or None,
         )
 

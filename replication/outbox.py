@@ -49,7 +49,7 @@ class Outbox:
     ) -> None:
         transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
         self._transport = transport
-        self._socket: socket.socket = transport.get_extra_info("socket")
+        self._socket: socket.socket | None = transport.get_extra_info("socket")
         self._readers = readers
         self._writable = writable
         self._failed = failed
@@ -122,25 +122,10 @@ class Outbox:
     def _write(self, parts: list[bytes | memoryview]) -> None:
         size = sum(map(len, parts))
         self._written += size
-        if size >= AT_ONCE and self._transport.get_write_buffer_size() == 0:
-            parts = self._send_now(parts)
+        if size >= AT_ONCE and self._socket is not None and self._transport.get_write_buffer_size() == 0:
+            parts = _send_now(self._socket, parts)
         if parts:
             self._transport.writelines(parts)
-
-    def _send_now(self, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
-        """Send what the socket takes; return the rest. Unlike the transport, this lets other threads run meanwhile:
-        the log thread begins its write, and so the two nodes' disks do not wait for each other.
-        """
-        try:
-            sent = os.writev(self._socket.fileno(), parts)
-        except OSError:
-            return parts  # no room, or a broken connection: the transport deals with either
-        left: list[bytes | memoryview] = []
-        for part in parts:
-            if sent < len(part):
-                left.append(memoryview(part)[sent:] if sent else part)
-            sent = max(0, sent - len(part))
-        return left
 
     def _release_sent(self) -> None:
         sent = self._written - self._transport.get_write_buffer_size()
@@ -176,3 +161,19 @@ class Outbox:
                 payload.release()
             else:
                 self._readers.submit(payload.release)  # removing its file syncs a directory
+
+
+def _send_now(sock: socket.socket, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
+    """Send what the socket takes; return the rest. Unlike the transport, this lets other threads run meanwhile:
+    the log thread begins its write, and so the two nodes' disks do not wait for each other.
+    """
+    try:
+        sent = os.writev(sock.fileno(), parts)
+    except OSError:
+        return parts  # no room, or a broken connection: the transport deals with either
+    left: list[bytes | memoryview] = []
+    for part in parts:
+        if sent < len(part):
+            left.append(memoryview(part)[sent:] if sent else part)
+        sent = max(0, sent - len(part))
+    return left

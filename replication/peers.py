@@ -7,8 +7,7 @@ dialled, so that a heartbeat does not wait behind the bulk that the other side a
 import asyncio
 import itertools
 import logging
-import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Final, Protocol
 
@@ -54,8 +53,10 @@ class PeerNetwork:
         *,
         host: str,
         port: int,
+        chance: Callable[[], float],
     ) -> None:
         self._me = me
+        self._chance = chance
         self._hello = Hello(cluster_id, me.id, me.incarnation, me.boot, *PROTOCOL_VERSIONS)
         self._staging = staging
         self._disk = disk
@@ -124,7 +125,7 @@ class PeerNetwork:
                     await ended.wait()
                 if connection.peer is not None:
                     delay = shortest
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            await asyncio.sleep(delay * (0.5 + self._chance() / 2))
             delay = min(longest, delay * 2)
 
     def _connection(self, *, dialled: bool, expected: ReplicaId | None = None) -> Connection:

@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,6 +37,7 @@ from replication.offers import Offer, Offers
 from replication.peers import PeerNetwork
 from replication.recent import Recent, RecentRecord
 from replication.rejoin import saved_instances
+from replication.runtime import Runtime
 from storage.dataset import UnreadableDataSet, read_meta
 from storage.disk import Disk
 from storage.errors import StorageError, StorageFull
@@ -48,7 +48,6 @@ from storage.metadata import PromiseFile
 from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind
 from storage.record import small_member
 from storage.staging import Staged, StagingArea
-from storage.writer import GroupCommit
 
 _LOG: Final = logging.getLogger("perenne.replicator")
 TICK_S: Final = 0.05
@@ -87,6 +86,7 @@ class Replicator:
         staging: StagingArea,
         coordination: Coordination,
         new_id: Callable[[], str],
+        runtime: Runtime,
     ) -> None:
         self.settings = settings
         self.me = settings.core.identity
@@ -96,11 +96,12 @@ class Replicator:
         self._disk = disk
         self._promise = promise
         self._loop = asyncio.get_running_loop()
-        self._promises = ThreadPoolExecutor(1, "perenne-promise")
-        self.readers = ThreadPoolExecutor(2, "perenne-read")
+        self.runtime = runtime
+        self._promises = runtime.executor("promise", 1)
+        self.readers = runtime.executor("read", 2)
         self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES, unseen=log.end.sequence)
         self.offers = Offers(self._let_go)
-        self._indexing = Indexing(log, index, self.recent, self.spawn)
+        self._indexing = Indexing(log, index, self.recent, self.spawn, runtime.executor("index", 1))
         self.network = PeerNetwork(
             self.me,
             settings.cluster.cluster_id,
@@ -110,6 +111,7 @@ class Replicator:
             self.readers,
             host=settings.peer_host,
             port=settings.peer_port,
+            chance=runtime.chance,
         )
         ports = Ports(
             catalogue=self.recent,
@@ -117,7 +119,7 @@ class Replicator:
             epoch_record=_epoch_record,
             received_bytes=self.network.received_bytes,
         )
-        self.group = GroupCommit(log, self._hop_durable, self._hop_failed)
+        self.group = runtime.commit_queue(log, self._hop_durable, self._hop_failed)
         value = promise.value
         self.core = Replica(settings.core, log, ports, promise=value.epoch, floor=value.floor, counter=value.counter)
         self._feeder = Feeder(
@@ -144,7 +146,7 @@ class Replicator:
         self.frozen: str | None = None
         self.lost_and_found = _count_saved(disk)
         self.leader_changes = 0
-        self.ticked_at = time.monotonic()
+        self.ticked_ms = runtime.now_ms()
 
     # Life
 
@@ -158,7 +160,7 @@ class Replicator:
     async def hand_over(self, seconds: float) -> None:
         """Give the lead away before the node stops; returns at once on a follower."""
         self._handed_over.clear()
-        self.feed(ev.HandOverRequested(None, _now_us(), final=True))
+        self.feed(ev.HandOverRequested(None, self.runtime.wall_us(), final=True))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._handed_over.wait()
@@ -171,8 +173,7 @@ class Replicator:
         await self.coordinator.close()
         await self.network.close()
         self.offers.give_up("the node stops")
-        await asyncio.to_thread(self.group.close)
-        for end in (self._promises.shutdown, self._indexing.close, self.readers.shutdown):
+        for end in (self.group.close, self._promises.shutdown, self._indexing.close, self.readers.shutdown):
             await asyncio.to_thread(end)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -183,7 +184,7 @@ class Replicator:
 
     async def _tick(self) -> None:
         while True:
-            self.ticked_at = time.monotonic()
+            self.ticked_ms = self.runtime.now_ms()
             self.feed(ev.Tick())
             await asyncio.sleep(TICK_S)
 
@@ -211,7 +212,7 @@ class Replicator:
         self._stepping = True
         try:
             while self._events:
-                for effect in self.core.step(self._events.popleft(), _now_ms(), _now_us()):
+                for effect in self.core.step(self._events.popleft(), self.runtime.now_ms(), self.runtime.wall_us()):
                     self._carry_out(effect)
         finally:
             self._stepping = False
@@ -356,7 +357,7 @@ class Replicator:
         self.lost_and_found += len(names)
         self.recent.cut_after(point.sequence)
         self.feed(ev.Truncated(point))
-        for draft in await asyncio.to_thread(saved_instances, self._disk, names, self.staging):
+        for draft in await self._loop.run_in_executor(self.readers, saved_instances, self._disk, names, self.staging):
             self.spawn(self._offer_again(draft))
 
     async def _offer_again(self, draft: Draft) -> None:
@@ -399,8 +400,8 @@ class Replicator:
         return await waiter
 
     def _offer(self, offer: Offer) -> None:
-        deadline_ms = self.settings.acknowledge_timeout_ms
-        self.feed(self.offers.take(offer, now_ms=_now_ms(), now_us=_now_us(), deadline_ms=deadline_ms))
+        deadline_ms = self.runtime.now_ms() + self.settings.acknowledge_timeout_ms
+        self.feed(self.offers.take(offer, now_us=self.runtime.wall_us(), deadline_ms=deadline_ms))
 
     def refusal(self) -> str | None:
         """Why a store would be refused right now, before its bytes are taken; None when it would be accepted."""
@@ -498,7 +499,7 @@ class Replicator:
             return
         self._operation = operation
         to = operation.arguments.get("to")
-        self.feed(ev.HandOverRequested(ReplicaId(to) if to else None, _now_us(), final=False))
+        self.feed(ev.HandOverRequested(ReplicaId(to) if to else None, self.runtime.wall_us(), final=False))
 
     def _hand_over_done(self, effect: fx.HandOverDone) -> None:
         self._handed_over.set()
@@ -518,11 +519,3 @@ def _count_saved(disk: Disk) -> int:
 
 def _epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:
     return small_member(position, RecordKind.EPOCH, {"epoch": position.epoch}, time_us)
-
-
-def _now_ms() -> int:
-    return int(time.monotonic() * 1000)
-
-
-def _now_us() -> int:
-    return int(time.time() * 1_000_000)

@@ -1,7 +1,5 @@
 """A frozen snapshot of one node's replication, for metrics, `/status` and load balancers."""
 
-import time
-
 from replication.api import ReplicaLag, ReplicatorStatistics, Role
 from replication.core.leader import Leadership
 from replication.replicator import Replicator
@@ -22,7 +20,7 @@ def statistics(replicator: Replicator, *, data_path_seconds: float) -> Replicato
     core = replicator.core
     situation, leadership = core.situation, core.leadership
     state = situation.cluster
-    now_ms = int(time.monotonic() * 1000)
+    now_ms = replicator.runtime.now_ms()
     lags = _lags(replicator, leadership, now_ms) if leadership is not None else ()
     oldest = leadership.uncommitted[0].since_ms if leadership is not None and leadership.uncommitted else now_ms
     settings = replicator.settings

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from storage.disk import Disk
@@ -16,11 +17,32 @@ LEAST_S: Final = 5.0
 """A disk that is merely busy with gigabytes may take seconds for one sync; that is no reason to die."""
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a canary may be silent, in seconds: until stores are refused, and until the process ends itself."""
+
+    stall_s: float
+    deadly_s: float
+
+    @classmethod
+    def for_session(cls, session_s: float) -> "Patience":
+        """Less than a session time-out where the disk allows it, so that a hung disk cannot outlive its leadership."""
+        return cls(max(session_s / 2, LEAST_S / 2), max(session_s * 0.8, LEAST_S))
+
+    def trouble(self, canary_age_s: float, low: str | None) -> str | None:
+        """Why stores must be refused. low: what the canary itself reported."""
+        return "the disk does not answer" if low is None and canary_age_s > self.stall_s else low
+
+    def is_over(self, canary_age_s: float, low: str | None, loop_age_s: float) -> bool:
+        """Whether the process must end itself."""
+        return (low is None and canary_age_s > self.deadly_s) or loop_age_s > max(self.deadly_s, 10.0)
+
+
 class Watchdog:
     """Two threads: one writes, one watches the writer and the event loop.
 
     changed(trouble): called from a thread when stores must be refused (a reason) or may be taken again (None).
-    loop_age(): seconds since the event loop last turned. A stall beyond `deadly_s` ends the process.
+    loop_age(): seconds since the event loop last turned.
     """
 
     def __init__(
@@ -34,8 +56,7 @@ class Watchdog:
     ) -> None:
         self._disk = disk
         self._interval_s = session_s / 10
-        self._stall_s = max(session_s / 2, LEAST_S / 2)
-        self._deadly_s = max(session_s * 0.8, LEAST_S)
+        self._patience = Patience.for_session(session_s)
         self._changed = changed
         self._loop_age = loop_age
         self._reserve = reserve_bytes
@@ -75,13 +96,11 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval_s):
-            stalled = self.age_s > self._stall_s
-            trouble = "the disk does not answer" if stalled and self._low is None else self._low
+            trouble = self._patience.trouble(self.age_s, self._low)
             if trouble != self._trouble:
                 self._trouble = trouble
                 self._changed(trouble)
-            hung = self._low is None and self.age_s > self._deadly_s
-            if hung or self._loop_age() > max(self._deadly_s, 10.0):
+            if self._patience.is_over(self.age_s, self._low, self._loop_age()):
                 # Nothing may run any more that could keep the session alive: not even clean-up.
                 os.write(2, b'{"level": "critical", "message": "the data path hangs: this process ends itself"}\n')
                 os._exit(EXIT_CODE)

@@ -3,6 +3,7 @@ what is durable.
 """
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -26,8 +27,9 @@ class _Record:
     payload: Payload
 
 
-class GroupCommit:
-    """The log thread. It owns the log's writing methods; callbacks run in it and must return quickly.
+class CommitQueue(ABC):
+    """What waits for the log. Whoever calls `work_once` owns the log's writing methods meanwhile; callbacks run there
+    and must return quickly.
 
     on_durable(point): everything up to `point` is on stable storage. on_failure(error): the records that were
     queued are not; nothing more is accepted until `resume` (after StorageFull) or a new process.
@@ -40,11 +42,7 @@ class GroupCommit:
         self._on_durable = on_durable
         self._on_failure = on_failure
         self._queue: deque[_Record | Callable[[], None]] = deque()
-        self._changed = threading.Condition()
-        self._closing = False
         self._failed = False
-        self._thread = threading.Thread(target=self._run, name="perenne-log", daemon=True)
-        self._thread.start()
 
     def submit(self, header: RecordHeader, chain: bytes, payload: Payload) -> None:
         """Queue the next record. `payload` must stay valid until it is reported durable or failed."""
@@ -72,31 +70,21 @@ class GroupCommit:
 
         return self.call(reset)
 
+    @abstractmethod
     def close(self) -> None:
-        """Commit what is queued and end the thread. The log stays open."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join()
+        """Commit what is queued and take nothing more. The log stays open."""
 
+    @abstractmethod
     def _put(self, item: _Record | Callable[[], None]) -> None:
-        with self._changed:
-            if self._closing:
-                raise LogContradiction("the log thread is closing")
-            self._queue.append(item)
-            self._changed.notify()
+        """Queue an item and see to it that `work_once` is called."""
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing)
-                if not self._queue:
-                    return
-            try:
-                self._commit_group()
-            except Exception as error:  # noqa: BLE001 - a bug here must fence the node, not silence its log thread
-                self._failed = True
-                self._on_failure(StorageError(f"the log thread failed: {type(error).__name__}: {error}"))
+    def work_once(self) -> None:
+        """Commit one group, or make one call."""
+        try:
+            self._commit_group()
+        except Exception as error:  # noqa: BLE001 - a bug here must fence the node, not silence its log thread
+            self._failed = True
+            self._on_failure(StorageError(f"the log thread failed: {type(error).__name__}: {error}"))
 
     def _commit_group(self) -> None:
         size = appended = 0
@@ -125,3 +113,37 @@ class GroupCommit:
             work = self._queue.popleft()
             assert not isinstance(work, _Record)
             work()
+
+
+class GroupCommit(CommitQueue):
+    """A queue with a thread of its own: the log thread."""
+
+    def __init__(
+        self, log: Log, on_durable: Callable[[LogPoint], None], on_failure: Callable[[StorageError], None]
+    ) -> None:
+        super().__init__(log, on_durable, on_failure)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="perenne-log", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _put(self, item: _Record | Callable[[], None]) -> None:
+        with self._changed:
+            if self._closing:
+                raise LogContradiction("the log thread is closing")
+            self._queue.append(item)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if not self._queue:
+                    return
+            self.work_once()

@@ -1,6 +1,7 @@
 """Two nodes and strangers on real sockets."""
 
 import asyncio
+import random
 import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,9 @@ class Side:
         disk = RealDisk(directory / name)
         self.staging = StagingArea(disk, memory_instance_bytes=4 * MIB, pool_bytes=64 * MIB)
         self.readers = ThreadPoolExecutor(1)
-        self.network = PeerNetwork(self.me, cluster, self.staging, disk, self, self.readers, host="127.0.0.1", port=0)
+        self.network = PeerNetwork(
+            self.me, cluster, self.staging, disk, self, self.readers, host="127.0.0.1", port=0, chance=random.random
+        )
         self.up: dict[int, tuple[Identity, bool]] = {}
         self.down: list[tuple[int, str]] = []
         self.got: list[tuple[Message, bytes]] = []
@@ -294,6 +297,7 @@ def test_a_taken_port_is_said_at_start(tmp_path: Path) -> None:
                 side.readers,
                 host="127.0.0.1",
                 port=taken.getsockname()[1],
+                chance=random.random,
             )
             with pytest.raises(OSError, match="in use"):
                 await network.start()
