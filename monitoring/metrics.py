@@ -44,8 +44,7 @@ class Metrics:
             self._rejected.labels(reason)
         for reason in _CLOSES:
             self._closed.labels(reason)
-        for status in _STATUSES:
-            self._stores.labels(status)
+        self._stores_by_status = {int(status, 16): self._stores.labels(status) for status in _STATUSES}
         registry.register(_Snapshot(snapshot))
 
     def render(self) -> bytes:
@@ -66,7 +65,10 @@ class Metrics:
         self._open.dec()
 
     def stored(self, size: int, seconds: float, status: int) -> None:
-        self._stores.labels(f"{status:04X}").observe(seconds)
+        histogram = self._stores_by_status.get(status)
+        if histogram is None:
+            histogram = self._stores_by_status[status] = self._stores.labels(f"{status:04X}")
+        histogram.observe(seconds)
         self._bytes.inc(size)
 
     def echoed(self) -> None:

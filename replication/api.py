@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from replication.core.values import Phase, ReplicaId
 from storage.dataset import Attributes
 from storage.position import LogPoint
 from storage.staging import Staged
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class Draft(Struct, frozen=True, kw_only=True):
     """An instance offered for commitment: its bytes, staged and hashed, and what names it."""
 
     staged: Staged

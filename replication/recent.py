@@ -2,8 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from replication.core.ports import KnownVersion
 from replication.core.values import Identity
@@ -17,8 +18,7 @@ from storage.staging import Staged
 FRESH_RECORDS: Final = 4096
 
 
-@dataclass(slots=True)
-class RecentRecord:
+class RecentRecord(Struct):
     """payload: None once its bytes were let go; they are in the log.
 
     origin: the process that offered it and its ticket there. head, attributes: for the index, see `Fresh`.

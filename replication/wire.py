@@ -103,20 +103,30 @@ class FrameDecoder:
         return view[taken:]
 
     def _control(self, view: memoryview) -> memoryview:
+        if not self._pending and len(view) >= _HEADER.size:
+            # Nearly always header and control part come in one read: they are decoded where they lie.
+            end = _HEADER.size + self._control_length(view)
+            if len(view) >= end:
+                self._frame(view[:end])
+                return view[end:]
+        return self._collect(view)
+
+    def _collect(self, view: memoryview) -> memoryview:
         pending = self._pending
         needed = _HEADER.size
         if len(pending) >= needed:
-            needed += self._control_length()
+            needed += self._control_length(pending)
         taken = min(needed - len(pending), len(view))
         pending += view[:taken]
-        if len(pending) == _HEADER.size and self._control_length() > 0:
+        if len(pending) == _HEADER.size and self._control_length(pending) > 0:
             return view[taken:]
         if len(pending) == needed:
-            self._frame()
+            self._pending = bytearray()
+            self._frame(memoryview(pending))
         return view[taken:]
 
-    def _control_length(self) -> int:
-        magic, version, shape, length, _, payload = _HEADER.unpack_from(self._pending)
+    def _control_length(self, start: bytearray | memoryview) -> int:
+        magic, version, shape, length, _, payload = _HEADER.unpack_from(start)
         if magic != MAGIC:
             raise WireError("what came does not begin like a frame")
         if version != VERSION or shape > PIECE:
@@ -132,10 +142,9 @@ class FrameDecoder:
             raise WireError("an opened payload is empty")
         return int(length)
 
-    def _frame(self) -> None:
-        _, _, shape, _, checksum, payload = _HEADER.unpack_from(self._pending)
-        control = bytes(self._pending[_HEADER.size :])
-        self._pending.clear()
+    def _frame(self, whole: memoryview) -> None:
+        _, _, shape, _, checksum, payload = _HEADER.unpack_from(whole)
+        control = whole[_HEADER.size :]
         if shape == PIECE:
             self._arriving, self._run = self._in_pieces, payload
             return

@@ -10,8 +10,9 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, cast
+
+from msgspec import Struct
 
 from storage.digest import part10_meta_length
 
@@ -62,8 +63,7 @@ class _Odd(Exception):
     """Not what the fast path expects: let pydicom look."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(Struct, frozen=True):
     """Index attributes, as text without padding; empty where absent."""
 
     character_set: str = ""
@@ -86,8 +86,7 @@ class Attributes:
     instance_number: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FileMeta:
+class FileMeta(Struct, frozen=True):
     """What the File Meta group of a Part 10 file names (PS3.10 section 7.1). meta_length: preamble included."""
 
     meta_length: int

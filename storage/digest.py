@@ -1,10 +1,10 @@
 """The two digests of a payload, taken in one pass while its bytes arrive (docs/format.md, Digests)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from blake3 import blake3
+from msgspec import Struct
 
 from storage.position import NO_DIGEST, RecordKind
 
@@ -32,8 +32,7 @@ def part10_meta_length(head: Bytes) -> int:
     return length if length <= META_LIMIT_BYTES else 0
 
 
-@dataclass(frozen=True, slots=True)
-class PayloadDigests:
+class PayloadDigests(Struct, frozen=True):
     """dataset: BLAKE3 of the data set (`NO_DIGEST` unless an instance).
 
     digest: of the payload as the record says.

@@ -8,9 +8,10 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from storage.dataset import Attributes
 from storage.disk import Disk
@@ -36,8 +37,7 @@ CREATE TABLE study (study_instance_uid TEXT PRIMARY KEY, patient_id TEXT NOT NUL
 """
 
 
-@dataclass(frozen=True, slots=True)
-class IndexedRecord:
+class IndexedRecord(Struct, frozen=True):
     """One committed instance, and what its header says."""
 
     sequence: int
@@ -49,8 +49,7 @@ class IndexedRecord:
     attributes: Attributes
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceLocation:
+class InstanceLocation(Struct, frozen=True):
     """One version of an instance. study and series are empty where the data set names none."""
 
     sequence: int

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from storage.dataset import Attributes, FileMeta, NeedMore, UnreadableDataSet, read_meta, scan
 from storage.errors import RecordCorrupt
@@ -18,8 +19,7 @@ HEAD_BYTES: Final = 8 * 1024
 _HEADS: Final = (32 * 1024, 1024 * 1024, 16 * 1024 * 1024)
 
 
-@dataclass(frozen=True, slots=True)
-class Fresh:
+class Fresh(Struct, frozen=True):
     """What is still in memory of a record, so that the log need not be read for it.
 
     head: the first payload bytes, the File Meta at least. attributes: None where nobody scanned the data set.

@@ -6,10 +6,10 @@ Pure values and one pure function: nothing here reads a clock, a file or a socke
 
 import enum
 import struct
-from dataclasses import dataclass
 from typing import Final
 
 from blake3 import blake3
+from msgspec import Struct
 
 DIGEST_BYTES: Final = 32
 NO_DIGEST: Final = bytes(DIGEST_BYTES)
@@ -32,8 +32,7 @@ KIND_CODE: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class LogPosition:
+class LogPosition(Struct, frozen=True, order=True, gc=False):
     """Where a record sits in the log, ordered by epoch and then by sequence.
 
     epoch: the leadership under which it was written; rises by one or more per election.
@@ -44,8 +43,7 @@ class LogPosition:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogPoint:
+class LogPoint(Struct, frozen=True, gc=False):
     """A position together with the chain up to and including it: 32 bytes that prove a whole prefix.
 
     Two replicas with an equal point hold byte-identical records up to it.
@@ -67,8 +65,7 @@ GENESIS: Final = LogPoint(LogPosition(0, 0), NO_DIGEST)
 """The point before the first record of every log."""
 
 
-@dataclass(frozen=True, slots=True)
-class EpochSpan:
+class EpochSpan(Struct, frozen=True, gc=False):
     """The records of one epoch in one log: first and last sequence, both included."""
 
     epoch: int
@@ -76,8 +73,7 @@ class EpochSpan:
     last: int
 
 
-@dataclass(frozen=True, slots=True)
-class RecordHeader:
+class RecordHeader(Struct, frozen=True, gc=False):
     """What the chain proves of one record besides its payload (docs/format.md, Record).
 
     dataset: BLAKE3 of the data set alone, `NO_DIGEST` where the record is not an instance.

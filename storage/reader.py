@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from storage.digest import PayloadHasher
 from storage.errors import RecordAbsent, RecordCorrupt
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, chain_after
@@ -26,8 +28,7 @@ class Payload(Protocol):
     def parts(self) -> Iterator[memoryview]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class BytesPayload:
+class BytesPayload(Struct, frozen=True):
     """A payload that is already in memory."""
 
     data: bytes
@@ -49,8 +50,7 @@ class StoredRecord:
     payload: Payload
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(Struct, frozen=True):
     """A record appended and not yet written."""
 
     entry: Entry

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from blake3 import blake3
+from msgspec import Struct
 
 from storage.errors import FormatError
 from storage.position import KIND_CODE, LogPoint, LogPosition, RecordKind
@@ -41,8 +42,7 @@ class SegmentHeader:
     chain_before: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """The table's facts of one record.
 
     offset and length in bytes of the segment file; segment: its first sequence.
@@ -61,8 +61,7 @@ class Entry:
         return LogPoint(self.position, self.chain)
 
 
-@dataclass(frozen=True, slots=True)
-class GroupMark:
+class GroupMark(Struct, frozen=True):
     """One group commit, announced in the same fdatasync as its records.
 
     Everything up to `start` was durable before the group's first byte was written. Offsets are

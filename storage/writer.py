@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Final, TypeVar
+
+from msgspec import Struct
 
 from storage.errors import LogContradiction, StorageError
 from storage.log import Log
@@ -20,8 +21,7 @@ GROUP_BYTES: Final = 32 * 1024 * 1024
 """A group is closed beyond this, so that the first record does not wait for gigabytes queued after it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
+class _Record(Struct, frozen=True):
     header: RecordHeader
     chain: bytes
     payload: Payload

@@ -8,6 +8,7 @@ works in memory that is warm.
 import asyncio
 import enum
 import logging
+import os
 import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
@@ -86,7 +87,7 @@ class Association(asyncio.BufferedProtocol):
         self._reader = PduReader(self, host.settings.max_pdu)
         self._operations = Operations(self, host.service, host.budget, host.observer, host.spawn, loop.time)
         self._transport: asyncio.Transport | None = None
-        self._rearm: Callable[[], None] = _nothing
+        self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._heard = self._accepted_at = loop.time()
         self._peer_max = 0
@@ -140,7 +141,8 @@ class Association(asyncio.BufferedProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._rearm = lambda: connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            # A socket of our own: uvloop's stand-in makes a new one for every call.
+            self._socket = socket.socket(fileno=os.dup(connection.fileno()))
         self._host.arrived(self)
         self._set_timer(self._settings.artim_s, self._artim_expired)
 
@@ -149,8 +151,9 @@ class Association(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._heard = self._loop.time()
-        # Linux turns delayed acknowledgements back on by itself; a sender under Nagle would wait 40 ms.
-        self._rearm()
+        if self._socket is not None:
+            # Linux turns delayed acknowledgements back on by itself; a sender under Nagle would wait 40 ms.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         try:
             self._reader.feed(self._host.receive_buffer[:nbytes])
         except PduError as error:
@@ -168,7 +171,9 @@ class Association(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._set_timer(None)
-        self._rearm = _nothing
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
         self._reader.stopped = True
         self._state = State.CLOSED
         self._transport = None
@@ -331,6 +336,3 @@ class Association(asyncio.BufferedProtocol):
             self._timer = None
         if seconds is not None and callback is not None:
             self._timer = self._loop.call_later(seconds, callback)
-
-
-def _nothing() -> None: ...

@@ -2,8 +2,9 @@
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from perenne.dimse.status import comment_text
 
@@ -34,8 +35,7 @@ class CommandUnreadable(ValueError):
     """The bytes are no command set."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(Struct, frozen=True, kw_only=True):
     """A request, or a response when `field` has the bit RESPONSE; `message_id` is then the one responded to.
 
     status: None in a request. UIDs and comment are empty where absent.

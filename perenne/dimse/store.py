@@ -6,8 +6,9 @@ import re
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
 
 from perenne.dimse import status as codes
 from perenne.dimse.command import Command
@@ -36,8 +37,7 @@ class Scanner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A status and its Error Comment, which is empty on success."""
 
     status: int

@@ -1,51 +1,45 @@
 """What the core wants done, as plain values. The driver carries them out in order and decides nothing."""
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from replication.core.values import ClusterState, Identity, ReplicaId
 from replication.messages import Message
 from storage.position import LogPoint, RecordHeader
 
 
-@dataclass(frozen=True, slots=True)
-class ReadState:
+class ReadState(Struct, frozen=True):
     """Register if this session did not yet, then read `state` and `leader`; answer with StateSeen or ReadFailed."""
 
 
-@dataclass(frozen=True, slots=True)
-class CreateState:
+class CreateState(Struct, frozen=True):
     request: int
     state: ClusterState
 
 
-@dataclass(frozen=True, slots=True)
-class WriteState:
+class WriteState(Struct, frozen=True):
     request: int
     state: ClusterState
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class TakeLead:
+class TakeLead(Struct, frozen=True):
     request: int
     state: ClusterState
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class RecreateLeader:
+class RecreateLeader(Struct, frozen=True):
     request: int
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Resign:
+class Resign(Struct, frozen=True):
     """Delete the ephemeral `leader` if it is ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Persist:
+class Persist(Struct, frozen=True):
     """Fsync promise, floor and change counter; answer with PromiseStored. None of them ever falls."""
 
     promise: int
@@ -53,8 +47,7 @@ class Persist:
     counter: int
 
 
-@dataclass(frozen=True, slots=True)
-class AppendProposal:
+class AppendProposal(Struct, frozen=True):
     """Leader: write the instance of `ticket` as this record."""
 
     ticket: int
@@ -62,8 +55,7 @@ class AppendProposal:
     chain: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AppendOwn:
+class AppendOwn(Struct, frozen=True):
     """Leader: write a small record of its own making, such as EPOCH."""
 
     header: RecordHeader
@@ -71,8 +63,7 @@ class AppendOwn:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AppendStaged:
+class AppendStaged(Struct, frozen=True):
     """Follower or candidate: write the received record that lies staged under `handle`."""
 
     handle: int
@@ -80,36 +71,31 @@ class AppendStaged:
     chain: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class DropStaged:
+class DropStaged(Struct, frozen=True):
     """The received record or segment under `handle` is not wanted."""
 
     handle: int
 
 
-@dataclass(frozen=True, slots=True)
-class InstallSegment:
+class InstallSegment(Struct, frozen=True):
     """Verify the staged segment from `previous` on, make it part of the log; answer with SegmentInstalled."""
 
     handle: int
     previous: LogPoint
 
 
-@dataclass(frozen=True, slots=True)
-class Truncate:
+class Truncate(Struct, frozen=True):
     """Move everything after `point` to lost+found, fsync, cut; answer with Truncated."""
 
     point: LogPoint
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     link: int
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class StartSending:
+class StartSending(Struct, frozen=True):
     """Stream the log over `link` from the record after `after` on, in `epoch`, until StopSending or the link's end."""
 
     link: int
@@ -117,13 +103,11 @@ class StartSending:
     after: LogPoint
 
 
-@dataclass(frozen=True, slots=True)
-class StopSending:
+class StopSending(Struct, frozen=True):
     link: int
 
 
-@dataclass(frozen=True, slots=True)
-class SendTail:
+class SendTail(Struct, frozen=True):
     """Answer a Fetch: the records after `after` up to `last`, then FetchEnd."""
 
     link: int
@@ -132,14 +116,12 @@ class SendTail:
     last: int
 
 
-@dataclass(frozen=True, slots=True)
-class CloseLink:
+class CloseLink(Struct, frozen=True):
     link: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RelayProposal:
+class RelayProposal(Struct, frozen=True):
     """Send the instance of `ticket` to the leader over `link`."""
 
     ticket: int
@@ -161,8 +143,7 @@ class Verdict(enum.Enum):
 COMMITTED = frozenset({Verdict.STORED, Verdict.DUPLICATE, Verdict.CONFLICT_KEPT})
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Struct, frozen=True):
     """Answer whoever waits for `ticket`. `reason` is ASCII, at most 64 characters, empty on success."""
 
     ticket: int
@@ -170,15 +151,13 @@ class Settle:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(Struct, frozen=True):
     """Everything up to `point` is committed and may be indexed and served here."""
 
     point: LogPoint
 
 
-@dataclass(frozen=True, slots=True)
-class LeadershipChanged:
+class LeadershipChanged(Struct, frozen=True):
     """For logs and metrics: who leads now, as far as this node knows."""
 
     leader: Identity | None
@@ -186,15 +165,13 @@ class LeadershipChanged:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Frozen:
+class Frozen(Struct, frozen=True):
     """The log contradicts what was promised: no writes, evidence kept, an alarm."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class HandOverDone:
+class HandOverDone(Struct, frozen=True):
     """The requested hand-over ended; `to` is None and `reason` says why when it did not happen."""
 
     to: ReplicaId | None

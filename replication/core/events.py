@@ -4,15 +4,15 @@
 """
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from replication.core.values import CasOutcome, Identity, ReplicaId, VersionedState
 from replication.messages import Message
 from storage.position import LogPoint, RecordHeader
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Time passed. Sent at least every 50 ms."""
 
 
@@ -24,13 +24,11 @@ class Session(enum.Enum):
     LOST = "lost"
 
 
-@dataclass(frozen=True, slots=True)
-class SessionChanged:
+class SessionChanged(Struct, frozen=True):
     session: Session
 
 
-@dataclass(frozen=True, slots=True)
-class StateSeen:
+class StateSeen(Struct, frozen=True):
     """`state` and the ephemeral `leader`, read after a `sync` in the present session.
 
     registered: this node's own znode was written in this session before the read.
@@ -41,13 +39,11 @@ class StateSeen:
     registered: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ReadFailed:
+class ReadFailed(Struct, frozen=True):
     """The read that `ReadState` asked for had no answer in time."""
 
 
-@dataclass(frozen=True, slots=True)
-class StateWritten:
+class StateWritten(Struct, frozen=True):
     """Outcome of `WriteState`, `TakeLead`, `CreateState` or `RecreateLeader` number `request`."""
 
     request: int
@@ -55,15 +51,13 @@ class StateWritten:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class PromiseStored:
+class PromiseStored(Struct, frozen=True):
     """Promise, floor and counter of `Persist` are on stable storage."""
 
     promise: int
 
 
-@dataclass(frozen=True, slots=True)
-class LinkUp:
+class LinkUp(Struct, frozen=True):
     """A connection to `peer` passed its greeting. `dialled`: this node opened it and may send requests on it."""
 
     link: int
@@ -71,13 +65,11 @@ class LinkUp:
     dialled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LinkDown:
+class LinkDown(Struct, frozen=True):
     link: int
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(Struct, frozen=True):
     """A message without a record came over `link`."""
 
     link: int
@@ -85,8 +77,7 @@ class Received:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class RecordReceived:
+class RecordReceived(Struct, frozen=True):
     """An `Append` came, its record checked against its own digest. `handle` names the staged payload."""
 
     link: int
@@ -99,8 +90,7 @@ class RecordReceived:
     handle: int
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentReceived:
+class SegmentReceived(Struct, frozen=True):
     """A whole segment came and lies staged under `handle`; nothing in it was checked yet."""
 
     link: int
@@ -112,8 +102,7 @@ class SegmentReceived:
     handle: int
 
 
-@dataclass(frozen=True, slots=True)
-class RecordFetched:
+class RecordFetched(Struct, frozen=True):
     """An answer to `Fetch`: one record of a longer tail, checked against its own digest."""
 
     sender: Identity
@@ -124,36 +113,31 @@ class RecordFetched:
     handle: int
 
 
-@dataclass(frozen=True, slots=True)
-class LocalDurable:
+class LocalDurable(Struct, frozen=True):
     """This node's log is on stable storage up to `point`."""
 
     point: LogPoint
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFailed:
+class LocalFailed(Struct, frozen=True):
     """A write or fsync of the log failed; the segment is poisoned. Nothing more is confirmed by this process."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Truncated:
+class Truncated(Struct, frozen=True):
     """The log was cut back to `point`; what was cut lies in lost+found, fsynced."""
 
     point: LogPoint
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentInstalled:
+class SegmentInstalled(Struct, frozen=True):
     """The segment was verified record by record and is part of the log now; None when it was refused."""
 
     end: LogPoint | None
 
 
-@dataclass(frozen=True, slots=True)
-class Proposed:
+class Proposed(Struct, frozen=True):
     """An instance is offered for commitment. `relayed_from`: the link it came over, None when it was received here.
 
     stem: member path without `.dcm`. deadline_ms: when the sender is told A700 instead.
@@ -171,8 +155,7 @@ class Proposed:
     relayed_from: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProposalAnswered:
+class ProposalAnswered(Struct, frozen=True):
     """The leader at the other end of `link` answered a relayed proposal. `outcome` as in messages.ProposeResult."""
 
     link: int
@@ -181,8 +164,7 @@ class ProposalAnswered:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class HandOverRequested:
+class HandOverRequested(Struct, frozen=True):
     """Give the lead to `to`, or to the most advanced in-sync follower when None. `final`: this node then stops."""
 
     to: ReplicaId | None
@@ -190,8 +172,7 @@ class HandOverRequested:
     final: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DataPathChanged:
+class DataPathChanged(Struct, frozen=True):
     """The canary stalls (a reason) or turns again (None); also used when the disk is nearly full."""
 
     trouble: str | None

@@ -5,7 +5,9 @@ numbered, and what every member of the maximal in-sync set has confirmed is comm
 """
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from msgspec import Struct
 
 from replication.core.commit import committed_upto
 from replication.core.effects import AppendOwn, Committed, LeadershipChanged
@@ -26,8 +28,7 @@ DISK_BYTES_PER_MS = 20_000
 """A follower is granted a second per 20 MB that are on their way to its disk before it counts as stalled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Uncommitted:
+class Uncommitted(Struct, frozen=True):
     """One record that waits for its copies."""
 
     sequence: int
@@ -60,6 +61,8 @@ class Leadership:
         self._retry_at_ms = 0
         self._heartbeat_at_ms = 0
         self._recreate_at_ms = 0
+        self._judged_at_ms = -1
+        self._refusal: str | None = None
 
     def begin(self) -> None:
         """Write this epoch's EPOCH record: what it is on top of is settled by it."""
@@ -145,6 +148,7 @@ class Leadership:
         if self.handover is not None:
             self.handover.state_confirmed(state)
         self.streams.removed(self.required())
+        self._judged_at_ms = -1
         self._advance()
 
     def _activate(self) -> None:
@@ -162,6 +166,7 @@ class Leadership:
 
     def link_lost(self, link: int) -> None:
         self.streams.lost(link)
+        self._judged_at_ms = -1
         self.link_changed()
 
     def received(self, link: int, message: Message) -> None:
@@ -267,9 +272,17 @@ class Leadership:
             self._writer.write(replace(state, in_sync=wanted, floor=self._situation.told))
 
     def refusal(self) -> str | None:
-        """Why a store would be refused now: too few replicas could confirm it."""
+        """Why a store would be refused now: too few replicas could confirm it. Asked for each store, judged anew
+        whenever time or a member moved on.
+        """
         if self.phase is not Phase.ACTIVE:
             return None
+        if self._judged_at_ms != self._situation.ticked_ms:
+            self._judged_at_ms = self._situation.ticked_ms
+            self._refusal = self._judge()
+        return self._refusal
+
+    def _judge(self) -> str | None:
         minimum = self._situation.settings.minimum_copies
         reachable = len(self.in_sync - self._gone())
         if reachable < minimum:

@@ -6,7 +6,6 @@ never depends on how far the log thread has come.
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 
 from replication.core.ports import LogView
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader
@@ -69,5 +68,5 @@ class Ledger:
             if not spans or spans[-1].epoch < point.epoch:
                 spans.append(EpochSpan(point.epoch, point.sequence, point.sequence))
             elif spans[-1].last < point.sequence:
-                spans[-1] = replace(spans[-1], last=point.sequence)
+                spans[-1] = EpochSpan(point.epoch, spans[-1].first, point.sequence)
         return spans

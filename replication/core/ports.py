@@ -1,8 +1,9 @@
 """What the core may ask of its surroundings while it decides: pure look-ups, answered at once, with no side effect."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from storage.position import EpochSpan, LogPoint
 
@@ -32,8 +33,7 @@ class LogView(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class KnownVersion:
+class KnownVersion(Struct, frozen=True):
     """One data set held under a SOP Instance UID, committed or not."""
 
     sequence: int

@@ -40,6 +40,8 @@ class Proposals:
 
     situation: Situation
     _pending: dict[int, _Pending] = field(default_factory=dict[int, _Pending])
+    _held: dict[int, None] = field(default_factory=dict[int, None])
+    """The tickets in stage HELD: asked for at every step, and nearly always none."""
     _awaiting: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
     """Tickets by the sequence that their answer rests on."""
     _numbered: dict[str, list[KnownVersion]] = field(default_factory=dict[str, list[KnownVersion]])
@@ -53,11 +55,14 @@ class Proposals:
     def offer(self, offer: Proposed) -> None:
         """Take a ticket in. `number` or `relay` moves it on."""
         self._pending[offer.ticket] = _Pending(offer)
+        self._held[offer.ticket] = None
 
     def held(self) -> list[int]:
         """Tickets that wait to be numbered or relayed, oldest first."""
+        if not self._held:
+            return []
         now = self.situation.now_ms
-        return [t for t, p in self._pending.items() if p.stage is _Stage.HELD and p.retry_at_ms <= now]
+        return sorted(ticket for ticket in self._held if self._pending[ticket].retry_at_ms <= now)
 
     def number(self, ticket: int, epoch: int) -> int:
         """Active leader: give the offer its place in the log, or find the record that it duplicates.
@@ -109,7 +114,8 @@ class Proposals:
         if sequence <= self._settled_to:
             self._settle(ticket, verdict, "")
             return
-        pending.stage, pending.sequence, pending.verdict = _Stage.AWAITED, sequence, verdict
+        self._move(pending, _Stage.AWAITED)
+        pending.sequence, pending.verdict = sequence, verdict
         self._awaiting.setdefault(sequence, []).append(ticket)
 
     def relay(self, ticket: int, link: int) -> None:
@@ -118,7 +124,8 @@ class Proposals:
         if pending.offer.relayed_from is not None:
             self._settle(ticket, Verdict.NOT_LEADER, "not the leader")
             return
-        pending.stage, pending.link = _Stage.RELAYED, link
+        self._move(pending, _Stage.RELAYED)
+        pending.link = link
         self.situation.emit(RelayProposal(ticket, link))
 
     def answered(self, event: ProposalAnswered) -> None:
@@ -128,7 +135,7 @@ class Proposals:
             return  # a leader that was given up says this: the new one decides
         verdict = Verdict(event.outcome)
         if verdict is Verdict.NOT_LEADER:
-            pending.stage, pending.retry_at_ms = _Stage.HELD, self.situation.now_ms + RETRY_MS
+            self._move(pending, _Stage.HELD, self.situation.now_ms + RETRY_MS)
         else:
             self._settle(event.ticket, verdict, event.reason)
 
@@ -164,7 +171,7 @@ class Proposals:
             if pending.offer.relayed_from is not None:
                 self._settle(ticket, Verdict.NOT_LEADER, "the leader stepped down")
             elif pending.stage is _Stage.AWAITED:
-                pending.stage, pending.retry_at_ms = _Stage.HELD, 0
+                self._move(pending, _Stage.HELD)
 
     def leader_announced(self, leader: Identity) -> None:
         """`leader` takes offers now: whoever waits, or asked somebody else, asks it at once."""
@@ -173,13 +180,13 @@ class Proposals:
             if pending.stage is _Stage.RELAYED:
                 asked = self.situation.links.get(pending.link)
                 if asked is None or asked.peer != leader:
-                    pending.stage = _Stage.HELD
+                    self._move(pending, _Stage.HELD)
 
     def link_lost(self, link: int) -> None:
         """Offers relayed over `link` go back in line; those that came over it have nobody left to answer."""
         for ticket, pending in list(self._pending.items()):
             if pending.stage is _Stage.RELAYED and pending.link == link:
-                pending.stage, pending.retry_at_ms = _Stage.HELD, 0
+                self._move(pending, _Stage.HELD)
             elif pending.offer.relayed_from == link:
                 self._settle(ticket, Verdict.NOT_LEADER, "the link was lost")
 
@@ -189,6 +196,14 @@ class Proposals:
         for ticket in [t for t, p in self._pending.items() if p.offer.deadline_ms <= now]:
             self._settle(ticket, Verdict.NOT_PROMISED, reason)
 
+    def _move(self, pending: _Pending, stage: _Stage, retry_at_ms: int = 0) -> None:
+        pending.stage, pending.retry_at_ms = stage, retry_at_ms
+        if stage is _Stage.HELD:
+            self._held[pending.offer.ticket] = None
+        else:
+            self._held.pop(pending.offer.ticket, None)
+
     def _settle(self, ticket: int, verdict: Verdict, reason: str) -> None:
         del self._pending[ticket]
+        self._held.pop(ticket, None)
         self.situation.emit(Settle(ticket, verdict, reason))

@@ -172,6 +172,7 @@ class Replica:
 
     def _on_tick(self, event: Tick) -> None:
         situation = self.situation
+        situation.ticked_ms = situation.now_ms
         self.proposals.expire("not committed in time" if self.leadership else "no leader committed it in time")
         if self.leadership is not None:
             self.leadership.tend()
@@ -527,9 +528,10 @@ class Replica:
             self.leadership.number_held()
             return
         stream = self.following.stream
-        if stream is None:
+        held = self.proposals.held() if stream is not None else ()
+        if stream is None or not held:
             return
         link = self.situation.link_to(stream.leader.id)
         if link is not None:
-            for ticket in self.proposals.held():
+            for ticket in held:
                 self.proposals.relay(ticket, link.number)

@@ -86,6 +86,8 @@ class Situation:
         self.ports = ports
         self.out: list[Effect] = []
         self.now_ms = 0
+        self.ticked_ms = 0
+        """When the last `Tick` came: what only time changes needs no closer look."""
         self.wall_us = 0
         self.links: dict[int, Link] = {}
         self.lost_links_ms: dict[ReplicaId, int] = {}

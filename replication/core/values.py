@@ -7,6 +7,8 @@ import enum
 from dataclasses import dataclass
 from typing import Final, NewType
 
+from msgspec import Struct
+
 from storage.position import GENESIS, LogPoint
 
 ReplicaId = NewType("ReplicaId", str)
@@ -16,8 +18,7 @@ TIER: Final = ReplicaId("tier")
 """The object tier: a passive replica that holds and never leads."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Member:
+class Member(Struct, frozen=True, order=True):
     """A replica as the in-sync set names it: a new disk is a new incarnation, and in no set.
 
     incarnation: random id of the formatted data directory; empty for the tier.
@@ -30,8 +31,7 @@ class Member:
 TIER_MEMBER: Final = Member(TIER, "")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Identity:
+class Identity(Struct, frozen=True, order=True):
     """One process of one replica: confirmations belong to exactly this."""
 
     id: ReplicaId

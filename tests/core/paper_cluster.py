@@ -60,7 +60,7 @@ class PaperLog:
         for record in self.records:
             position = record.header.position
             if spans and spans[-1].epoch == position.epoch:
-                spans[-1] = replace(spans[-1], last=position.sequence)
+                spans[-1] = EpochSpan(position.epoch, spans[-1].first, position.sequence)
             else:
                 spans.append(EpochSpan(position.epoch, position.sequence, position.sequence))
         return spans

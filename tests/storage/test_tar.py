@@ -5,10 +5,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from storage.disk import RealDisk
 from storage.errors import LogLocked
