@@ -18,7 +18,7 @@ from storage.disk import Disk
 from storage.position import GENESIS, LogPoint, LogPosition
 
 FILE: Final = "index.sqlite"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE facts (version INTEGER, epoch INTEGER, sequence INTEGER, chain BLOB);
 CREATE TABLE instance (
@@ -28,6 +28,7 @@ CREATE TABLE instance (
 );
 CREATE INDEX instance_uid ON instance (sop_instance_uid);
 CREATE INDEX instance_series ON instance (series_instance_uid);
+CREATE TABLE conflict (sop_instance_uid TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE series (series_instance_uid TEXT PRIMARY KEY, study_instance_uid TEXT NOT NULL, modality TEXT NOT NULL,
     series_number TEXT NOT NULL, series_description TEXT NOT NULL);
 CREATE INDEX series_study ON series (study_instance_uid);
@@ -128,6 +129,11 @@ class Index:
         with self._lock, self._connection:
             run = self._connection.executemany
             run("INSERT OR REPLACE INTO instance VALUES (?,?,?,?,?,?,?,?,?,?)", [_instance(r) for r in records])
+            run(
+                "INSERT OR IGNORE INTO conflict SELECT ?1 WHERE EXISTS"
+                " (SELECT 1 FROM instance WHERE sop_instance_uid = ?1 AND dataset <> ?2)",
+                [(r.sop_instance_uid, r.dataset) for r in records],
+            )
             run("INSERT OR IGNORE INTO series VALUES (?,?,?,?,?)", [_series(r.attributes) for r in records])
             run("INSERT OR IGNORE INTO study VALUES (?,?,?,?,?,?,?)", [_study(r.attributes) for r in records])
             self._move(upto)
@@ -141,7 +147,7 @@ class Index:
     def clear(self) -> None:
         """Forget everything: the index does not belong to this log, or is to be rebuilt."""
         with self._lock, self._connection:
-            for table in ("instance", "series", "study"):
+            for table in ("instance", "conflict", "series", "study"):
                 self._connection.execute(f"DELETE FROM {table}")
             self._move(GENESIS)
         self._applied = GENESIS
@@ -160,12 +166,8 @@ class Index:
         return int(self._survey("SELECT COUNT(*) FROM instance")[0][0])
 
     def conflicts(self, limit: int = 1000) -> tuple[str, ...]:
-        """SOP Instance UIDs held with more than one data set. Walks the whole index: not for the event loop."""
-        rows = self._survey(
-            "SELECT sop_instance_uid FROM instance GROUP BY sop_instance_uid"
-            " HAVING COUNT(DISTINCT dataset) > 1 ORDER BY 1 LIMIT ?",
-            limit,
-        )
+        """SOP Instance UIDs held with more than one data set."""
+        rows = self._survey("SELECT sop_instance_uid FROM conflict ORDER BY 1 LIMIT ?", limit)
         return tuple(str(row[0]) for row in rows)
 
     def everything(self) -> list[tuple[object, ...]]:
