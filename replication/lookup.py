@@ -58,9 +58,10 @@ class Lookups:
         local = await self._here(uid)
         if local is not None:
             return local
-        if self._may_say_absent():
+        # A record that is known and damaged here is not absent: another replica has it.
+        if self.sequence(uid) is None and self._may_say_absent():
             raise InstanceAbsent(uid)
-        return await self._ask_leader(uid)
+        return await self._ask_others(uid)
 
     def sequence(self, uid: str) -> int | None:
         """The committed record that is current under a UID, as far as this node knows."""
@@ -83,35 +84,45 @@ class Lookups:
         return StoredInstance(stored.payload) if stored.header.kind is RecordKind.INSTANCE else None
 
     def _may_say_absent(self) -> bool:
-        """An active leader that heard from coordination lately knows every committed record."""
+        """An active leader that heard from coordination lately knows every committed record, if it could read each."""
         replicator = self._replicator
         leadership = replicator.core.leadership
         age_ms = replicator.runtime.now_ms() - replicator.coordinator.fresh_since_ms
         fresh = age_ms < replicator.settings.core.session_timeout_ms
-        complete = replicator.recent.complete
+        complete = replicator.recent.complete and not replicator.index.nameless
         return leadership is not None and leadership.phase is Phase.ACTIVE and fresh and complete
 
-    async def _ask_leader(self, uid: str) -> InstanceBytes:
+    async def _ask_others(self, uid: str) -> InstanceBytes:
+        """The leader first: it alone can say "absent". Who else has the bytes may serve them where it cannot."""
+        situation, leader = self._replicator.core.situation, self._replicator.core.leader
+        others = {link.peer.id for link in situation.links.values()}
+        reason = "no leader can be asked now"
+        for replica in sorted(others, key=lambda other: (other != leader, other)):
+            link = situation.link_to(replica)
+            if link is not None:
+                try:
+                    return await self._ask(link.number, uid)
+                except InstanceUnavailable as error:
+                    reason = str(error) if replica == leader else reason
+        raise InstanceUnavailable(reason)
+
+    async def _ask(self, link: int, uid: str) -> InstanceBytes:
         replicator = self._replicator
-        leader = replicator.core.leader
-        link = replicator.core.situation.link_to(leader) if leader else None
-        if link is None:
-            raise InstanceUnavailable("no leader can be asked now")
         nonce = next(self._nonces)
         future: asyncio.Future[tuple[LookupAnswer, Payload]] = asyncio.get_running_loop().create_future()
-        self._asked[nonce] = (link.number, future)
+        self._asked[nonce] = (link, future)
         try:
-            replicator.network.send(link.number, Lookup(nonce, uid, send_bytes=True))
+            replicator.network.send(link, Lookup(nonce, uid, send_bytes=True))
             async with asyncio.timeout(TIMEOUT_S):
                 answer, payload = await future
         except TimeoutError as error:
-            raise InstanceUnavailable("the leader does not answer") from error
+            raise InstanceUnavailable("the node that was asked does not answer") from error
         finally:
             del self._asked[nonce]
         if answer.outcome == "absent":
             raise InstanceAbsent(uid)
         if not isinstance(payload, Staged):
-            raise InstanceUnavailable("the leader cannot tell now")
+            raise InstanceUnavailable("the leader cannot serve it now")
         return FetchedInstance(payload)
 
     def answered(self, message: LookupAnswer, payload: Payload) -> None:
@@ -124,7 +135,7 @@ class Lookups:
     def link_down(self, link: int) -> None:
         for asked, future in self._asked.values():
             if asked == link and not future.done():
-                future.set_exception(InstanceUnavailable("the leader was lost"))
+                future.set_exception(InstanceUnavailable("the node that was asked was lost"))
 
     async def answer(self, link: int, message: Lookup) -> None:
         """Another node asks."""

@@ -28,6 +28,7 @@ CREATE TABLE instance (
 );
 CREATE INDEX instance_uid ON instance (sop_instance_uid);
 CREATE INDEX instance_series ON instance (series_instance_uid);
+CREATE TABLE nameless (sequence INTEGER PRIMARY KEY);
 CREATE TABLE conflict (sop_instance_uid TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE series (series_instance_uid TEXT PRIMARY KEY, study_instance_uid TEXT NOT NULL, modality TEXT NOT NULL,
     series_number TEXT NOT NULL, series_description TEXT NOT NULL);
@@ -85,6 +86,7 @@ class Index:
         self.moved_aside = moved_aside
         """Where a damaged index was put, when there was one."""
         self._applied = self._read_applied()
+        self._nameless = self._count_nameless()
 
     @classmethod
     def open(cls, disk: Disk) -> "Index":
@@ -119,12 +121,22 @@ class Index:
         """The last committed record that the index reflects."""
         return self._applied
 
+    @property
+    def nameless(self) -> int:
+        """How many records were damaged when they were to be indexed: what they are called is not known here, so
+        nothing can be said to be absent.
+        """
+        return self._nameless
+
+    def _count_nameless(self) -> int:
+        return int(self._connection.execute("SELECT COUNT(*) FROM nameless").fetchone()[0])
+
     def _read_applied(self) -> LogPoint:
         row = self._connection.execute("SELECT epoch, sequence, chain FROM facts").fetchone()
         return LogPoint(LogPosition(row[0], row[1]), bytes(row[2]))
 
-    def apply(self, batch: Iterable[IndexedRecord], upto: LogPoint) -> None:
-        """Add instances and move `applied`, in one transaction."""
+    def apply(self, batch: Iterable[IndexedRecord], upto: LogPoint, nameless: Iterable[int] = ()) -> None:
+        """Add instances and move `applied`, in one transaction. nameless: sequences that could not be read."""
         records = list(batch)
         with self._lock, self._connection:
             run = self._connection.executemany
@@ -136,7 +148,9 @@ class Index:
             )
             run("INSERT OR IGNORE INTO series VALUES (?,?,?,?,?)", [_series(r.attributes) for r in records])
             run("INSERT OR IGNORE INTO study VALUES (?,?,?,?,?,?,?)", [_study(r.attributes) for r in records])
+            run("INSERT OR IGNORE INTO nameless VALUES (?)", [(sequence,) for sequence in nameless])
             self._move(upto)
+            self._nameless = self._count_nameless()
         self._applied = upto
 
     def _move(self, upto: LogPoint) -> None:
@@ -147,9 +161,10 @@ class Index:
     def clear(self) -> None:
         """Forget everything: the index does not belong to this log, or is to be rebuilt."""
         with self._lock, self._connection:
-            for table in ("instance", "conflict", "series", "study"):
+            for table in ("instance", "nameless", "conflict", "series", "study"):
                 self._connection.execute(f"DELETE FROM {table}")
             self._move(GENESIS)
+            self._nameless = 0
         self._applied = GENESIS
 
     def find(self, sop_instance_uid: str) -> tuple[InstanceLocation, ...]:

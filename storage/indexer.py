@@ -51,18 +51,26 @@ class Indexer:
         added, first = 0, applied.sequence + 1
         while first <= upto.sequence:
             last = min(upto.sequence, first + BATCH - 1)
-            found = (self._record(sequence, (fresh or {}).get(sequence)) for sequence in range(first, last + 1))
-            batch = [record for record in found if record is not None]
+            batch: list[IndexedRecord] = []
+            nameless: list[int] = []
+            for sequence in range(first, last + 1):
+                try:
+                    record = self._record(sequence, (fresh or {}).get(sequence))
+                except RecordCorrupt as error:
+                    _LOG.error("a damaged record is not indexed", extra={"sequence": sequence, "reason": str(error)})
+                    nameless.append(sequence)
+                else:
+                    batch += [record] if record is not None else []
             point = self._log.point_at(last)
             if point is None:
                 return added
-            self._index.apply(batch, point)
+            self._index.apply(batch, point, nameless)
             added += len(batch)
             first = last + 1
         return added
 
     def _record(self, sequence: int, fresh: Fresh | None) -> IndexedRecord | None:
-        """What is to be indexed of one record; None when it is no instance, or damaged until it is repaired."""
+        """What is to be indexed of one record; None when it is no instance. Raises RecordCorrupt."""
         try:
             header, head = (fresh.header, fresh.head) if fresh else self._log.read_head(sequence, _HEADS[0])
             if header.kind is not RecordKind.INSTANCE:
@@ -71,9 +79,6 @@ class Indexer:
             attributes = fresh.attributes if fresh else None
             if attributes is None:
                 attributes = self._attributes(sequence, meta, head, header.size)
-        except RecordCorrupt as error:
-            _LOG.error("a record is damaged and not indexed", extra={"sequence": sequence, "reason": str(error)})
-            return None
         except UnreadableDataSet:
             return None
         uid = meta.sop_instance_uid or attributes.sop_instance_uid

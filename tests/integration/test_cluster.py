@@ -198,3 +198,21 @@ def test_a_full_disk_takes_a_follower_out_of_the_set_and_the_others_go_on(tmp_pa
             assert all(held[uid] == data for uid, data in sent)
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_a_record_that_rots_at_one_node_is_served_from_another(tmp_path: Path) -> None:
+    """Neither altered nor "there is no such instance": not by the node with the damage, though it leads."""
+    with running_cluster(tmp_path / "c") as cluster:
+        sent = [made(number, filler=number.to_bytes(4, "big") * 20_000) for number in range(8)]
+        assert {status for status, _ in store(rig.leader(cluster), *sent)} == {0}
+        cluster.wait_for(lambda: all(rig.instances(node) == 8 for node in cluster.nodes), "all have indexed them")
+        for node, (_, data) in zip((rig.leader(cluster), rig.follower(cluster)), sent, strict=False):
+            for segment in (node.data_dir / "log").glob("*.tar"):
+                at = segment.read_bytes().find(data[-40_000:])
+                if at > 0:
+                    with segment.open("r+b") as file:
+                        file.seek(at + 100)
+                        file.write(b"rotten")
+        for node in cluster.nodes:
+            assert [read(node, uid) for uid, _ in sent] == [(200, data) for _, data in sent]
+        assert sum(b"perenne_damaged_records 1.0" in node.get("/metrics")[1] for node in cluster.nodes) == 2

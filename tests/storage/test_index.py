@@ -101,3 +101,25 @@ def test_the_same_uid_with_other_bytes_is_a_conflict(tmp_path: Path) -> None:
     assert len(index.find(uid)) == 2
     index.close()
     log.close()
+
+
+def test_a_record_that_could_not_be_read_leaves_a_gap_that_is_remembered(tmp_path: Path) -> None:
+    disk, log = opened(tmp_path / "data")
+    data = (SAMPLES / "CT_small.dcm").read_bytes()
+    store(log, data)
+    log.sync()
+    entry = log.entry(1)
+    assert entry is not None
+    segment = tmp_path / "data" / log.segments()[0].name
+    with segment.open("r+b") as file:
+        file.seek(entry.offset)
+        file.write(bytes(1024))
+    index = Index.open(disk)
+    assert Indexer(log, index).advance(log.end) == 0
+    index.close()
+    again = Index.open(disk)
+    assert (again.nameless, again.applied) == (1, log.end)
+    again.clear()
+    assert again.nameless == 0
+    again.close()
+    log.close()
