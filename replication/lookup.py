@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from replication.api import InstanceAbsent, InstanceBytes, InstanceUnavailable
-from replication.core.values import Phase
 from replication.incoming import Payload
 from replication.messages import Lookup, LookupAnswer
 from storage.errors import StorageError
@@ -18,6 +17,10 @@ if TYPE_CHECKING:
     from replication.replicator import Replicator
 
 TIMEOUT_S: Final = 10.0
+FRESH_SHARE: Final = 0.6
+"""Of the session time-out: for so long after its last answered request nobody can have taken a leader's place, also
+where the server granted less than was asked for or the clocks run unevenly.
+"""
 
 
 class StoredInstance:
@@ -88,9 +91,9 @@ class Lookups:
         replicator = self._replicator
         leadership = replicator.core.leadership
         age_ms = replicator.runtime.now_ms() - replicator.coordinator.fresh_since_ms
-        fresh = age_ms < replicator.settings.core.session_timeout_ms
+        fresh = age_ms < replicator.settings.core.session_timeout_ms * FRESH_SHARE
         complete = replicator.recent.complete and not replicator.index.nameless
-        return leadership is not None and leadership.phase is Phase.ACTIVE and fresh and complete
+        return leadership is not None and leadership.knows_commits and fresh and complete
 
     async def _ask_others(self, uid: str) -> InstanceBytes:
         """The leader first: it alone can say "absent". Who else has the bytes may serve them where it cannot."""

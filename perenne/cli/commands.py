@@ -95,6 +95,30 @@ def status(
     raise typer.Exit(show(found, as_json=as_json))
 
 
+@app.command("check-journal")
+def check_journal(
+    journal: Annotated[Path, typer.Argument(help="JSON lines of what senders were told (docs/proof.md).")],
+    url: Annotated[list[str] | None, typer.Argument(help="http://HOST:PORT of one or more nodes.")] = None,
+    cluster: Annotated[Path | None, typer.Option("--cluster", help="A cluster.json written by script/up.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask every node for every acknowledged instance, and compare its bytes with what was sent.
+
+    Exit code 0 everything is kept, 1 something is lost or altered, 3 not everything could be checked, 2 bad usage.
+    """
+    from perenne.cli.journal import show
+    from perenne.cli.status import addresses
+    from perenne.journal import JournalUnreadable
+
+    found = addresses(url or [], cluster or Path(".local/cluster/cluster.json"))
+    if not found:
+        raise fail("no node to ask: give http://HOST:PORT, or --cluster FILE", 2)
+    try:
+        raise typer.Exit(show(journal, found, as_json=as_json))
+    except (JournalUnreadable, OSError) as error:
+        raise fail(str(error), 2) from error
+
+
 @app.command()
 def switchover(
     config: ConfigOption = None,

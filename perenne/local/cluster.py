@@ -28,6 +28,12 @@ class LocalNode:
     http_port: int
     peer_port: int
     running: Running | None = None
+    wrapper: tuple[str, ...] = ()
+    """What the node is run by: `env` with variables, or a network namespace."""
+    zookeeper: str = ""
+    """Where it finds ZooKeeper, if not at the server itself."""
+    advertise_host: str = ""
+    extra: str = ""
 
     @property
     def config(self) -> Path:
@@ -159,23 +165,25 @@ class LocalCluster:
         """Start one node; `ready` tells when it may be used."""
         node.directory.mkdir(parents=True, exist_ok=True)
         node.config.write_text(self._toml(node))
-        command = [sys.executable, "-m", "perenne.cli", "node", "--config", str(node.config)]
+        command = [*node.wrapper, sys.executable, "-m", "perenne.cli", "node", "--config", str(node.config)]
         node.running = start(command, node.directory / "node.log", node.directory)
         self.save()
 
     def _toml(self, node: LocalNode) -> str:
+        keeper = node.zookeeper or f"127.0.0.1:{self.zookeeper_port}"
         return f"""# Written by script/up.
 [node]
 id = "{node.id}"
 data_dir = "{node.data_dir}"
 
 [coordination]
-zookeeper = "127.0.0.1:{self.zookeeper_port}"
+zookeeper = "{keeper}"
 session_timeout_ms = {self.session_timeout_ms}
 
 [peer]
 host = "127.0.0.1"
 port = {node.peer_port}
+advertise_host = "{node.advertise_host}"
 
 [dimse]
 ae_title = "{AE_TITLE}"
@@ -185,7 +193,7 @@ port = {node.dicom_port}
 [http]
 host = "127.0.0.1"
 port = {node.http_port}
-{self.extra}"""
+{self.extra}{node.extra}"""
 
     def wait_ready(self, say: Say = lambda _: None, seconds: float = 60.0) -> LocalNode:
         """Return the leader once every running node takes stores and one leads."""

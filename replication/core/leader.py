@@ -78,6 +78,13 @@ class Leadership:
     def in_sync(self) -> frozenset[Member]:
         return self._writer.confirmed.state.in_sync
 
+    @property
+    def knows_commits(self) -> bool:
+        """Whether everything that was ever acknowledged is known to be committed: before this epoch's own record is, a
+        new leader holds records that its predecessor acknowledged and cannot tell them from others.
+        """
+        return self.phase is Phase.ACTIVE and self._situation.told.sequence >= self.epoch_record
+
     def required(self) -> frozenset[Member]:
         """Who must confirm a record before it is committed."""
         return self._writer.maximal()

@@ -1,6 +1,7 @@
 """Scenarios of the protocol, each a short transcript: what happens, and what must hold then."""
 
 from replication.core.effects import Verdict
+from replication.core.values import Phase
 from tests.core.paper_cluster import PaperCluster
 
 
@@ -191,3 +192,24 @@ def test_a_leader_numbers_nothing_while_it_does_not_know_everything_that_it_hold
     cluster.run(300)
     assert cluster.nodes[leader].settled[ticket] is Verdict.STORED
     cluster.check()
+
+
+def test_a_new_leader_does_not_know_what_was_acknowledged_until_its_own_record_is_committed() -> None:
+    cluster = healthy()
+    first = leader_of(cluster)
+    cluster.offer(first, "1.2")
+    cluster.run(200)
+    cluster.kill(first)
+    seen: list[bool] = []
+
+    def led() -> bool:
+        for node in cluster.nodes.values():
+            leadership = node.replica.leadership
+            if leadership is not None and node.name != first and leadership.phase is Phase.ACTIVE:
+                proven = node.replica.situation.committed.sequence >= leadership.epoch_record
+                assert leadership.knows_commits is proven
+                seen.append(proven)
+        return True in seen
+
+    cluster.run_until(led)
+    assert False in seen, "it was active before it knew"

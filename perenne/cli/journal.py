@@ -1,0 +1,136 @@
+"""`perenne check-journal`: does the archive keep what senders were told? Reads only, against any running cluster."""
+
+import http.client
+import json
+import sys
+import urllib.parse
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from perenne.journal import Owed, events, owed
+from storage.digest import META_LIMIT_BYTES, part10_meta_length
+
+TIMEOUT_S: Final = 20.0
+_PIECE: Final = 1024 * 1024
+_NAMED: Final = 20
+"""Instances named one by one in the text; `--json` names all."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """By node address. lost: it said that there is no such instance. altered: it served other bytes than were ever
+    offered. unavailable: it could not say; that is no broken promise, but no proof either."""
+
+    acknowledged: int = 0
+    checked: int = 0
+    lost: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    altered: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    unavailable: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+    @property
+    def exit_code(self) -> int:
+        """0: everything is kept. 1: something is lost or altered. 3: not everything could be checked."""
+        return 1 if self.lost or self.altered else 3 if self.unavailable else 0
+
+    def document(self) -> dict[str, Any]:
+        rows = {
+            name: [{"node": node, "uid": uid} for node, uid in sorted(found)]
+            for name, found in (("lost", self.lost), ("altered", self.altered), ("unavailable", self.unavailable))
+        }
+        return {"acknowledged": self.acknowledged, "checked": self.checked, **rows}
+
+
+class _Node:
+    """One connection to one node, kept open."""
+
+    def __init__(self, address: str) -> None:
+        parsed = urllib.parse.urlsplit(address)
+        self._connection = http.client.HTTPConnection(parsed.hostname or "", parsed.port, timeout=TIMEOUT_S)
+
+    def digest(self, uid: str) -> tuple[int, str]:
+        """Return HTTP status, 0 for no answer, and the BLAKE3 of the data set that was served."""
+        try:
+            self._connection.request("GET", f"/instances/{uid}")
+            answer = self._connection.getresponse()
+            if answer.status != 200:
+                answer.read()
+                return answer.status, ""
+            head = answer.read(META_LIMIT_BYTES)
+            hasher = blake3(memoryview(head)[part10_meta_length(head) :])
+            while piece := answer.read(_PIECE):
+                hasher.update(piece)
+            return 200, hasher.hexdigest()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            return 0, ""
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def check(addresses: Sequence[str], debts: dict[str, Owed], progress: Progress | None = None) -> Findings:
+    """Ask every node for every acknowledged instance."""
+    due = {uid: debt for uid, debt in debts.items() if debt.datasets}
+    findings = Findings(acknowledged=len(due))
+    task = progress.add_task("checking", total=len(due) * len(addresses)) if progress is not None else None
+
+    def one(address: str) -> Iterator[tuple[str, str, int, str]]:
+        node = _Node(address)
+        try:
+            for uid in due:
+                yield address, uid, *node.digest(uid)
+        finally:
+            node.close()
+
+    def run(address: str) -> list[tuple[str, str, int, str]]:
+        results: list[tuple[str, str, int, str]] = []
+        for result in one(address):
+            results.append(result)
+            if progress is not None and task is not None:
+                progress.advance(task)
+        return results
+
+    with ThreadPoolExecutor(len(addresses) or 1) as pool:
+        for results in pool.map(run, addresses):
+            _judge(findings, results, due)
+    return findings
+
+
+def _judge(findings: Findings, results: Iterable[tuple[str, str, int, str]], due: dict[str, Owed]) -> None:
+    for address, uid, status, digest in results:
+        findings.checked += 1
+        if status == 404:
+            findings.lost.append((address, uid))
+        elif status != 200:
+            findings.unavailable.append((address, uid))
+        elif digest not in due[uid].offered | due[uid].datasets:
+            findings.altered.append((address, uid))
+
+
+def show(journal: Path, addresses: Sequence[str], *, as_json: bool) -> int:
+    """Check and report; return the exit code. Raises JournalUnreadable, OSError."""
+    debts = owed(events(journal))
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as progress:
+        findings = check(addresses, debts, progress)
+    if as_json:
+        sys.stdout.write(json.dumps(findings.document()) + "\n")
+        return findings.exit_code
+    for name, found in (("lost", findings.lost), ("altered", findings.altered), ("unavailable", findings.unavailable)):
+        for node, uid in sorted(found)[:_NAMED]:
+            sys.stdout.write(f"{name}: {uid} at {node}\n")
+        if len(found) > _NAMED:
+            sys.stdout.write(f"{name}: and {len(found) - _NAMED} more; --json names all\n")
+    sys.stdout.write(
+        f"{findings.acknowledged} acknowledged, {findings.checked} answers from {len(addresses)} nodes:"
+        f" {len(findings.lost)} lost, {len(findings.altered)} altered, {len(findings.unavailable)} unavailable\n"
+    )
+    return findings.exit_code

@@ -1,0 +1,108 @@
+"""What senders were told, one JSON object per line, and whether an archive keeps it.
+
+The journal is the history of a grow-only set with tombstones: an instance whose store was answered with Success is
+there from then on, byte for byte, until a delete of it is acknowledged. What was never answered may be there or not.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+from msgspec import DecodeError, Struct, ValidationError
+from msgspec import json as msgspec_json
+
+OFFERED: Final = "offered"
+ACKNOWLEDGED: Final = "acknowledged"
+REFUSED: Final = "refused"
+BROKEN: Final = "broken"
+DELETED: Final = "deleted"
+
+
+class Event(Struct, frozen=True, omit_defaults=True):
+    """One line. at: Unix seconds. dataset: BLAKE3 of the data set bytes, hexadecimal. node: who was asked.
+
+    event: `offered` before the bytes are sent; then `acknowledged` (Success), `refused` (another status), `broken`
+    (no answer came: it may be stored or not), or `deleted` (the delete was acknowledged).
+    """
+
+    event: str
+    uid: str
+    at: float
+    dataset: str = ""
+    node: str = ""
+    status: int | None = None
+
+
+class JournalUnreadable(Exception):
+    """A line is no event; the text says which."""
+
+
+def digest_of(dataset: bytes | memoryview) -> str:
+    """The `dataset` of an event."""
+    return blake3(dataset).hexdigest()
+
+
+class Journal:
+    """Appends events; threads may share it. What was written before a crash of the sender counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        self._file = path.open("a")
+
+    def note(self, event: str, uid: str, *, dataset: str = "", node: str = "", status: int | None = None) -> None:
+        line = msgspec_json.encode(Event(event, uid, time.time(), dataset, node, status)).decode()
+        with self._lock:
+            self._file.write(line + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def events(path: Path) -> Iterator[Event]:
+    """Read a journal. A last line without its end was being written when the sender died: it says nothing.
+
+    Raises JournalUnreadable, OSError.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield msgspec_json.decode(line, type=Event)
+            except (ValidationError, DecodeError) as error:
+                raise JournalUnreadable(f"{path}: line {number} is no event: {error}") from error
+
+
+@dataclass(slots=True)
+class Owed:
+    """What an archive owes for one SOP Instance UID.
+
+    datasets: digests that were acknowledged and not deleted since. offered: everything ever sent under the UID.
+    """
+
+    datasets: set[str] = field(default_factory=set[str])
+    offered: set[str] = field(default_factory=set[str])
+
+
+def owed(history: Iterable[Event]) -> dict[str, Owed]:
+    """Fold a history into what must be found.
+
+    >>> told = [Event("offered", "1", 0, "aa"), Event("acknowledged", "1", 1, "aa"), Event("offered", "2", 2, "bb")]
+    >>> {uid: sorted(debt.datasets) for uid, debt in owed(told).items()}
+    {'1': ['aa'], '2': []}
+    """
+    found: dict[str, Owed] = {}
+    for event in history:
+        debt = found.setdefault(event.uid, Owed())
+        if event.dataset:
+            debt.offered.add(event.dataset)
+        if event.event == ACKNOWLEDGED:
+            debt.datasets.add(event.dataset)
+        elif event.event == DELETED:
+            debt.datasets.clear()
+    return found

@@ -1,0 +1,203 @@
+"""A cluster whose lines, disks and clock can be made to fail, and what every fault needs to act on it."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from perenne.local import zookeeper
+from perenne.local.cluster import LocalCluster, LocalNode, Say
+from perenne.local.processes import Running, free_ports, start, wait_until
+from tests.faults.lines import Lines
+
+SESSION_MS: Final = 2000
+SMALL: Final = """
+[cluster]
+segment_bytes = 4194304
+
+[storage]
+reserve_bytes = 4194304
+spare_segments = 1
+"""
+ZOOKEEPER: Final = "zookeeper"
+FAKETIME: Final = "/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1"
+
+
+class Unavailable(Exception):
+    """This machine cannot produce the fault; the text says why."""
+
+
+class Arena(LocalCluster):
+    """Three nodes on loopback; every line between them, and to ZooKeeper, goes through `lines`.
+
+    ensemble: three ZooKeeper servers instead of one. n3 lies on a small file system of its own where that may be
+    mounted; n2 lies on a file system in user space where fsync can be made to fail; n1's clock can be moved.
+    """
+
+    def __init__(self, directory: Path, *, seed: int, ensemble: bool = False) -> None:
+        super().__init__(directory)
+        self.session_timeout_ms = SESSION_MS
+        self.extra = SMALL
+        self.chance = random.Random(seed)
+        self.lines = Lines()
+        self.keepers: list[Running] = []
+        self._keeper_ports = free_ports(9 if ensemble else 1)
+        self._ensemble = ensemble
+        self.small_disk = False
+        self.failing_disk: Running | None = None
+        self.moving_clock: Path | None = None
+
+    # Life
+
+    def begin(self) -> None:
+        """Start everything and wait until all nodes are in sync. Raises DidNotStart."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.plan(3)
+        for number, node in enumerate(self.nodes, 1):
+            node.advertise_host = f"127.0.1.{number}"
+            self.lines.listen((node.advertise_host, node.peer_port), ("127.0.0.1", node.peer_port), node.id)
+            for port in self._client_ports():
+                self.lines.listen((f"127.0.2.{number}", port), ("127.0.0.1", port), ZOOKEEPER, dialler=node.id)
+            node.zookeeper = ",".join(f"127.0.2.{number}:{port}" for port in self._client_ports())
+        self._prepare_clock(self.nodes[0])
+        self._prepare_failing_disk(self.nodes[1])
+        self._prepare_small_disk(self.nodes[2])
+        self.start_zookeeper()
+        for node in self.nodes:
+            self.start_node(node)
+        self.wait_whole()
+
+    def end(self) -> None:
+        """Kill everything that was started, and unmount what was mounted."""
+        self.kill()
+        for keeper in self.keepers:
+            keeper.kill()
+        self.lines.close()
+        if self.failing_disk is not None:
+            subprocess.run(["umount", "-l", str(self.nodes[1].data_dir)], check=False)
+            self.failing_disk.kill()
+        if self.small_disk:
+            subprocess.run(["umount", "-l", str(self.nodes[2].directory)], check=True)
+
+    def heal(self) -> None:
+        """End every fault that goes on by itself, and start what is down."""
+        self.lines.heal()
+        self.resume()
+        self.start_zookeeper()
+        for node in self.nodes:
+            if not node.alive:
+                self.start_node(node)
+
+    def resume(self) -> None:
+        """Nobody is stopped any more."""
+        for process in [*self.keepers, *(node.running for node in self.nodes if node.running is not None)]:
+            process.signal(signal.SIGCONT)
+
+    def wait_whole(self, seconds: float = 90.0) -> None:
+        """Until somebody leads and all three nodes are in sync. Raises DidNotStart with the logs' ends."""
+        everybody = {node.id for node in self.nodes}
+
+        def whole() -> bool:
+            found = self.leader()
+            return found is not None and found.ready() and set(found.status()["in_sync"]) == everybody
+
+        self.wait_for(whole, "all nodes are in sync", seconds)
+
+    # ZooKeeper
+
+    def _client_ports(self) -> list[int]:
+        return self._keeper_ports[:3] if self._ensemble else self._keeper_ports
+
+    def _keeper_directory(self, index: int) -> Path:
+        return self.directory / f"zookeeper-{index + 1}"
+
+    def start_zookeeper(self, say: Say = lambda _: None) -> None:
+        """Start every server that does not run."""
+        ports = self._keeper_ports
+        servers = tuple(f"127.0.0.1:{ports[3 + n]}:{ports[6 + n]}" for n in range(3)) if self._ensemble else ()
+        for index, port in enumerate(self._client_ports()):
+            if index < len(self.keepers) and self.keepers[index].alive:
+                continue
+            own = self._keeper_directory(index)
+            config = zookeeper.configure(own, port, servers=servers, number=index + 1 if servers else 0)
+            running = start(zookeeper.command(config), own / "zookeeper.log", own)
+            self.keepers[index : index + 1] = [running]
+        wait_until(lambda: any(map(zookeeper.serves, self._client_ports())), self.keepers, "ZooKeeper serves")
+
+    def kill_zookeeper(self) -> None:
+        for keeper in self.keepers:
+            keeper.kill()
+
+    def zookeeper_data(self) -> list[Path]:
+        return [self._keeper_directory(index) / "data" for index in range(len(self._client_ports()))]
+
+    # What faults can do only here
+
+    def _prepare_small_disk(self, node: LocalNode) -> None:
+        node.directory.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", str(node.directory)]
+        self.small_disk = subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def _prepare_clock(self, node: LocalNode) -> None:
+        library = Path(FAKETIME.format(os.uname().machine))
+        if not library.exists():
+            return
+        self.moving_clock = self.directory / "clock"
+        self.moving_clock.write_text("+0s\n")
+        node.wrapper = (
+            "env",
+            f"LD_PRELOAD={library}",
+            f"FAKETIME_TIMESTAMP_FILE={self.moving_clock}",
+            "FAKETIME_CACHE_DURATION=1",
+            "FAKETIME_DONT_FAKE_MONOTONIC=1",
+            "FAKETIME_NO_CACHE=0",
+        )
+
+    def _prepare_failing_disk(self, node: LocalNode) -> None:
+        from tests.faults.failing_disk import mount
+
+        node.directory.mkdir(parents=True, exist_ok=True)
+        self.failing_disk = mount(self.directory / "n2-behind", node.data_dir, self.directory / "failing-disk.log")
+        node.extra = "direct_io = false\n" if self.failing_disk is not None else ""
+
+    # Choices
+
+    def leading(self) -> LocalNode:
+        """Whoever leads; waits until somebody does."""
+        self.wait_for(lambda: self.leader() is not None, "somebody leads", 30)
+        found = self.leader()
+        return found if found is not None else self.leading()
+
+    def following(self) -> LocalNode:
+        """Any follower that runs."""
+        first = self.leading()
+        return self.chance.choice([node for node in self.nodes if node is not first and node.alive])
+
+    def process(self, node: LocalNode) -> Running:
+        assert node.running is not None, "a node of the arena was started"
+        return node.running
+
+    def hold(self, least: float, most: float) -> None:
+        """Let the fault last."""
+        time.sleep(self.chance.uniform(least, most))
+
+    def until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait for something that need not happen."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.03)
+        return True
+
+
+def replace_tree(source: Path, target: Path) -> None:
+    """Make the contents of `target` those of `source`, itself untouched: it may be a mount point."""
+    for entry in target.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    shutil.copytree(source, target, dirs_exist_ok=True)

@@ -1,0 +1,186 @@
+"""Rounds: senders store without pause, one fault strikes, everything heals, the judge compares.
+
+A cluster lives for some rounds, then a new one begins, so that logs stay short enough to extract again and again.
+"""
+
+import shutil
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from perenne.journal import Journal, digest_of
+from perenne.local.cluster import LocalNode
+from perenne.local.processes import DidNotStart
+from storage.digest import part10_meta_length
+from tests.faults.arena import Arena, Unavailable
+from tests.faults.catalogue import Fault
+from tests.faults.judge import copies, debts_of, holdings, served
+from tests.faults.senders import Senders
+
+SENDERS: Final = 3
+CALM_S: Final = 1.5
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One round. acknowledged: since this cluster began. copies: acknowledged data sets by the replicas that hold them.
+
+    violations: sentences; none may ever be written. skipped: why the fault could not be produced here.
+    """
+
+    number: int
+    fault: str
+    seed: int
+    ensemble: bool
+    acknowledged: int = 0
+    acknowledged_in_round: int = 0
+    refused: int = 0
+    broken: int = 0
+    pause_s: float = 0.0
+    seconds: float = 0.0
+    copies: dict[str, int] = field(default_factory=dict[str, int])
+    lost: int = 0
+    altered: int = 0
+    reads: int = 0
+    violations: list[str] = field(default_factory=list[str])
+    skipped: str = ""
+
+
+class Rounds:
+    """Plays rounds on one cluster. alive: whether it can play another."""
+
+    def __init__(self, directory: Path, *, seed: int, ensemble: bool) -> None:
+        self.directory = directory
+        self.seed = seed
+        self.ensemble = ensemble
+        self.alive = True
+        self._journal_path = directory / "journal.jsonl"
+        directory.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(self._journal_path)
+        self._arena = Arena(directory, seed=seed, ensemble=ensemble)
+        self._next = 0
+        self.played = 0
+        try:
+            self._arena.begin()
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        self._arena.end()
+        self._journal.close()
+
+    def play(self, number: int, fault: Fault) -> Outcome:
+        """One round, from calm to judgement. What goes wrong is in the outcome, never raised."""
+        outcome = Outcome(number, fault.name, self.seed, self.ensemble)
+        began = time.monotonic()
+        senders = Senders(
+            self._arena.nodes, self._journal, first=self._next, count=SENDERS, seed=self.seed * 1000 + number
+        )
+        try:
+            time.sleep(CALM_S)
+            new_disks = self._strike(fault, outcome, senders)
+            if not fault.fatal and not outcome.skipped:
+                self._heal(outcome, new_disks, senders)
+        finally:
+            outcome.pause_s = round(senders.longest_pause(began + CALM_S), 3)
+            senders.stop()
+            self._next = senders.next_number
+        outcome.acknowledged_in_round, outcome.refused, outcome.broken = (
+            senders.acknowledged,
+            senders.refused,
+            senders.broken,
+        )
+        if senders.acknowledged == 0:
+            outcome.violations.append("nothing was acknowledged: the round proves nothing")
+        self._judge(outcome, fault)
+        outcome.seconds = round(time.monotonic() - began, 1)
+        self.alive = self.alive and not fault.fatal and not outcome.violations
+        self.played += 1
+        return outcome
+
+    def _strike(self, fault: Fault, outcome: Outcome, senders: Senders) -> list[LocalNode]:
+        reader = Reader(self._arena, senders, outcome)
+        try:
+            with reader:
+                return fault.act(self._arena) or []
+        except Unavailable as why:
+            outcome.skipped = str(why)
+            return []
+        except DidNotStart as error:
+            outcome.violations.append(f"while it lasted: {error}")
+            return []
+
+    def _heal(self, outcome: Outcome, new_disks: list[LocalNode], senders: Senders) -> None:
+        arena = self._arena
+        try:
+            arena.heal()
+            for node in new_disks:
+                arena.process(node).kill()
+                wipe(node)
+                arena.start_node(node)
+            arena.wait_whole()
+            before = senders.acknowledged
+            arena.wait_for(lambda: senders.acknowledged > before + 5, "stores are acknowledged again", 30)
+        except DidNotStart as error:
+            outcome.violations.append(f"it did not heal: {error}")
+            self.alive = False
+
+    def _judge(self, outcome: Outcome, fault: Fault) -> None:
+        arena = self._arena
+        debts = debts_of(self._journal_path)
+        outcome.acknowledged = sum(len(debt.datasets) for debt in debts.values())
+        answering = [node for node in arena.nodes if node.alive]
+        findings = served(answering, debts)
+        outcome.altered += len(findings.altered)
+        if findings.lost or findings.altered:
+            outcome.violations.append(f"served: {findings.lost[:3]} lost, {findings.altered[:3]} altered")
+        if findings.unavailable and not fault.fatal:
+            outcome.violations.append(f"healed, and yet {len(findings.unavailable)} answers were 503")
+        least = 1 if fault.fatal else 2
+        found = copies(debts, [holdings(node) for node in arena.nodes])
+        outcome.copies = {str(on): count for on, count in sorted(found.items())}
+        outcome.lost = sum(count for on, count in found.items() if on < least)
+        if outcome.lost:
+            outcome.violations.append(f"{outcome.lost} acknowledged data sets lie on fewer than {least} disks")
+
+
+class Reader:
+    """Asks for acknowledged instances while a fault lasts: 404 or other bytes are lies, silence is none."""
+
+    def __init__(self, arena: Arena, senders: Senders, outcome: Outcome) -> None:
+        self._arena = arena
+        self._senders = senders
+        self._outcome = outcome
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        while not self._stopping.wait(0.01):
+            kept = self._senders.some_acknowledged()
+            if kept is None:
+                continue
+            uid, digest = kept
+            node = self._arena.chance.choice(self._arena.nodes)
+            status, content = node.get(f"/instances/{uid}", timeout=3)
+            self._outcome.reads += 1
+            if status == 404:
+                self._outcome.violations.append(f"{node.id} said that the acknowledged {uid} does not exist")
+            elif status == 200 and digest_of(memoryview(content)[part10_meta_length(content) :]) != digest:
+                self._outcome.altered += 1
+                self._outcome.violations.append(f"{node.id} served {uid} altered")
+
+
+def wipe(node: LocalNode) -> None:
+    """Give a node an empty disk; its directory may be a mount point."""
+    for entry in node.data_dir.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
