@@ -36,7 +36,7 @@ class Arena(LocalCluster):
     """Three nodes on loopback; every line between them, and to ZooKeeper, goes through `lines`.
 
     ensemble: three ZooKeeper servers instead of one. n3 lies on a small file system of its own where that may be
-    mounted; n2 lies on a file system in user space where fsync can be made to fail; n1's clock can be moved.
+    mounted; n2 lies on a file system in user space where fsync can be made to fail.
     """
 
     def __init__(self, directory: Path, *, seed: int, ensemble: bool = False) -> None:
@@ -50,7 +50,6 @@ class Arena(LocalCluster):
         self._ensemble = ensemble
         self.small_disk = False
         self.failing_disk: Running | None = None
-        self.moving_clock: Path | None = None
 
     # Life
 
@@ -64,7 +63,6 @@ class Arena(LocalCluster):
             for port in self._client_ports():
                 self.lines.listen((f"127.0.2.{number}", port), ("127.0.0.1", port), ZOOKEEPER, dialler=node.id)
             node.zookeeper = ",".join(f"127.0.2.{number}:{port}" for port in self._client_ports())
-        self._prepare_clock(self.nodes[0])
         self._prepare_failing_disk(self.nodes[1])
         self._prepare_small_disk(self.nodes[2])
         self.start_zookeeper()
@@ -82,7 +80,7 @@ class Arena(LocalCluster):
             subprocess.run(["umount", "-l", str(self.nodes[1].data_dir)], check=False)
             self.failing_disk.kill()
         if self.small_disk:
-            subprocess.run(["umount", "-l", str(self.nodes[2].directory)], check=True)
+            subprocess.run(["umount", "-l", str(self.nodes[2].data_dir)], check=True)
 
     def heal(self) -> None:
         """End every fault that goes on by itself, and start what is down."""
@@ -139,24 +137,30 @@ class Arena(LocalCluster):
     # What faults can do only here
 
     def _prepare_small_disk(self, node: LocalNode) -> None:
-        node.directory.mkdir(parents=True, exist_ok=True)
-        command = ["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", str(node.directory)]
+        node.data_dir.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", str(node.data_dir)]
         self.small_disk = subprocess.run(command, capture_output=True, check=False).returncode == 0
 
-    def _prepare_clock(self, node: LocalNode) -> None:
+    def give_moving_clock(self, node: LocalNode) -> Path:
+        """Start a node anew with a clock of its own, and return the file that moves it; `take_clock` ends that.
+
+        Only for as long as it is needed: under libfaketime every call of the clock takes its time.
+        """
         library = Path(FAKETIME.format(os.uname().machine))
         if not library.exists():
-            return
-        self.moving_clock = self.directory / "clock"
-        self.moving_clock.write_text("+0s\n")
-        node.wrapper = (
-            "env",
-            f"LD_PRELOAD={library}",
-            f"FAKETIME_TIMESTAMP_FILE={self.moving_clock}",
-            "FAKETIME_CACHE_DURATION=1",
-            "FAKETIME_DONT_FAKE_MONOTONIC=1",
-            "FAKETIME_NO_CACHE=0",
-        )
+            raise Unavailable("no clock to move: needs libfaketime")
+        clock = self.directory / "clock"
+        clock.write_text("+0s\n")
+        settings = (f"LD_PRELOAD={library}", f"FAKETIME_TIMESTAMP_FILE={clock}", "FAKETIME_CACHE_DURATION=1")
+        node.wrapper = ("env", *settings, "FAKETIME_DONT_FAKE_MONOTONIC=1")
+        self.process(node).kill()
+        self.start_node(node)
+        return clock
+
+    def take_clock(self, node: LocalNode) -> None:
+        node.wrapper = ()
+        self.process(node).kill()
+        self.start_node(node)
 
     def _prepare_failing_disk(self, node: LocalNode) -> None:
         from tests.faults.failing_disk import mount

@@ -288,7 +288,7 @@ def disk_full(arena: Arena) -> None:
     if not arena.small_disk:
         raise Unavailable("a small file system cannot be mounted here")
     node = arena.nodes[2]
-    filler = node.directory / "filler"
+    filler = node.data_dir / "filler"
     with filler.open("wb") as file:
         try:
             while True:
@@ -403,12 +403,13 @@ def leader_rolled_back(arena: Arena) -> list[LocalNode]:
 
 @fault("a node's clock jumps")
 def clock_jumps(arena: Arena) -> None:
-    if arena.moving_clock is None:
-        raise Unavailable("no clock to move: needs libfaketime")
+    node = arena.leading()
+    clock = arena.give_moving_clock(node)
+    arena.wait_whole()
     for _ in range(3):
-        arena.moving_clock.write_text(arena.chance.choice(("+1h", "-1h", "+400d", "-2y", "+0s")) + "\n")
+        clock.write_text(arena.chance.choice(("+1h", "-1h", "+400d", "-2y", "+0s")) + "\n")
         arena.hold(1, 2)
-    arena.moving_clock.write_text("+0s\n")
+    arena.take_clock(node)
 
 
 # How
