@@ -106,7 +106,7 @@ class Checks(Observer):
     def _promised(self, machine: Machine, process: Process) -> None:
         value = process.promise.value
         fell = value.epoch < machine.promise or value.counter < machine.counter
-        if fell or value.floor.sequence < machine.floor.sequence:  # 3
+        if (fell or value.floor.sequence < machine.floor.sequence) and not machine.harm:  # 3
             raise Violation(f"{machine.name}: promise, counter or floor fell: {value}")
         machine.promise, machine.counter, machine.floor = value.epoch, value.counter, value.floor
 
@@ -137,12 +137,16 @@ class Checks(Observer):
         state = self.state()
         if state is not None:
             self._all_hold(state, point)
-            holders = sum(self._holds(m, point) for m in self.machines.values())
+            holders = sum(self._holds(m, point) or self._held(m, point) for m in self.machines.values())
             if holders < self.copies_required:  # 2, in positions; the bytes are counted at the answer
                 raise Violation(f"{machine.name} commits {point.sequence} with {holders} copies")
 
     def _holds(self, machine: Machine, point: LogPoint) -> bool:
         return self.history.branch_holds(machine.durable, point)
+
+    def _held(self, machine: Machine, point: LogPoint) -> bool:
+        """A copy on a disk that was lost in this very moment: it was there when it was confirmed."""
+        return any(self.history.branch_holds(durable, point) for _, durable in machine.lost)
 
     def _all_hold(self, state: ClusterState, point: LogPoint) -> None:
         """6: every member holds everything that is committed. A harmed disk is what the other members are for."""
@@ -182,7 +186,8 @@ class Checks(Observer):
             return  # a duplicate: what may have happened to copies since is for the end to say
         state = self.state()
         names = "".join(sorted(member.id for member in state.in_sync)) if state is not None else "?"
-        holders = [m.name for m in self.machines.values() if m.holds(content, sequence)]
+        machines = self.machines.values()
+        holders = [m.name for m in machines if m.holds(content, sequence) or m.held(content, sequence)]
         if len(holders) < self.copies_required:  # 2 and 12
             raise Violation(
                 f"{who} answers Success for {uid} (record {sequence}, set {names}) with copies at {holders} only"

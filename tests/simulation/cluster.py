@@ -5,7 +5,7 @@ writing, and replaces the disk of a node that cannot use it any more, when the p
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from replication.core.situation import ConflictPolicy, Settings
@@ -153,14 +153,24 @@ class Cluster:
             return
         if process is None or process.loop.dead or process.loop.paused:
             return
-        if process.core.situation.fenced:
-            self.world.say(machine.name, f"is restarted: {process.core.situation.fenced}")
-            machine.medium.room = ROOM
-            process.kill()
-        elif machine.harm and self.healing and self.may_lose(machine):
+        situation = process.core.situation
+        if machine.harm and (self.healing or situation.fenced) and self.may_lose(machine):
             # There is no repair from another replica yet: a damaged log is replaced as a whole.
             process.kill()
             self.replace_disk(machine)
+        elif situation.fenced:
+            self.world.say(machine.name, f"is restarted: {situation.fenced}")
+            machine.medium.room = ROOM
+            process.kill()
+        elif self.healing and self.shape.strict and self._waits_for_the_lost(process):
+            self.world.say(machine.name, "is told that the disk it waits for is gone for good")
+            self.settings = replace(self.settings, reboot_wait_ms=3000)
+            process.kill()
+
+    def _waits_for_the_lost(self, process: Process) -> bool:
+        candidacy = process.core.candidacy
+        present = {machine.member for machine in self.machines.values()}
+        return candidacy is not None and bool(candidacy.silent - present)
 
     def replace_disk(self, machine: Machine) -> None:
         self.world.say(machine.name, "gets a new disk")
@@ -207,13 +217,14 @@ class Cluster:
         return None
 
     def redundant(self) -> bool:
-        """Every machine runs, is in the in-sync set, and holds everything committed."""
+        """Every machine runs on a disk without harm, is in the in-sync set, and holds everything committed."""
         state = self.service.state
         if state is None or self.leader() is None:
             return False
         point = self.checks.history.committed_point
         return all(
             machine.running is not None
+            and not machine.harm
             and machine.member in state.in_sync
             and self.checks.history.branch_holds(machine.durable, point)
             for machine in self.machines.values()
@@ -231,6 +242,7 @@ class Cluster:
             return False
         if machine.process is not None:
             machine.process.kill(power=True)
+        machine.lost.append((machine.medium, machine.durable))
         machine.medium, machine.snapshot = medium, None
         machine.harm = "rolled back"
         machine.durable = machine.tip = machine.snapshot_point

@@ -18,6 +18,7 @@ from replication.core import effects as fx
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import ROOM
 from tests.simulation.machine import Machine
+from tests.simulation.network import Transport
 from tests.simulation.phases import phase_of
 from tests.simulation.process import Process
 from tests.simulation.zookeeper import Snapshot
@@ -168,7 +169,7 @@ def _cut(faults: Faults, pairs: set[tuple[int, int]]) -> bool:
 
 def _cut_one_way(faults: Faults, machine: Machine) -> bool:
     pair = (machine.number, faults.another(machine).number)
-    return _cut(faults, {pair if faults.cluster.chance.random() < 0.5 else pair[::-1]})
+    return _cut(faults, {pair if faults.cluster.chance.random() < 0.5 else (pair[1], pair[0])})
 
 
 def _cut_two_ways(faults: Faults, machine: Machine) -> bool:
@@ -195,7 +196,7 @@ def _slow_way(faults: Faults, machine: Machine) -> bool:
     return True
 
 
-def _one_transport(faults: Faults, machine: Machine, what: Callable[..., object]) -> bool:
+def _one_transport(faults: Faults, machine: Machine, what: Callable[[Transport], object]) -> bool:
     transports = [t for t in faults.cluster.net.transports() if t.loop.number == machine.number and t.other is not None]
     if not transports:
         return False
@@ -208,7 +209,7 @@ def _reset(faults: Faults, machine: Machine) -> bool:
 
 
 def _half_open(faults: Faults, machine: Machine) -> bool:
-    return _one_transport(faults, machine, lambda t: setattr(t, "silent", True))
+    return _one_transport(faults, machine, faults.cluster.net.silence)
 
 
 def _flip_on_wire(faults: Faults, machine: Machine) -> bool:

@@ -36,6 +36,8 @@ class Machine:
     starts: int = 0
     hosts: int = 0
     stops: str = ""
+    lost: list[tuple[Medium, LogPoint]] = field(default_factory=list[tuple[Medium, LogPoint]])
+    """Disks that are gone, each with what was durable there: confirmations of theirs may still be on their way."""
     snapshot: Medium | None = None
     snapshot_point: LogPoint = GENESIS
     bad_from_us: int = 0
@@ -56,6 +58,7 @@ class Machine:
 
     def new_disk(self) -> None:
         """Everything that was on the disk is gone."""
+        self.lost.append((self.medium, self.durable))
         self.medium = Medium()
         self.incarnation, self.stops, self.snapshot = "", "", None
         self.durable = self.tip = self.floor = self.snapshot_point = GENESIS
@@ -71,11 +74,17 @@ class Machine:
 
     def holds(self, dataset: bytes, sequence: int) -> bool:
         """Whether the medium itself has these bytes as what record `sequence` may contain."""
-        names = [n for n in self.medium.files if n.startswith("log/0") and int(n[4:16]) <= sequence]
-        if not names:
-            return False
-        content = self.medium.files[max(names)]
-        if dataset in content.medium:
-            return True
         # A disk that lies: what it reports as synced is what counts as its copy.
-        return bool(self.harm) and dataset in content.cached
+        return _contains(self.medium, dataset, sequence, believed=bool(self.harm))
+
+    def held(self, dataset: bytes, sequence: int) -> bool:
+        """The same for the disks that were lost."""
+        return any(_contains(medium, dataset, sequence, believed=True) for medium, _ in self.lost)
+
+
+def _contains(medium: Medium, dataset: bytes, sequence: int, *, believed: bool) -> bool:
+    names = [n for n in medium.files if n.startswith("log/0") and int(n[4:16]) <= sequence]
+    if not names:
+        return False
+    content = medium.files[max(names)]
+    return dataset in content.medium or (believed and dataset in content.cached)

@@ -14,6 +14,8 @@ from typing import Any
 from tests.simulation.world import Handle, ProcessLoop, World
 
 LATENCY_US = 150
+KEEPALIVE_US = 6_000_000
+"""After this long the kernel ends a connection on which nothing is answered (`replication.connection`)."""
 RECEIVE_BYTES = 64 * 1024
 
 
@@ -157,7 +159,7 @@ class Transport:
         if other is None:
             return
         if self.silent or (self.node, other.node) in self.net.cuts:
-            other.silent = True
+            self.net.goes_silent(other)
         else:
             self.net.world.after(LATENCY_US, None, other.fall, ConnectionResetError("reset by peer"))
 
@@ -257,6 +259,21 @@ class Network:
             if end is not None:
                 end.fall(ConnectionResetError("reset"))
 
+    def silence(self, transport: Transport) -> None:
+        """Nothing arrives any more, either way; both ends find out by their keepalive."""
+        other = transport.other
+        for end in (transport, other):
+            if end is not None:
+                self.goes_silent(end)
+
+    def goes_silent(self, end: Transport) -> None:
+        end.silent = True
+        self.world.after(KEEPALIVE_US, None, self._time_out, end)
+
+    def _time_out(self, end: Transport) -> None:
+        if end in self._open:
+            end.fall(TimeoutError("keepalive"))
+
     def died(self, loop: ProcessLoop, *, tell: bool) -> None:
         """A process is gone; with `tell` its kernel says so to the other ends that can be reached."""
         for listener in [listener for listener in self.listeners.values() if listener.loop is loop]:
@@ -268,7 +285,7 @@ class Network:
             if other is not None and tell and passes and not transport.silent:
                 self.world.after(LATENCY_US, None, other.fall, ConnectionResetError("reset by peer"))
             elif other is not None:
-                other.silent = True
+                self.goes_silent(other)
 
     def back(self, number: int) -> None:
         """A host is there again: whoever still believes in a connection to its past is told now."""
