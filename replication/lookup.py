@@ -58,7 +58,7 @@ class Lookups:
         local = await self._here(uid)
         if local is not None:
             return local
-        if self._may_say_absent():
+        if self._may_say_absent() and self.sequence(uid) is None:
             raise InstanceAbsent(uid)
         return await self._ask_leader(uid)
 
@@ -83,12 +83,12 @@ class Lookups:
         return StoredInstance(stored.payload) if stored.header.kind is RecordKind.INSTANCE else None
 
     def _may_say_absent(self) -> bool:
-        """An active leader that heard from coordination lately knows every committed record."""
+        """An active leader that heard from coordination lately knows every committed record that it could read."""
         replicator = self._replicator
         leadership = replicator.core.leadership
         age_ms = replicator.runtime.now_ms() - replicator.coordinator.fresh_since_ms
         fresh = age_ms < replicator.settings.core.session_timeout_ms
-        complete = replicator.recent.complete
+        complete = replicator.recent.complete and not replicator.index.holes
         return leadership is not None and leadership.phase is Phase.ACTIVE and fresh and complete
 
     async def _ask_leader(self, uid: str) -> InstanceBytes:

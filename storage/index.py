@@ -7,7 +7,7 @@ never half a batch behind itself.
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from storage.disk import Disk
 from storage.position import GENESIS, LogPoint, LogPosition
 
 FILE: Final = "index.sqlite"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE facts (version INTEGER, epoch INTEGER, sequence INTEGER, chain BLOB);
 CREATE TABLE instance (
@@ -33,6 +33,7 @@ CREATE INDEX series_study ON series (study_instance_uid);
 CREATE TABLE study (study_instance_uid TEXT PRIMARY KEY, patient_id TEXT NOT NULL, patient_name TEXT NOT NULL,
     study_date TEXT NOT NULL, study_time TEXT NOT NULL, accession_number TEXT NOT NULL,
     study_description TEXT NOT NULL);
+CREATE TABLE hole (sequence INTEGER PRIMARY KEY);
 """
 
 
@@ -85,6 +86,7 @@ class Index:
         self.moved_aside = moved_aside
         """Where a damaged index was put, when there was one."""
         self._applied = self._read_applied()
+        self._holes = frozenset(row[0] for row in self._connection.execute("SELECT sequence FROM hole"))
 
     @classmethod
     def open(cls, disk: Disk) -> "Index":
@@ -123,7 +125,12 @@ class Index:
         row = self._connection.execute("SELECT epoch, sequence, chain FROM facts").fetchone()
         return LogPoint(LogPosition(row[0], row[1]), bytes(row[2]))
 
-    def apply(self, batch: Iterable[IndexedRecord], upto: LogPoint) -> None:
+    @property
+    def holes(self) -> frozenset[int]:
+        """Records that were too damaged to be indexed: what they hold is not known here, nor that it is absent."""
+        return self._holes
+
+    def apply(self, batch: Iterable[IndexedRecord], upto: LogPoint, holes: Collection[int] = ()) -> None:
         """Add instances and move `applied`, in one transaction."""
         records = list(batch)
         with self._lock, self._connection:
@@ -131,8 +138,10 @@ class Index:
             run("INSERT OR REPLACE INTO instance VALUES (?,?,?,?,?,?,?,?,?,?)", [_instance(r) for r in records])
             run("INSERT OR IGNORE INTO series VALUES (?,?,?,?,?)", [_series(r.attributes) for r in records])
             run("INSERT OR IGNORE INTO study VALUES (?,?,?,?,?,?,?)", [_study(r.attributes) for r in records])
+            run("INSERT OR IGNORE INTO hole VALUES (?)", [(sequence,) for sequence in holes])
             self._move(upto)
         self._applied = upto
+        self._holes |= frozenset(holes)
 
     def _move(self, upto: LogPoint) -> None:
         self._connection.execute(
@@ -142,10 +151,11 @@ class Index:
     def clear(self) -> None:
         """Forget everything: the index does not belong to this log, or is to be rebuilt."""
         with self._lock, self._connection:
-            for table in ("instance", "series", "study"):
+            for table in ("instance", "series", "study", "hole"):
                 self._connection.execute(f"DELETE FROM {table}")
             self._move(GENESIS)
         self._applied = GENESIS
+        self._holes = frozenset()
 
     def find(self, sop_instance_uid: str) -> tuple[InstanceLocation, ...]:
         """Every version of an instance, oldest first."""
