@@ -181,7 +181,9 @@ class Checks(Observer):
         self.history.acknowledged[digest] = uid
 
     def _count_copies(self, who: str, uid: str, digest: bytes, sequence: int) -> None:
-        content = self.history.content[digest]
+        content = self.history.content.get(digest)
+        if content is None:  # 10
+            raise Violation(f"{who} answers Success for {uid} with bytes that nobody sent")
         if digest in self.history.acknowledged:
             return  # a duplicate: what may have happened to copies since is for the end to say
         state = self.state()

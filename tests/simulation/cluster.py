@@ -176,6 +176,7 @@ class Cluster:
         self.world.say(machine.name, "gets a new disk")
         machine.new_disk()
         machine.harm = ""
+        self.start_later(machine)
 
     def may_lose(self, machine: Machine) -> bool:
         """Whether the promise covers the loss of this disk now: no other disk that counts was lost or harmed.

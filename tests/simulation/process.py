@@ -57,13 +57,14 @@ class Worker:
 
     def _next(self, delay_us: int) -> None:
         world, process = self._process.world, self._process
-        start = max(world.now_us + delay_us, process.hung_until_us)
-        world.at(start, process.loop, self._run)
+        if process.hung_until_us > world.now_us:
+            delay_us = max(delay_us, 20_000)
+        world.after(delay_us, process.loop, self._run)
 
     def _run(self) -> None:
         process = self._process
         if process.hung_until_us > process.world.now_us:
-            self._next(0)
+            self._next(0)  # it may heal before its time
             return
         process.disk.cost_us = 1
         try:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -90,6 +91,9 @@ def run(seed: int, *, trace: Callable[[str], None] | None = None) -> Result:
     except Violation as violation:
         result.violation = str(violation)
         world.say("!!", f"VIOLATION: {violation}")
+    except Exception as error:  # noqa: BLE001 - whatever nobody caught is a finding as well
+        result.violation = f"an exception nobody caught: {error!r}"
+        world.say("!!", "".join(traceback.format_exception(error)))
     finally:
         cluster.bury()
         if collecting:
