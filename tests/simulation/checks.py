@@ -189,7 +189,13 @@ class Checks(Observer):
         state = self.state()
         names = "".join(sorted(member.id for member in state.in_sync)) if state is not None else "?"
         machines = self.machines.values()
-        holders = [m.name for m in machines if m.holds(content, sequence) or m.held(content, sequence)]
+        chain = self.history.committed[sequence]
+        point = LogPoint(self.history.headers[chain].position, chain)
+        holders = [
+            m.name
+            for m in machines
+            if m.holds(content, sequence) or m.held(content, sequence) or (m.harm and self._holds(m, point))
+        ]
         if len(holders) < self.copies_required:  # 2 and 12
             raise Violation(
                 f"{who} answers Success for {uid} (record {sequence}, set {names}) with copies at {holders} only"
