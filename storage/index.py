@@ -86,7 +86,7 @@ class Index:
         self.moved_aside = moved_aside
         """Where a damaged index was put, when there was one."""
         self._applied = self._read_applied()
-        self._holes = frozenset(row[0] for row in self._connection.execute("SELECT sequence FROM hole"))
+        self._holes = frozenset(int(row[0]) for row in self._connection.execute("SELECT sequence FROM hole"))
 
     @classmethod
     def open(cls, disk: Disk) -> "Index":
@@ -155,7 +155,7 @@ class Index:
                 self._connection.execute(f"DELETE FROM {table}")
             self._move(GENESIS)
         self._applied = GENESIS
-        self._holes = frozenset()
+        self._holes = frozenset[int]()
 
     def find(self, sop_instance_uid: str) -> tuple[InstanceLocation, ...]:
         """Every version of an instance, oldest first."""

@@ -9,7 +9,7 @@ from tests.simulation.world import Violation
 
 WRITABLE_MS = 30_000
 REDUNDANT_MS = 60_000
-QUIET_MS = 3000
+QUIET_MS = 1500
 
 
 class Reckoning:
@@ -46,6 +46,13 @@ class Reckoning:
         self.cluster.notice_recovery()
         return self.cluster.redundant()
 
+    def _settled(self) -> bool:
+        leader, state = self.cluster.leader(), self.cluster.state
+        process = leader.running if leader is not None else None
+        leadership = process.core.leadership if process is not None else None
+        handing_over = leadership is None or leadership.handover is not None
+        return state is not None and state.transfer is None and not handing_over
+
     def complaint(self) -> str:
         """What each node says of itself."""
         said: list[str] = []
@@ -64,6 +71,7 @@ class Reckoning:
         """16: nothing fails, so no epoch grows. Handing over what was asked for before is no failure."""
         cluster = self.cluster
         cluster.run_ms(QUIET_MS)
+        cluster.run_ms(5000, self._settled)
         elections = cluster.checks.elections
         cluster.run_ms(QUIET_MS)
         if cluster.checks.elections != elections:

@@ -63,14 +63,14 @@ class Plan:
             policy=chance.choice(list(ConflictPolicy)),
             strict=bool(dangerous),
         )
-        load = Load(senders=chance.choice((1, 2, 3, 5)), pause_ms=chance.choice((20, 60, 150)))
+        load = Load(senders=chance.choice((1, 1, 2, 3)), pause_ms=chance.choice((40, 100, 250)))
         return cls(
             shape=shape,
             load=load,
             weights=weights,
-            pause_ms=chance.choice((40, 100, 250, 600, 1500)),
+            pause_ms=chance.choice((25, 60, 120, 300, 800)),
             ambush=chance.choice((0.0, 0.0, 0.01, 0.05)),
-            faulty_ms=chance.choice((3000, 5000, 8000, 12_000)),
+            faulty_ms=chance.choice((1500, 2500, 4000, 4000, 8000)),
         )
 
 

@@ -61,6 +61,13 @@ class World:
         self._heap: list[tuple[int, int, Handle]] = []
         self._ready: deque[Handle] = deque()
         self._count = 0
+        self._current: ProcessLoop | None = None
+
+    def enter(self, loop: "ProcessLoop | None") -> "ProcessLoop | None":
+        """Make a loop the running one; return which was."""
+        before, self._current = self._current, loop
+        _set_running_loop(loop.real if loop is not None else None)
+        return before
 
     def at(self, when_us: int, loop: "ProcessLoop | None", callback: Callable[..., object], *args: Any) -> Handle:
         """Call back at a time; in the order of asking among equal times."""
@@ -80,6 +87,12 @@ class World:
 
     def run(self, until_us: int, stop: Callable[[], bool] | None = None) -> bool:
         """Let time pass; end early, and return True, when `stop` holds after a step of time."""
+        try:
+            return self._run(until_us, stop)
+        finally:
+            self.enter(None)
+
+    def _run(self, until_us: int, stop: Callable[[], bool] | None) -> bool:
         ready, heap = self._ready, self._heap
         while True:
             while ready:
@@ -103,14 +116,14 @@ class World:
                 loop.deferred.append(handle)
                 return
             self.digest = zlib.crc32(b"%d %d" % (self.now_us, loop.number), self.digest)
+            if loop is not self._current:
+                self._current = loop
+                _set_running_loop(loop.real)
         self.steps += 1
-        _set_running_loop(cast(asyncio.AbstractEventLoop, loop))
-        try:
+        try:  # noqa: SIM105 - this is the hottest place of all
             callback(*handle.args)
         except PowerCut:
             pass
-        finally:
-            _set_running_loop(None)
         if self.violation is not None:
             raise self.violation
 
@@ -187,11 +200,11 @@ class ProcessLoop:
 
     def enter(self, work: Callable[[], T]) -> T:
         """Run something as this process would, outside its own callbacks."""
-        _set_running_loop(self.real)
+        before = self.world.enter(self)
         try:
             return work()
         finally:
-            _set_running_loop(None)
+            self.world.enter(before)
 
     # asyncio
 
