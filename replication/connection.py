@@ -19,6 +19,14 @@ _LOG: Final = logging.getLogger("perenne.peers")
 PROTOCOL_VERSIONS: Final = (1, 1)
 GREETING_S: Final = 5.0
 """Whoever has not greeted by then is no node of ours."""
+_KEEPALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 6000),
+)
+"""A connection on which nothing is acknowledged for six seconds is gone: the kernel's defaults take hours."""
 
 
 class ConnectionEvents(Protocol):
@@ -79,7 +87,8 @@ class Connection(asyncio.BufferedProtocol):
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for level, option, value in _KEEPALIVE:
+                sock.setsockopt(level, option, value)
         self._patience = asyncio.get_running_loop().call_later(GREETING_S, self.close, "no greeting came")
         self.send(self._me)
 

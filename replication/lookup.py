@@ -92,7 +92,7 @@ class Lookups:
         leadership = replicator.core.leadership
         age_ms = replicator.runtime.now_ms() - replicator.coordinator.fresh_since_ms
         fresh = age_ms < replicator.settings.core.session_timeout_ms * FRESH_SHARE
-        complete = replicator.recent.complete and not replicator.index.nameless
+        complete = replicator.recent.complete and not replicator.index.holes
         return leadership is not None and leadership.knows_commits and fresh and complete
 
     async def _ask_others(self, uid: str) -> InstanceBytes:

@@ -7,7 +7,7 @@ from typing import Final
 from replication.api import Draft
 from storage.dataset import UnreadableDataSet, read_meta
 from storage.disk import Disk
-from storage.errors import StorageError
+from storage.errors import RecordCorrupt, StorageError
 from storage.position import RecordKind
 from storage.record import decode_header
 from storage.staging import StagingArea
@@ -49,9 +49,13 @@ def _instance(disk: Disk, name: str, staging: StagingArea) -> Draft | None:
         raise
     finally:
         file.close()
+    staged = receiving.finish()
+    if (staged.digest, staged.dataset_digest) != (decoded.header.digest, decoded.header.dataset):
+        staged.release()
+        raise RecordCorrupt(decoded.header.position.sequence, "what was saved is damaged")
     study, series = decoded.header.path.split("/")[:2]
     return Draft(
-        staged=receiving.finish(),
+        staged=staged,
         sop_class_uid=meta.sop_class_uid,
         sop_instance_uid=meta.sop_instance_uid,
         study_instance_uid=study,

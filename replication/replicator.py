@@ -352,7 +352,11 @@ class Replicator:
             self.feed(event)
 
     async def _truncate(self, point: LogPoint) -> None:
-        names = await asyncio.wrap_future(self.group.call(lambda: self.log.truncate_after(point.sequence)))
+        try:
+            names = await asyncio.wrap_future(self.group.call(lambda: self.log.truncate_after(point.sequence)))
+        except StorageError as error:
+            self._failed(error)
+            return
         _LOG.warning("records were moved to lost+found", extra={"records": len(names), "after": point.sequence})
         self.lost_and_found += len(names)
         self.recent.cut_after(point.sequence)

@@ -7,7 +7,7 @@ never half a batch behind itself.
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from storage.disk import Disk
 from storage.position import GENESIS, LogPoint, LogPosition
 
 FILE: Final = "index.sqlite"
-_VERSION: Final = 2
+_VERSION: Final = 3
 _SCHEMA: Final = """
 CREATE TABLE facts (version INTEGER, epoch INTEGER, sequence INTEGER, chain BLOB);
 CREATE TABLE instance (
@@ -28,7 +28,6 @@ CREATE TABLE instance (
 );
 CREATE INDEX instance_uid ON instance (sop_instance_uid);
 CREATE INDEX instance_series ON instance (series_instance_uid);
-CREATE TABLE nameless (sequence INTEGER PRIMARY KEY);
 CREATE TABLE conflict (sop_instance_uid TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE series (series_instance_uid TEXT PRIMARY KEY, study_instance_uid TEXT NOT NULL, modality TEXT NOT NULL,
     series_number TEXT NOT NULL, series_description TEXT NOT NULL);
@@ -36,6 +35,7 @@ CREATE INDEX series_study ON series (study_instance_uid);
 CREATE TABLE study (study_instance_uid TEXT PRIMARY KEY, patient_id TEXT NOT NULL, patient_name TEXT NOT NULL,
     study_date TEXT NOT NULL, study_time TEXT NOT NULL, accession_number TEXT NOT NULL,
     study_description TEXT NOT NULL);
+CREATE TABLE hole (sequence INTEGER PRIMARY KEY);
 """
 
 
@@ -86,7 +86,7 @@ class Index:
         self.moved_aside = moved_aside
         """Where a damaged index was put, when there was one."""
         self._applied = self._read_applied()
-        self._nameless = self._count_nameless()
+        self._holes = frozenset(int(row[0]) for row in self._connection.execute("SELECT sequence FROM hole"))
 
     @classmethod
     def open(cls, disk: Disk) -> "Index":
@@ -121,22 +121,17 @@ class Index:
         """The last committed record that the index reflects."""
         return self._applied
 
-    @property
-    def nameless(self) -> int:
-        """How many records were damaged when they were to be indexed: what they are called is not known here, so
-        nothing can be said to be absent.
-        """
-        return self._nameless
-
-    def _count_nameless(self) -> int:
-        return int(self._connection.execute("SELECT COUNT(*) FROM nameless").fetchone()[0])
-
     def _read_applied(self) -> LogPoint:
         row = self._connection.execute("SELECT epoch, sequence, chain FROM facts").fetchone()
         return LogPoint(LogPosition(row[0], row[1]), bytes(row[2]))
 
-    def apply(self, batch: Iterable[IndexedRecord], upto: LogPoint, nameless: Iterable[int] = ()) -> None:
-        """Add instances and move `applied`, in one transaction. nameless: sequences that could not be read."""
+    @property
+    def holes(self) -> frozenset[int]:
+        """Records that were too damaged to be indexed: what they hold is not known here, nor that it is absent."""
+        return self._holes
+
+    def apply(self, batch: Iterable[IndexedRecord], upto: LogPoint, holes: Collection[int] = ()) -> None:
+        """Add instances and move `applied`, in one transaction."""
         records = list(batch)
         with self._lock, self._connection:
             run = self._connection.executemany
@@ -148,10 +143,10 @@ class Index:
             )
             run("INSERT OR IGNORE INTO series VALUES (?,?,?,?,?)", [_series(r.attributes) for r in records])
             run("INSERT OR IGNORE INTO study VALUES (?,?,?,?,?,?,?)", [_study(r.attributes) for r in records])
-            run("INSERT OR IGNORE INTO nameless VALUES (?)", [(sequence,) for sequence in nameless])
+            run("INSERT OR IGNORE INTO hole VALUES (?)", [(sequence,) for sequence in holes])
             self._move(upto)
-            self._nameless = self._count_nameless()
         self._applied = upto
+        self._holes |= frozenset(holes)
 
     def _move(self, upto: LogPoint) -> None:
         self._connection.execute(
@@ -161,11 +156,11 @@ class Index:
     def clear(self) -> None:
         """Forget everything: the index does not belong to this log, or is to be rebuilt."""
         with self._lock, self._connection:
-            for table in ("instance", "nameless", "conflict", "series", "study"):
+            for table in ("instance", "conflict", "series", "study", "hole"):
                 self._connection.execute(f"DELETE FROM {table}")
             self._move(GENESIS)
-            self._nameless = 0
         self._applied = GENESIS
+        self._holes = frozenset[int]()
 
     def find(self, sop_instance_uid: str) -> tuple[InstanceLocation, ...]:
         """Every version of an instance, oldest first."""

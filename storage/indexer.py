@@ -51,39 +51,50 @@ class Indexer:
         added, first = 0, applied.sequence + 1
         while first <= upto.sequence:
             last = min(upto.sequence, first + BATCH - 1)
-            batch: list[IndexedRecord] = []
-            nameless: list[int] = []
-            for sequence in range(first, last + 1):
-                try:
-                    record = self._record(sequence, (fresh or {}).get(sequence))
-                except RecordCorrupt as error:
-                    _LOG.error("a damaged record is not indexed", extra={"sequence": sequence, "reason": str(error)})
-                    nameless.append(sequence)
-                else:
-                    batch += [record] if record is not None else []
+            holes: list[int] = []
+            found = (self._record(sequence, (fresh or {}).get(sequence), holes) for sequence in range(first, last + 1))
+            batch = [record for record in found if record is not None]
             point = self._log.point_at(last)
             if point is None:
                 return added
-            self._index.apply(batch, point, nameless)
+            self._index.apply(batch, point, holes)
             added += len(batch)
             first = last + 1
         return added
 
-    def _record(self, sequence: int, fresh: Fresh | None) -> IndexedRecord | None:
-        """What is to be indexed of one record; None when it is no instance. Raises RecordCorrupt."""
+    def _record(self, sequence: int, fresh: Fresh | None, holes: list[int]) -> IndexedRecord | None:
+        """What is to be indexed of one record; None when it is no instance. One too damaged to tell is a hole."""
         try:
             header, head = (fresh.header, fresh.head) if fresh else self._log.read_head(sequence, _HEADS[0])
-            if header.kind is not RecordKind.INSTANCE:
-                return None
+        except RecordCorrupt as error:
+            _LOG.error("a record is damaged and not indexed", extra={"sequence": sequence, "reason": str(error)})
+            holes.append(sequence)
+            return None
+        if header.kind is not RecordKind.INSTANCE:
+            return None
+        attributes = fresh.attributes if fresh else None
+        try:
             meta = read_meta(head)
-            attributes = fresh.attributes if fresh else None
             if attributes is None:
                 attributes = self._attributes(sequence, meta, head, header.size)
         except UnreadableDataSet:
+            meta, attributes = None, Attributes()
+        uid = meta.sop_instance_uid or attributes.sop_instance_uid if meta else ""
+        if not fresh and not _names(header.path, uid) and self._is_damaged(sequence):
+            # Nothing proves what was read but the header, whose path names the instance.
+            uid = _named_by(header)
+        elif meta is None:
             return None
-        uid = meta.sop_instance_uid or attributes.sop_instance_uid
         sizes = (header.dataset, header.digest, header.size)
-        return IndexedRecord(sequence, uid, meta.transfer_syntax_uid, *sizes, attributes)
+        return IndexedRecord(sequence, uid, meta.transfer_syntax_uid if meta else "", *sizes, attributes)
+
+    def _is_damaged(self, sequence: int) -> bool:
+        try:
+            self._log.read(sequence)
+        except RecordCorrupt as error:
+            _LOG.error("a record is damaged and indexed by its name", extra={"reason": str(error)})
+            return True
+        return False
 
     def _attributes(self, sequence: int, meta: FileMeta, head: bytes, size: int) -> Attributes:
         """Read as much of the head as the scanner asks for; what it cannot read is indexed by its File Meta alone."""
@@ -92,6 +103,17 @@ class Indexer:
                 return scan(head[meta.meta_length :], meta.transfer_syntax_uid, complete=len(head) >= size)
             except NeedMore:
                 _, head = self._log.read_head(sequence, more)
-            except UnreadableDataSet:
+            except (UnreadableDataSet, RecordCorrupt):
                 break
         return Attributes(sop_class_uid=meta.sop_class_uid, sop_instance_uid=meta.sop_instance_uid)
+
+
+def _names(path: str, uid: str) -> bool:
+    """Whether a member path is one of an instance `uid`: what is no UID is called `unknown` there."""
+    stem = path.rpartition("/")[2]
+    return bool(uid) and (stem.startswith((f"{uid}.", "unknown.")))
+
+
+def _named_by(header: RecordHeader) -> str:
+    stem = header.path.rpartition("/")[2].removesuffix(".dcm")
+    return stem.removesuffix(f".{header.position.sequence}")

@@ -77,7 +77,7 @@ class PromiseFile:
     """Two checksummed slots in turn: a torn write leaves the older promise, and the newer was not
     yet relied on.
 
-    Made when absent. Raises FormatError when neither slot can be read: such a node must not guess.
+    Made when absent. Raises FormatError when neither slot can be read: such a node must not guess; SegmentPoisoned.
     """
 
     def __init__(self, disk: Disk) -> None:
@@ -85,6 +85,10 @@ class PromiseFile:
             page = _encode(1, Promise())
             disk.write_atomically(PROMISE_FILE, bytes(_SLOT_BYTES) + page)
         self._file: DiskFile = disk.open(PROMISE_FILE)
+        # What a killed process left in the page cache is not on the medium yet, and what a failed fsync left there as
+        # "clean" never will be: a promise is believed only as it would be read after a power cut.
+        self._file.sync()
+        self._file.drop_cache()
         slots = (_decode(self._file.pread(_SLOT_BYTES, number * _SLOT_BYTES)) for number in (0, 1))
         found = [slot for slot in slots if slot is not None]
         if not found:

@@ -43,6 +43,7 @@ class Candidacy:
         self._asked: dict[Member, Link] = {}
         self._started_ms = situation.now_ms
         self._until_ms = situation.now_ms + SURVEY_MS
+        self._ask_again_ms = 0
         self._copying_from: Member | None = None
         self._exhausted: set[Member] = set()
         self.epoch = 0
@@ -52,12 +53,17 @@ class Candidacy:
 
     def begin(self) -> None:
         """Ask every connected replica; members of the set matter for the tail, all for their promises."""
-        for link in {link.peer.id: link for link in self._situation.links.values()}:
-            best = self._situation.link_to(link)
-            if best is not None:
+        self._ask()
+        self.tend()
+
+    def _ask(self) -> None:
+        """Ask whoever has not answered."""
+        self._ask_again_ms = self._situation.now_ms + SURVEY_MS
+        for replica in {link.peer.id: None for link in self._situation.links.values()}:
+            best = self._situation.link_to(replica)
+            if best is not None and best.peer.member not in self.answers:
                 self._asked[best.peer.member] = best
                 self._situation.send(best.number, Survey(self._nonce))
-        self.tend()
 
     @property
     def silent(self) -> frozenset[Member]:
@@ -92,6 +98,8 @@ class Candidacy:
                 self.over = True
             elif not self._must_wait_for_silent():
                 self._copy_or_promise()
+            elif situation.now_ms >= self._ask_again_ms:
+                self._ask()  # who was not there, or not admitted yet, may be by now
         elif self.stage is Stage.COPYING and situation.now_ms >= self._until_ms:
             if self._copying_from is not None:
                 self._exhausted.add(self._copying_from)

@@ -71,6 +71,8 @@ class Following:
     def open_stream(self, link: int, leader: Identity, message: OpenStream) -> bool:
         """A leader of `message.epoch` wants to feed this node. Returns whether it is followed from now on."""
         situation = self._situation
+        if situation.fenced:
+            return False  # it takes nothing, so it is not worth feeding
         if message.epoch < situation.wanted_promise:
             self._reject(link, message.epoch, "a higher epoch is promised")
             return False
@@ -176,6 +178,8 @@ class Following:
     def _refuse(self, link: int, epoch: int, handle: int) -> None:
         self._situation.emit(DropStaged(handle))
         stream = self.stream
+        if self._situation.fenced:
+            return  # an objection would make the leader begin anew, at once and without end
         if stream is not None and stream.link == link and not stream.aligned:
             return  # leftovers of what was under way before the leader aligned anew
         if stream is not None:

@@ -252,6 +252,7 @@ class Leadership:
             for link in self.streams.by_link:
                 situation.send(link, beat)
         self.streams.ask_again()
+        self.streams.hang_up(self.uncommitted_bytes // DISK_BYTES_PER_MS)
         self.streams.removed(self.required())
         if self.handover is None:
             self._tend_membership()

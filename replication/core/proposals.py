@@ -7,7 +7,7 @@ also "duplicate" and "conflict refused" rest on the record that was there first 
 import enum
 from dataclasses import dataclass, field
 
-from replication.core.effects import AppendProposal, RelayProposal, Settle, Verdict
+from replication.core.effects import AppendProposal, CloseLink, RelayProposal, Settle, Verdict
 from replication.core.events import ProposalAnswered, Proposed
 from replication.core.ports import KnownVersion
 from replication.core.situation import ConflictPolicy, Situation
@@ -192,8 +192,13 @@ class Proposals:
 
     def expire(self, reason: str) -> None:
         """Tell senders whose time is up "not promised"; the record, if there is one, stays."""
-        now = self.situation.now_ms
+        now, situation = self.situation.now_ms, self.situation
         for ticket in [t for t, p in self._pending.items() if p.offer.deadline_ms <= now]:
+            pending = self._pending[ticket]
+            link = situation.links.get(pending.link) if pending.stage is _Stage.RELAYED else None
+            if link is not None and now - link.heard_ms > situation.settings.stall_timeout_ms:
+                # The leader answers in this time, if only "not promised": what was sent does not reach it.
+                situation.emit(CloseLink(link.number, "a proposal found no answer"))
             self._settle(ticket, Verdict.NOT_PROMISED, reason)
 
     def _move(self, pending: _Pending, stage: _Stage, retry_at_ms: int = 0) -> None:

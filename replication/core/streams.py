@@ -101,6 +101,19 @@ class Streams:
                 stream.stage, stream.asked_ms = Stage.OPENING, now
                 self._ask(link)
 
+    def hang_up(self, allowance_ms: int) -> None:
+        """End connections that carry nothing any more, whatever the reason: a new one starts afresh."""
+        now = self._situation.now_ms
+        patience = 3 * self._situation.settings.stall_timeout_ms
+        for link, stream in self.by_link.items():
+            if stream.stage is Stage.STREAMING:
+                silent = now - stream.progress_ms > patience + allowance_ms
+            else:
+                asking = stream.stage in (Stage.OPENING, Stage.ALIGNING)
+                silent = asking and now - max(stream.link.heard_ms, stream.opened_ms) > patience
+            if silent:
+                self._situation.emit(CloseLink(link, "nothing came over it for too long"))
+
     def ended(self, stream: Stream, message: StreamEnd) -> None:
         """Find the last common point with a follower that showed its table of epochs.
 

@@ -118,8 +118,8 @@ def test_a_record_that_could_not_be_read_leaves_a_gap_that_is_remembered(tmp_pat
     assert Indexer(log, index).advance(log.end) == 0
     index.close()
     again = Index.open(disk)
-    assert (again.nameless, again.applied) == (1, log.end)
+    assert (again.holes, again.applied) == (frozenset({1}), log.end)
     again.clear()
-    assert again.nameless == 0
+    assert not again.holes
     again.close()
     log.close()

@@ -1,0 +1,247 @@
+"""The invariants of protocol section 14, judged while a cluster runs. Numbers are those of the section.
+
+Left out: 11, 14 and 15 (deletes and the tier are not built yet).
+"""
+
+from collections.abc import Callable, Mapping
+
+from replication.core import effects as fx
+from replication.core import events as ev
+from replication.core.values import ClusterState, Identity, Member, Phase
+from storage.position import LogPoint, RecordHeader
+from tests.simulation.history import History
+from tests.simulation.machine import Machine
+from tests.simulation.process import Observer, Process
+from tests.simulation.world import Violation, World
+
+
+class Checks(Observer):
+    """Watches every step of every process, and every change of the cluster state."""
+
+    def __init__(
+        self,
+        world: World,
+        machines: Mapping[int, Machine],
+        copies_required: int,
+        state: Callable[[], ClusterState | None],
+    ) -> None:
+        self.world = world
+        self.machines = machines
+        self.by_name = {machine.name: machine for machine in machines.values()}
+        self.copies_required = copies_required
+        self.state = state
+        self.history = History()
+        self.leaders: dict[int, Identity] = {}
+        self.epoch = 0
+        self.elections = 0
+        self.acknowledgements = 0
+        self.truncations = 0
+        self.frozen = 0
+        self.segments = 0
+        self.verdicts: dict[str, int] = {}
+        self.after_step: Callable[[Process, list[fx.Effect]], None] = lambda process, effects: None
+        self.restored = False
+        """The coordination service lost history: what it says about epochs may go back."""
+
+    # From the log
+
+    def appended(self, process: Process, header: RecordHeader, chain: bytes) -> None:
+        machine = self.machines[process.number]
+        try:
+            self.history.appended(header, chain, machine.tip.chain)  # 4
+        except Violation as violation:
+            raise self.world.found(violation) from None
+        machine.tip = LogPoint(header.position, chain)
+
+    def _durable(self, machine: Machine, point: LogPoint) -> None:
+        """Note what is durable, back to what was noted before."""
+        if point.sequence <= machine.durable.sequence:
+            return
+        machine.durable = point
+        chain, sequence = point.chain, point.sequence
+        while sequence and chain not in machine.kept:
+            machine.kept[chain] = None
+            chain = self.history.before[chain]
+            sequence -= 1
+
+    # From the core
+
+    def stepped(self, process: Process, event: ev.Event, effects: list[fx.Effect]) -> None:
+        try:
+            self._judge(process, event, effects)
+        except Violation as violation:
+            raise self.world.found(violation) from None
+        self.after_step(process, effects)
+
+    def _judge(self, process: Process, event: ev.Event, effects: list[fx.Effect]) -> None:
+        machine = self.machines[process.number]
+        if isinstance(event, ev.LocalDurable):
+            self._durable(machine, event.point)
+        elif isinstance(event, ev.Truncated):
+            machine.tip = machine.durable = event.point
+        elif isinstance(event, ev.SegmentInstalled) and event.end is not None:
+            machine.tip = event.end
+            self.segments += 1
+            self._durable(machine, event.end)
+        elif isinstance(event, ev.PromiseStored):
+            self._promised(machine, process)
+        for effect in effects:
+            match effect:
+                case fx.Committed():
+                    self._committed(machine, process, effect.point)
+                case fx.Settle():
+                    self._settled(process, effect)
+                case fx.Truncate():
+                    self._truncates(machine, effect.point)
+                case fx.LeadershipChanged():
+                    self._leadership(machine, process, effect)
+                case fx.Frozen():
+                    self.frozen += 1
+                    self.world.say(process.name, f"FROZEN: {effect.reason}")
+                    if not any(m.harm for m in self.machines.values()):
+                        raise Violation(f"{process.name} froze without a reason: {effect.reason}")
+                case _:
+                    pass
+
+    def _promised(self, machine: Machine, process: Process) -> None:
+        value = process.promise.value
+        fell = value.epoch < machine.promise or value.counter < machine.counter
+        if (fell or value.floor.sequence < machine.floor.sequence) and not machine.harm:  # 3
+            raise Violation(f"{machine.name}: promise, counter or floor fell: {value}")
+        machine.promise, machine.counter, machine.floor = value.epoch, value.counter, value.floor
+
+    def _truncates(self, machine: Machine, point: LogPoint) -> None:
+        self.truncations += 1
+        self.world.say(machine.name, f"cuts its log after {point.sequence}, from {machine.tip.sequence}")
+        lost = self.history.cuts_committed(machine.tip, point.sequence)
+        if lost is not None:  # 8
+            raise Violation(f"{machine.name} cuts the committed record {lost}")
+
+    def _leadership(self, machine: Machine, process: Process, effect: fx.LeadershipChanged) -> None:
+        who = effect.leader.id if effect.leader is not None else "nobody"
+        self.world.say(machine.name, f"follows {who} in epoch {effect.epoch}: {effect.reason}")
+        leadership = process.core.leadership
+        if leadership is None or leadership.phase is not Phase.ACTIVE or effect.leader != process.core.situation.me:
+            return
+        if self.leaders.setdefault(effect.epoch, process.core.situation.me) != process.core.situation.me:  # 3
+            raise Violation(f"two leaders of epoch {effect.epoch}")
+
+    def _committed(self, machine: Machine, process: Process, point: LogPoint) -> None:
+        leadership = process.core.leadership
+        if leadership is None or leadership.phase is not Phase.ACTIVE:
+            if self.history.committed[point.sequence : point.sequence + 1] != [point.chain]:  # 9
+                raise Violation(f"{machine.name} serves record {point.sequence}, which is not committed")
+            return
+        if not self.history.commits(point, machine.name):  # 5
+            return
+        state = self.state()
+        if state is not None:
+            self._all_hold(state, point)
+            holders = sum(self._holds(m, point) or self._held(m, point) for m in self.machines.values())
+            if holders < self.copies_required:  # 2, in positions; the bytes are counted at the answer
+                raise Violation(f"{machine.name} commits {point.sequence} with {holders} copies")
+
+    def _holds(self, machine: Machine, point: LogPoint) -> bool:
+        return self.history.branch_holds(machine.durable, point)
+
+    def _held(self, machine: Machine, point: LogPoint) -> bool:
+        """A copy on a disk that was lost in this very moment: it was there when it was confirmed."""
+        return any(self.history.branch_holds(durable, point) for _, durable in machine.lost)
+
+    def _all_hold(self, state: ClusterState, point: LogPoint) -> None:
+        """6: every member holds everything that is committed. A harmed disk is what the other members are for."""
+        for member in state.in_sync:
+            machine = self._machine_of(member)
+            if machine is not None and not machine.harm and not self._holds(machine, point):
+                raise Violation(f"{member.id} is in the in-sync set without the committed record {point.sequence}")
+
+    def _machine_of(self, member: Member) -> Machine | None:
+        """None when the disk that the set names is gone."""
+        machine = self.by_name[member.id]
+        return machine if machine.incarnation == member.incarnation else None
+
+    def _settled(self, process: Process, effect: fx.Settle) -> None:
+        offer = process.replicator.offers.get(effect.ticket)
+        if offer is None or offer.link:
+            return
+        verdict = effect.verdict
+        self.verdicts[verdict.value] = self.verdicts.get(verdict.value, 0) + 1
+        uid, digest = offer.draft.sop_instance_uid, offer.staged.dataset_digest
+        if verdict is fx.Verdict.CONFLICT_REFUSED:
+            committed = {self.history.headers[chain].path for chain in self.history.committed[1:]}
+            if not any(uid in path for path in committed):  # 9
+                raise Violation(f"{process.name} refuses {uid} for the sake of what is not committed")
+        if verdict not in fx.COMMITTED:
+            return
+        sequence = self.history.committed_at.get(digest)
+        if sequence is None:  # 9
+            raise Violation(f"{process.name} answers Success for {uid}, which is not committed")
+        self._count_copies(process.name, uid, digest, sequence)
+        self.acknowledgements += 1
+        self.history.acknowledged[digest] = uid
+
+    def _count_copies(self, who: str, uid: str, digest: bytes, sequence: int) -> None:
+        content = self.history.content.get(digest)
+        if content is None:  # 10
+            raise Violation(f"{who} answers Success for {uid} with bytes that nobody sent")
+        if digest in self.history.acknowledged:
+            return  # a duplicate: what may have happened to copies since is for the end to say
+        state = self.state()
+        names = "".join(sorted(member.id for member in state.in_sync)) if state is not None else "?"
+        machines = self.machines.values()
+        chain = self.history.committed[sequence]
+        point = LogPoint(self.history.headers[chain].position, chain)
+        holders = [
+            m.name
+            for m in machines
+            if m.holds(content, sequence) or m.held(content, sequence) or (m.harm and self._holds(m, point))
+        ]
+        if len(holders) < self.copies_required:  # 2 and 12
+            raise Violation(
+                f"{who} answers Success for {uid} (record {sequence}, set {names}) with copies at {holders} only"
+            )
+        if self.acknowledgements < 3 or self.acknowledgements % 16 == 0:
+            self.world.say(who, f"answers Success for {uid}: record {sequence}, copies at {''.join(holders)}")
+
+    def started(self, machine: Machine, process: Process) -> None:
+        """A process opened its disk: what was synced must be there. Raises Violation."""
+        end = process.log.end
+        if not machine.harm and not self.history.branch_holds(end, machine.durable):  # 7
+            raise Violation(
+                f"{machine.name} lost synced records in a restart: {machine.durable.sequence} to {end.sequence}"
+            )
+        machine.tip = machine.durable = end
+        self._promised(machine, process)
+
+    # From the coordination service
+
+    def state_changed(self, state: ClusterState) -> None:
+        try:
+            self._judge_state(state)
+        except Violation as violation:
+            raise self.world.found(violation) from None
+
+    def _judge_state(self, state: ClusterState) -> None:
+        names = ",".join(sorted(f"{m.id}/{m.incarnation}" for m in state.in_sync))
+        leader = state.leader.id if state.leader is not None else "nobody"
+        what = f"change {state.change.counter}: epoch {state.epoch}, {leader} {state.phase.value}, set {names}"
+        self.world.say("zk", what)
+        if state.epoch < self.epoch and not self.restored:  # 3
+            raise Violation(f"the epoch fell from {self.epoch} to {state.epoch}")
+        point = self.history.committed_point
+        if state.epoch > self.epoch and state.leader is not None:
+            self.elections += 1
+            machine = self._machine_of(state.leader.member)
+            if machine is not None and not machine.harm and not self._holds(machine, point):  # 5, 13
+                raise Violation(f"{state.leader.id} won epoch {state.epoch} without record {point.sequence}")
+            if machine is not None and machine.harm and not self._holds(machine, point):
+                self.world.say("zk", f"{state.leader.id} leads after harm to its disk")
+        self.epoch = state.epoch
+        if not self.restored:
+            self._all_hold(state, point)
+
+    def failed(self, process: Process, message: str, error: BaseException | None) -> None:
+        if isinstance(error, Violation):
+            raise self.world.found(error)
+        found = Violation(f"{process.name}: an exception nobody caught: {message}: {error!r}")
+        raise self.world.found(found) from error

@@ -1,0 +1,259 @@
+"""A simulated cluster: machines, their processes, and the supervisor and operator that people would be.
+
+The supervisor starts a process that ended, after a while. The operator restarts a node that reports that it stopped
+writing, and replaces the disk of a node that cannot use it any more, when the promise allows it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+
+from replication.core.situation import ConflictPolicy, Settings
+from replication.core.values import ClusterState, Identity, Phase, ReplicaId
+from storage.errors import StorageError
+from storage.position import GENESIS
+from tests.simulation.checks import Checks
+from tests.simulation.disk import ROOM, Medium
+from tests.simulation.machine import SUPERVISOR_US, Machine
+from tests.simulation.network import Network
+from tests.simulation.process import Process
+from tests.simulation.world import PowerCut, Violation, World
+from tests.simulation.zookeeper import Service
+
+OPERATOR_US = (1_000_000, 4_000_000)
+STRICT_MS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What kind of cluster. strict: a rebooted candidate waits for silent members without limit (section 6)."""
+
+    nodes: int = 3
+    session_ms: int = 2000
+    stall_ms: int = 1000
+    copies_required: int = 2
+    policy: ConflictPolicy = ConflictPolicy.KEEP_FIRST
+    strict: bool = False
+
+
+class Cluster:
+    """Everything that exists in one world."""
+
+    def __init__(self, world: World, shape: Shape) -> None:
+        self.world = world
+        self.shape = shape
+        self.net = Network(world)
+        self.service = Service(world, shape.session_ms)
+        self.machines = {number: Machine(number, "abcdefgh"[number - 1]) for number in range(1, shape.nodes + 1)}
+        self.checks = Checks(world, self.machines, shape.copies_required, lambda: self.service.state)
+        self.service.changed = self.checks.state_changed
+        self.healing = False
+        self.buried: list[Process] = []
+        self.crash_starting: Callable[[Machine], tuple[int, bool] | None] = lambda machine: None
+        self.settings = Settings(
+            identity=Identity(ReplicaId(""), "", ""),
+            copies_required=shape.copies_required,
+            session_timeout_ms=shape.session_ms,
+            stall_timeout_ms=shape.stall_ms,
+            reboot_wait_ms=STRICT_MS if shape.strict else 3000,
+            conflict_policy=shape.policy,
+        )
+
+    @property
+    def chance(self) -> Random:
+        return self.world.random
+
+    def start_all(self) -> None:
+        for machine in self.machines.values():
+            self.start(machine)
+
+    def run_ms(self, ms: int, stop: Callable[[], bool] | None = None) -> bool:
+        """Let time pass. Returns whether `stop` came to hold."""
+        return self.world.run(self.world.now_us + ms * 1000, stop)
+
+    # Processes
+
+    def start(self, machine: Machine) -> None:
+        """Start a process on what lies on the disk, unless one runs or an operator must act first."""
+        if machine.alive or machine.stops:
+            return
+        machine.starts += 1
+        process: Process | None = None
+        try:
+            process = Process(
+                self.world,
+                self.net,
+                self.service,
+                self.checks,
+                number=machine.number,
+                name=machine.name,
+                medium=machine.medium,
+                host_boot=machine.host_boot,
+                settings=self.settings,
+                boot=f"{machine.name}{machine.starts}",
+                die_in=None if self.healing else self.crash_starting(machine),
+                died=lambda gone: self._died(machine, gone),
+            )
+        except PowerCut:
+            return  # `_died` was told
+        except (StorageError, FileNotFoundError) as error:
+            self.world.say(machine.name, f"cannot start: {error}")
+            if not machine.harm and machine.medium.room > ROOM // 2:
+                raise self.world.found(Violation(f"{machine.name} does not open its own disk: {error!r}")) from error
+            machine.stops = str(error)
+            self._operator_later(machine)
+            return
+        machine.process = process
+        machine.incarnation = process.incarnation
+        self.net.back(machine.number)
+        self.checks.started(machine, process)
+        tail = " with damage" if not process.log.intact else ""
+        self.world.say(
+            machine.name, f"starts as {machine.name}{machine.starts} at record {process.log.end.sequence}{tail}"
+        )
+
+    def _died(self, machine: Machine, process: Process) -> None:
+        """A process is gone, by whatever means."""
+        self.buried.append(process)
+        self.service.unheard(process.client.session)
+        self.net.died(process.loop, tell=not process.power_lost)
+        process.loop.bury()
+        lost = ""
+        if process.power_lost:
+            lost = f", {machine.lose_power(self.chance)} unsynced sectors gone"
+        self.world.say(machine.name, f"{'loses power' if process.power_lost else 'dies'}{lost}")
+        self.start_later(machine)
+
+    def start_later(self, machine: Machine, delay_us: int | None = None) -> None:
+        if delay_us is None:
+            delay_us = self.chance.randrange(*SUPERVISOR_US)
+        self.world.after(delay_us, None, self.start, machine)
+
+    # The operator
+
+    def _operator_later(self, machine: Machine) -> None:
+        self.world.after(self.chance.randrange(*OPERATOR_US), None, self.operate, machine)
+
+    def tour(self) -> None:
+        """The operator looks at every node, again and again."""
+        for machine in self.machines.values():
+            self.operate(machine)
+        self.world.after(1_500_000, None, self.tour)
+
+    def operate(self, machine: Machine) -> None:
+        """Do to a node what its alarms ask for."""
+        process = machine.process
+        if machine.stops:
+            machine.medium.room = ROOM
+            if not machine.harm:
+                machine.stops = ""
+            elif self.may_lose(machine):
+                self.replace_disk(machine)
+            self.start(machine)
+            return
+        if process is None or process.loop.dead or process.loop.paused:
+            return
+        situation = process.core.situation
+        if machine.harm and (self.healing or situation.fenced) and self.may_lose(machine):
+            # There is no repair from another replica yet: a damaged log is replaced as a whole.
+            process.kill()
+            self.replace_disk(machine)
+        elif situation.fenced:
+            self.world.say(machine.name, f"is restarted: {situation.fenced}")
+            machine.medium.room = ROOM
+            process.kill()
+        elif self.healing and self.shape.strict and self._waits_for_the_lost(process):
+            self.world.say(machine.name, "is told that the disk it waits for is gone for good")
+            self.settings = replace(self.settings, reboot_wait_ms=3000)
+            process.kill()
+
+    def _waits_for_the_lost(self, process: Process) -> bool:
+        candidacy = process.core.candidacy
+        present = {machine.member for machine in self.machines.values()}
+        return candidacy is not None and bool(candidacy.silent - present)
+
+    def replace_disk(self, machine: Machine) -> None:
+        self.world.say(machine.name, "gets a new disk")
+        machine.new_disk()
+        machine.harm = ""
+        self.start_later(machine)
+
+    def may_lose(self, machine: Machine) -> bool:
+        """Whether the promise covers the loss of this disk now: no other disk that counts was lost or harmed.
+
+        A disk that the in-sync set names and that was replaced is lost until the set names its successor.
+        """
+        state = self.service.state
+        if state is None or self.checks.restored:
+            return False
+        others = [m for m in self.machines.values() if m is not machine]
+        if any(other.harm for other in others):
+            return False
+        members = [member for member in state.in_sync if member.id != machine.name]
+        present = {other.member for other in others}
+        return bool(members) and all(member in present for member in members)
+
+    def notice_recovery(self) -> None:
+        """A disk that was rolled back and has caught up is as good as any."""
+        state, point = self.service.state, self.checks.history.committed_point
+        for machine in self.machines.values():
+            if machine.harm != "rolled back" or state is None or machine.member not in state.in_sync:
+                continue
+            if self.checks.history.branch_holds(machine.durable, point) and machine.durable != GENESIS:
+                machine.harm = ""
+
+    # What holds now
+
+    @property
+    def state(self) -> ClusterState | None:
+        return self.service.state
+
+    def leader(self) -> Machine | None:
+        """The machine whose process leads actively."""
+        for machine in self.machines.values():
+            process = machine.running
+            leadership = process.core.leadership if process is not None else None
+            if leadership is not None and leadership.phase is Phase.ACTIVE:
+                return machine
+        return None
+
+    def redundant(self) -> bool:
+        """Every machine runs on a disk without harm, is in the in-sync set, and holds everything committed."""
+        state = self.service.state
+        if state is None or self.leader() is None:
+            return False
+        point = self.checks.history.committed_point
+        return all(
+            machine.running is not None
+            and not machine.harm
+            and machine.member in state.in_sync
+            and self.checks.history.branch_holds(machine.durable, point)
+            for machine in self.machines.values()
+        )
+
+    def snapshot(self, machine: Machine) -> None:
+        """Remember the disk as a hypervisor would."""
+        machine.snapshot = machine.medium.snapshot()
+        machine.snapshot_point = machine.durable
+
+    def roll_back(self, machine: Machine) -> bool:
+        """The virtual machine is restored from its snapshot: promise and floor go back as well."""
+        medium: Medium | None = machine.snapshot
+        if medium is None:
+            return False
+        if machine.process is not None:
+            machine.process.kill(power=True)
+        machine.lost.append((machine.medium, machine.durable))
+        machine.medium, machine.snapshot = medium, None
+        machine.harm = "rolled back"
+        machine.durable = machine.tip = machine.snapshot_point
+        machine.promise = machine.counter = 0
+        machine.floor = GENESIS
+        machine.kept = {}
+        return True
+
+    def bury(self) -> None:
+        """End everything, so that nothing of this world wakes up in the next."""
+        for process in [*self.buried, *(m.process for m in self.machines.values() if m.process is not None)]:
+            process.disk.dead = True
+            process.loop.bury()

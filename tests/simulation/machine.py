@@ -1,0 +1,90 @@
+"""One machine of the cluster: its disk, which outlives processes, and the process that a supervisor keeps running."""
+
+from dataclasses import dataclass, field
+from random import Random
+
+from replication.core.values import Member, ReplicaId
+from storage.position import GENESIS, LogPoint
+from tests.simulation.disk import Medium
+from tests.simulation.process import Process
+
+SUPERVISOR_US = (150_000, 2_000_000)
+
+
+@dataclass
+class Machine:
+    """harm: what was done to its disk that the promise must cover; empty while what it synced is there.
+
+    durable: the newest record that the present disk's processes saw synced. kept: every chain that was durable here.
+    stops: the process ended and nobody starts it again, with the reason: an operator must act.
+    """
+
+    number: int
+    name: str
+    medium: Medium = field(default_factory=Medium)
+    process: Process | None = None
+    host_boot: str = "host-0"
+    incarnation: str = ""
+    harm: str = ""
+    durable: LogPoint = GENESIS
+    tip: LogPoint = GENESIS
+    kept: dict[bytes, None] = field(default_factory=dict[bytes, None])
+    promise: int = 0
+    floor: LogPoint = GENESIS
+    counter: int = 0
+    restart_us: int = 0
+    starts: int = 0
+    hosts: int = 0
+    stops: str = ""
+    lost: list[tuple[Medium, LogPoint]] = field(default_factory=list[tuple[Medium, LogPoint]])
+    """Disks that are gone, each with what was durable there: confirmations of theirs may still be on their way."""
+    snapshot: Medium | None = None
+    snapshot_point: LogPoint = GENESIS
+    bad_from_us: int = 0
+
+    @property
+    def member(self) -> Member:
+        return Member(ReplicaId(self.name), self.incarnation)
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and not self.process.loop.dead
+
+    @property
+    def running(self) -> Process | None:
+        """The process, if it is there and not paused."""
+        process = self.process
+        return process if process is not None and not process.loop.dead and not process.loop.paused else None
+
+    def new_disk(self) -> None:
+        """Everything that was on the disk is gone."""
+        self.lost.append((self.medium, self.durable))
+        self.medium = Medium()
+        self.incarnation, self.stops, self.snapshot = "", "", None
+        self.durable = self.tip = self.floor = self.snapshot_point = GENESIS
+        self.promise = self.counter = 0
+        self.kept = {}
+
+    def lose_power(self, chance: Random) -> int:
+        """Returns how many sectors of unsynced writes are lost."""
+        lost = self.medium.lose_power(chance)
+        self.hosts += 1
+        self.host_boot = f"host-{self.hosts}"
+        return lost
+
+    def holds(self, dataset: bytes, sequence: int) -> bool:
+        """Whether the medium itself has these bytes as what record `sequence` may contain."""
+        # A disk that lies: what it reports as synced is what counts as its copy.
+        return _contains(self.medium, dataset, sequence, believed=bool(self.harm))
+
+    def held(self, dataset: bytes, sequence: int) -> bool:
+        """The same for the disks that were lost."""
+        return any(_contains(medium, dataset, sequence, believed=True) for medium, _ in self.lost)
+
+
+def _contains(medium: Medium, dataset: bytes, sequence: int, *, believed: bool) -> bool:
+    names = [n for n in medium.files if n.startswith("log/0") and int(n[4:16]) <= sequence]
+    if not names:
+        return False
+    content = medium.files[max(names)]
+    return dataset in content.medium or (believed and dataset in content.cached)

@@ -1,0 +1,128 @@
+"""After the faults: does the cluster come back by itself, and is everything there that it ever promised?"""
+
+from storage.position import RecordKind
+from tests.simulation.cluster import Cluster
+from tests.simulation.machine import Machine
+from tests.simulation.process import Process
+from tests.simulation.workload import Workload
+from tests.simulation.world import Violation
+
+WRITABLE_MS = 30_000
+REDUNDANT_MS = 60_000
+QUIET_MS = 1500
+
+
+class Reckoning:
+    """The checks at the end of a run. Numbers are those of protocol section 14."""
+
+    def __init__(self, cluster: Cluster, workload: Workload) -> None:
+        self.cluster = cluster
+        self.workload = workload
+
+    def reckon(self) -> None:
+        """Raises Violation."""
+        if not self.cluster.checks.restored:
+            self._live()
+            self._quiet()
+            self._read_everything()
+        self._media()
+
+    def _live(self) -> None:
+        """16: writable within 30 simulated seconds at every node, fully redundant soon after."""
+        cluster, workload = self.cluster, self.workload
+        before = cluster.checks.acknowledgements
+        probes = {m.number: workload.make(f"1.2.840.99.{m.number}") for m in cluster.machines.values()}
+        for number, probe in probes.items():
+            workload.offer(probe, 0, then=False, machine=cluster.machines[number])
+        if not cluster.run_ms(WRITABLE_MS, lambda: cluster.checks.acknowledgements > before):
+            raise Violation(f"not writable {WRITABLE_MS // 1000} s after everything healed: {self.complaint()}")
+        if not cluster.run_ms(REDUNDANT_MS, lambda: all(p.done or p.refused for p in probes.values())):
+            raise Violation(f"some node takes no store {REDUNDANT_MS // 1000} s after healing: {self.complaint()}")
+        workload.stopped = True
+        if not cluster.run_ms(REDUNDANT_MS, self._redundant):
+            raise Violation(f"not redundant {REDUNDANT_MS // 1000} s after healing: {self.complaint()}")
+
+    def _redundant(self) -> bool:
+        self.cluster.notice_recovery()
+        return self.cluster.redundant()
+
+    def _settled(self) -> bool:
+        leader, state = self.cluster.leader(), self.cluster.state
+        process = leader.running if leader is not None else None
+        leadership = process.core.leadership if process is not None else None
+        handing_over = leadership is None or leadership.handover is not None
+        return state is not None and state.transfer is None and not handing_over
+
+    def complaint(self) -> str:
+        """What each node says of itself."""
+        said: list[str] = []
+        for machine in self.cluster.machines.values():
+            process = machine.running
+            if process is None:
+                said.append(f"{machine.name}: no process, {machine.stops or 'stopped'}")
+                continue
+            situation = process.core.situation
+            role = "leader" if process.core.leadership else "candidate" if process.core.candidacy else "follower"
+            what = process.core.refusal() or situation.fenced or ("" if process.log.intact else "damaged")
+            said.append(f"{machine.name}: {role}, end {situation.ledger.end.sequence}, harm {machine.harm!r}, {what!r}")
+        return "; ".join(said)
+
+    def _quiet(self) -> None:
+        """16: nothing fails, so no epoch grows. Handing over what was asked for before is no failure."""
+        cluster = self.cluster
+        cluster.run_ms(QUIET_MS)
+        cluster.run_ms(5000, self._settled)
+        elections = cluster.checks.elections
+        cluster.run_ms(QUIET_MS)
+        if cluster.checks.elections != elections:
+            raise Violation("an election although nothing failed")
+
+    def _read_everything(self) -> None:
+        """1 and 10: what was acknowledged is read back with the same bytes, from every node."""
+        cluster, workload = self.cluster, self.workload
+        wanted = sorted({i.uid for i in workload.instances if i.done})
+        answers: list[tuple[str, str, bool]] = []
+        asked = 0
+
+        async def read(process: Process, uid: str) -> None:
+            answers.append((process.name, uid, await workload.read(process, uid)))
+
+        for machine in cluster.machines.values():
+            process = machine.running
+            if process is None:
+                raise Violation(f"{machine.name} is gone after healing")
+            for uid in wanted if machine is cluster.leader() else wanted[-5:]:
+                process.loop.create_task(read(process, uid))
+                asked += 1
+        if not cluster.run_ms(15_000, lambda: len(answers) == asked):
+            raise Violation(f"{asked - len(answers)} reads without an answer after healing")
+        missing = [f"{uid} at {name}" for name, uid, there in answers if not there]
+        if missing:
+            raise Violation(f"acknowledged and not to be read: {missing[:3]}")
+
+    def _media(self) -> None:
+        """1 and 7: on the media themselves. Copies of what was acknowledged, and no valid record dropped anywhere."""
+        cluster = self.cluster
+        history = cluster.checks.history
+        for digest, uid in history.acknowledged.items():
+            sequence = history.committed_at[digest]
+            holders = [m for m in cluster.machines.values() if m.holds(history.content[digest], sequence)]
+            wanted = 1 if cluster.checks.restored else cluster.shape.copies_required
+            if len(holders) < wanted:
+                raise Violation(f"{uid}, acknowledged as record {sequence}, is on {[m.name for m in holders]} only")
+        for machine in cluster.machines.values():
+            if not machine.harm:
+                self._conserved(machine)
+
+    def _conserved(self, machine: Machine) -> None:
+        """Every record that was durable on this disk is in its log or in its lost+found."""
+        history = self.cluster.checks.history
+        for chain in machine.kept:
+            header = history.headers[chain]
+            if header.kind is not RecordKind.INSTANCE:
+                continue
+            content = history.content[header.dataset]
+            if machine.holds(content, header.position.sequence) or machine.medium.saved(content):
+                continue
+            if not machine.medium.holds(content):
+                raise Violation(f"{machine.name} dropped record {header.position}, which was durable there")
