@@ -73,11 +73,18 @@ class Running:
         self.kill()
 
     def kill(self) -> None:
+        """End it, and wait until nothing of it is left: a thread that hangs in its disk still holds locks and ports."""
         self.signal(signal.SIGKILL)
-        while self.alive:
-            self.reap()
+        while not self._gone():
             time.sleep(0.005)
-        self.reap()
+
+    def _gone(self) -> bool:
+        with contextlib.suppress(ChildProcessError):
+            return os.waitpid(self.pid, os.WNOHANG)[0] == self.pid
+        if start_time(self.pid) != self.started:
+            return True
+        threads = Path(f"/proc/{self.pid}/task")
+        return is_zombie(self.pid) and (not threads.exists() or len(list(threads.iterdir())) <= 1)
 
     def tail(self, lines: int = 15) -> str:
         try:

@@ -1,0 +1,41 @@
+"""Some rounds of real faults on real processes; `script/torture` plays all of them, again and again.
+
+Goal: nothing that was acknowledged is lost, altered or denied, whatever strikes. Method: senders with a journal, one
+fault, healing, and two judges: plain tar, and every node's own answer.
+"""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.catalogue import CATALOGUE
+from tests.faults.rounds import Rounds
+
+IN_CI = (
+    "leader killed, started at once",
+    "leader cut from everything",
+    "record damaged at the leader",
+    "leader's disk rolled back",
+    "fsync fails",
+)
+
+
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory: pytest.TempPathFactory) -> Generator[Rounds]:
+    playing = Rounds(Path(tmp_path_factory.mktemp("arena")), seed=1, ensemble=False)
+    try:
+        yield playing
+    finally:
+        playing.end()
+
+
+@pytest.mark.parametrize("name", IN_CI)
+def test_nothing_acknowledged_is_lost(rounds: Rounds, name: str) -> None:
+    if not rounds.alive:
+        pytest.skip("an earlier round broke this cluster")
+    outcome = rounds.play(rounds.played, CATALOGUE[name])
+    if outcome.skipped:
+        pytest.skip(outcome.skipped)
+    assert outcome.violations == []
+    assert outcome.acknowledged_in_round > 0
