@@ -4,6 +4,7 @@ import http.client
 import json
 import sys
 import urllib.parse
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class Findings:
     lost: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     altered: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     unavailable: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    """Why nothing could be said: node and its words, counted."""
 
     @property
     def exit_code(self) -> int:
@@ -44,7 +47,8 @@ class Findings:
             name: [{"node": node, "uid": uid} for node, uid in sorted(found)]
             for name, found in (("lost", self.lost), ("altered", self.altered), ("unavailable", self.unavailable))
         }
-        return {"acknowledged": self.acknowledged, "checked": self.checked, **rows}
+        reasons = [{"node": node, "reason": why, "count": count} for (node, why), count in self.reasons.items()]
+        return {"acknowledged": self.acknowledged, "checked": self.checked, **rows, "reasons": reasons}
 
 
 class _Node:
@@ -55,21 +59,20 @@ class _Node:
         self._connection = http.client.HTTPConnection(parsed.hostname or "", parsed.port, timeout=TIMEOUT_S)
 
     def digest(self, uid: str) -> tuple[int, str]:
-        """Return HTTP status, 0 for no answer, and the BLAKE3 of the data set that was served."""
+        """Return HTTP status, 0 for no answer, and the BLAKE3 of the data set that was served, or why none was."""
         try:
             self._connection.request("GET", f"/instances/{uid}")
             answer = self._connection.getresponse()
             if answer.status != 200:
-                answer.read()
-                return answer.status, ""
+                return answer.status, answer.read(200).decode(errors="replace").strip()
             head = answer.read(META_LIMIT_BYTES)
             hasher = blake3(memoryview(head)[part10_meta_length(head) :])
             while piece := answer.read(_PIECE):
                 hasher.update(piece)
             return 200, hasher.hexdigest()
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            return 0, ""
+            return 0, f"no answer: {error}"
 
     def close(self) -> None:
         self._connection.close()
@@ -110,6 +113,7 @@ def _judge(findings: Findings, results: Iterable[tuple[str, str, int, str]], due
             findings.lost.append((address, uid))
         elif status != 200:
             findings.unavailable.append((address, uid))
+            findings.reasons[address, digest] += 1
         elif digest not in due[uid].offered | due[uid].datasets:
             findings.altered.append((address, uid))
 
@@ -129,6 +133,8 @@ def show(journal: Path, addresses: Sequence[str], *, as_json: bool) -> int:
             sys.stdout.write(f"{name}: {uid} at {node}\n")
         if len(found) > _NAMED:
             sys.stdout.write(f"{name}: and {len(found) - _NAMED} more; --json names all\n")
+    for (node, why), count in findings.reasons.most_common(_NAMED):
+        sys.stdout.write(f"{node}: {why}: {count} times\n")
     sys.stdout.write(
         f"{findings.acknowledged} acknowledged, {findings.checked} answers from {len(addresses)} nodes:"
         f" {len(findings.lost)} lost, {len(findings.altered)} altered, {len(findings.unavailable)} unavailable\n"

@@ -97,12 +97,15 @@ class Arena(LocalCluster):
             process.signal(signal.SIGCONT)
 
     def wait_whole(self, seconds: float = 90.0) -> None:
-        """Until somebody leads and all three nodes are in sync. Raises DidNotStart with the logs' ends."""
+        """Until somebody leads, and all three nodes run, take stores and are in sync. Raises DidNotStart."""
         everybody = {node.id for node in self.nodes}
 
         def whole() -> bool:
+            # A node that was killed a moment ago is still in the set: what counts is that each takes stores.
+            if not all(node.alive and node.ready() for node in self.nodes):
+                return False
             found = self.leader()
-            return found is not None and found.ready() and set(found.status()["in_sync"]) == everybody
+            return found is not None and set(found.status()["in_sync"]) == everybody
 
         self.wait_for(whole, "all nodes are in sync", seconds)
 

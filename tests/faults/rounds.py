@@ -138,7 +138,8 @@ class Rounds:
         if findings.lost or findings.altered:
             outcome.violations.append(f"served: {findings.lost[:3]} lost, {findings.altered[:3]} altered")
         if findings.unavailable and not fault.fatal:
-            outcome.violations.append(f"healed, and yet {len(findings.unavailable)} answers were 503")
+            reasons = findings.reasons.most_common(3)
+            outcome.violations.append(f"healed, and yet {len(findings.unavailable)} had no answer: {reasons}")
         least = 1 if fault.fatal else 2
         found = copies(debts, [holdings(node) for node in arena.nodes])
         outcome.copies = {str(on): count for on, count in sorted(found.items())}
