@@ -43,6 +43,13 @@ class Indexing:
             self._busy = True
             self._spawn(self._advance())
 
+    def rebuild(self) -> None:
+        """The index cannot be believed: make it anew from the log. `recent` is not complete until that is done."""
+        if self._recent.doubtful:
+            return
+        self._recent.doubtful = True
+        self.follow(self._wanted or self._index.applied)
+
     def close(self) -> None:
         """Wait for what is under way."""
         self._thread.shutdown()
@@ -57,6 +64,9 @@ class Indexing:
                 first = self._index.applied.sequence + 1
                 fresh = self._recent.fresh(first, min(point.sequence, first + FRESH_RECORDS))
                 try:
+                    if self._recent.doubtful:
+                        await loop.run_in_executor(self._thread, self._index.clear)
+                        self._recent.doubtful = False
                     await loop.run_in_executor(self._thread, self._indexer.advance, point, fresh)
                 except Exception as error:  # noqa: BLE001 - SQLite's reasons are many; the log has everything
                     _LOG.error("the index cannot be written", extra={"error": type(error).__name__})

@@ -2,12 +2,15 @@
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from replication.api import InstanceAbsent, InstanceBytes, InstanceUnavailable
 from replication.incoming import Payload
 from replication.messages import Lookup, LookupAnswer
+from storage.dataset import UnreadableDataSet, read_meta
+from storage.digest import META_LIMIT_BYTES
 from storage.errors import StorageError
 from storage.position import RecordKind
 from storage.reader import Payload as StoredPayload
@@ -16,6 +19,7 @@ from storage.staging import Staged
 if TYPE_CHECKING:
     from replication.replicator import Replicator
 
+_LOG: Final = logging.getLogger("perenne.lookup")
 TIMEOUT_S: Final = 10.0
 FRESH_SHARE: Final = 0.6
 """Of the session time-out: for so long after its last answered request nobody can have taken a leader's place, also
@@ -61,10 +65,9 @@ class Lookups:
         local = await self._here(uid)
         if local is not None:
             return local
-        # A record that is known and damaged here is not absent: another replica has it.
-        if self.sequence(uid) is None and self._may_say_absent():
-            raise InstanceAbsent(uid)
-        return await self._ask_others(uid)
+        # A record that is known and damaged here is not absent: another replica has it. And what a leader's index does
+        # not name may be named by another's: a flipped bit in an index denies nothing that somebody else knows.
+        return await self._ask_others(uid, absent=self.sequence(uid) is None and self._may_say_absent())
 
     def sequence(self, uid: str) -> int | None:
         """The committed record that is current under a UID, as far as this node knows."""
@@ -79,12 +82,18 @@ class Lookups:
         sequence = self.sequence(uid)
         if sequence is None:
             return None
+        loop = asyncio.get_running_loop()
         try:
-            loop = asyncio.get_running_loop()
             stored = await loop.run_in_executor(replicator.readers, replicator.log.read, sequence)
         except StorageError:
             return None  # damaged here: another replica has it
-        return StoredInstance(stored.payload) if stored.header.kind is RecordKind.INSTANCE else None
+        if stored.header.kind is not RecordKind.INSTANCE or not await loop.run_in_executor(
+            replicator.readers, _is_called, stored.payload, uid
+        ):
+            _LOG.critical("the index names another record: rebuilding it from the log", extra={"sequence": sequence})
+            replicator.distrust_index()
+            return None
+        return StoredInstance(stored.payload)
 
     def _may_say_absent(self) -> bool:
         """An active leader that heard from coordination lately knows every committed record, if it could read each."""
@@ -95,8 +104,11 @@ class Lookups:
         complete = replicator.recent.complete and not replicator.index.holes
         return leadership is not None and leadership.knows_commits and fresh and complete
 
-    async def _ask_others(self, uid: str) -> InstanceBytes:
-        """The leader first: it alone can say "absent". Who else has the bytes may serve them where it cannot."""
+    async def _ask_others(self, uid: str, *, absent: bool) -> InstanceBytes:
+        """The leader first: it alone can say "absent". Who else has the bytes may serve them where it cannot.
+
+        absent: this node leads and knows of no such instance.
+        """
         situation, leader = self._replicator.core.situation, self._replicator.core.leader
         others = {link.peer.id for link in situation.links.values()}
         reason = "no leader can be asked now"
@@ -105,8 +117,12 @@ class Lookups:
             if link is not None:
                 try:
                     return await self._ask(link.number, uid)
+                except InstanceAbsent:
+                    absent = True
                 except InstanceUnavailable as error:
                     reason = str(error) if replica == leader else reason
+        if absent:
+            raise InstanceAbsent(uid)
         raise InstanceUnavailable(reason)
 
     async def _ask(self, link: int, uid: str) -> InstanceBytes:
@@ -153,3 +169,12 @@ class Lookups:
         digest = entry.digest if entry is not None else b""
         payload = found if message.send_bytes else None
         self._replicator.network.send(link, LookupAnswer(message.nonce, "present", digest, 0), payload)
+
+
+def _is_called(payload: StoredPayload, uid: str) -> bool:
+    """Whether a Part 10 file says of itself what the index says of it; one without a name of its own may be it."""
+    head = next(payload.parts(), memoryview(b""))[:META_LIMIT_BYTES]
+    try:
+        return read_meta(head).sop_instance_uid in ("", uid)
+    except UnreadableDataSet:
+        return True

@@ -52,11 +52,13 @@ class Offers:
         self._offers[ticket] = offer
         draft, staged = offer.draft, offer.staged
         path = instance_path(draft.study_instance_uid, draft.series_instance_uid, draft.sop_instance_uid, None)
+        stem = path.removesuffix(".dcm")
         return ev.Proposed(
             ticket=ticket,
             sop_instance_uid=draft.sop_instance_uid,
             transfer_syntax_uid=draft.transfer_syntax_uid,
-            stem=path.removesuffix(".dcm"),
+            stem=stem,
+            named=stem.endswith(f"/{draft.sop_instance_uid}"),
             dataset=staged.dataset_digest,
             digest=staged.digest,
             size=staged.size,

@@ -47,6 +47,8 @@ class Recent:
 
     def __init__(self, index: Index, let_go: Callable[[Staged], None], *, budget_bytes: int, unseen: int = 0) -> None:
         self._unseen = unseen
+        self.doubtful = False
+        """The index was caught in a lie and is about to be made anew."""
         self._index = index
         self._let_go = let_go
         self._budget = budget_bytes
@@ -99,7 +101,7 @@ class Recent:
 
     @property
     def complete(self) -> bool:
-        return self._index.applied.sequence >= self._unseen
+        return not self.doubtful and self._index.applied.sequence >= self._unseen
 
     def installed_upto(self, sequence: int) -> None:
         """A whole segment was taken over: only the index will know what is in it."""

@@ -389,6 +389,11 @@ class Replicator:
         self._indexing.follow(point)
         self._release()
 
+    def distrust_index(self) -> None:
+        """What the index says does not fit the log: forget it, and number and deny nothing until it is built anew."""
+        self._indexing.rebuild()
+        self.recent.installed_upto(self.core.situation.committed.sequence)
+
     # Offers
 
     async def commit(self, draft: Draft) -> CommitOutcome:

@@ -124,13 +124,15 @@ def decode_header(view: memoryview | bytes) -> DecodedRecord:
 def instance_path(study: str, series: str, sop: str, version_sequence: int | None) -> str:
     """Return the member name of an instance; what is no UID becomes `unknown`, so no path leaves its folder.
 
+    version_sequence: of its record, where the plain name may be another instance's. No UID has a `v` in it.
+
     >>> instance_path("1.2", "1.2.3", "../x", None)
     '1.2/1.2.3/unknown.dcm'
     >>> instance_path("1.2", "1.2.3", "1.2.3.4", 17)
-    '1.2/1.2.3/1.2.3.4.17.dcm'
+    '1.2/1.2.3/1.2.3.4.v17.dcm'
     """
     study, series, sop = (_uid_or_unknown(uid) for uid in (study, series, sop))
-    version = "" if version_sequence is None else f".{version_sequence}"
+    version = "" if version_sequence is None else f".v{version_sequence}"
     return f"{study}/{series}/{sop}{version}.dcm"
 
 

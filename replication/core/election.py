@@ -197,7 +197,7 @@ class Candidacy:
 
     def _promise(self) -> None:
         situation = self._situation
-        promises = [answer.promise for answer in self.answers.values()]
+        promises = [a.promise for a in self.answers.values() if situation.believable(a.promise)]
         self.epoch = 1 + max(self.base.state.epoch, situation.wanted_promise, *promises, 0)
         self.stage = Stage.PROMISING
         situation.persist(self.epoch)

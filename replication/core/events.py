@@ -140,7 +140,8 @@ class SegmentInstalled(Struct, frozen=True):
 class Proposed(Struct, frozen=True):
     """An instance is offered for commitment. `relayed_from`: the link it came over, None when it was received here.
 
-    stem: member path without `.dcm`. deadline_ms: when the sender is told A700 instead.
+    stem: member path without `.dcm`. deadline_ms: when the sender is told A700 instead. named: whether the stem ends in
+    the instance's UID, and so is nobody else's; what has no proper UID is called `unknown`.
     """
 
     ticket: int
@@ -153,6 +154,7 @@ class Proposed(Struct, frozen=True):
     time_us: int
     deadline_ms: int
     relayed_from: int | None = None
+    named: bool = True
 
 
 class ProposalAnswered(Struct, frozen=True):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from msgspec import Struct
 
 from replication.core.commit import committed_upto
-from replication.core.effects import AppendOwn, Committed, LeadershipChanged
+from replication.core.effects import AppendOwn, CloseLink, Committed, LeadershipChanged
 from replication.core.events import StateWritten
 from replication.core.handover import Handover
 from replication.core.membership import desired_set
@@ -179,6 +179,9 @@ class Leadership:
     def received(self, link: int, message: Message) -> None:
         """A follower's word over one link."""
         if isinstance(message, (StreamEnd, Rejected)) and message.promise > self.epoch:
+            if not self._situation.believable(message.promise):
+                self._situation.emit(CloseLink(link, f"a promise of {message.promise} is beyond belief"))
+                return
             self.over = f"a follower has promised epoch {message.promise}"
             self._situation.persist(message.promise)
             return

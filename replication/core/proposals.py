@@ -98,7 +98,8 @@ class Proposals:
             dataset=offer.dataset,
             digest=offer.digest,
             time_us=offer.time_us,
-            path=f"{offer.stem}.{sequence}.dcm" if conflict else f"{offer.stem}.dcm",
+            # Two members of one name would overwrite each other when tar extracts them; no UID has a `v` in it.
+            path=f"{offer.stem}.v{sequence}.dcm" if conflict or not offer.named else f"{offer.stem}.dcm",
             size=offer.size,
         )
         chain = chain_after(previous.chain, header)

@@ -5,6 +5,7 @@ out what it returns, in order; the simulator drives this very class.
 """
 
 from replication.core.effects import (
+    CloseLink,
     CreateState,
     DropStaged,
     Effect,
@@ -319,8 +320,14 @@ class Replica:
             self.following.received(event.link, message)
 
     def _open_stream(self, event: Received, message: OpenStream) -> None:
+        if not self.situation.believable(message.epoch):
+            self.situation.emit(CloseLink(event.link, f"epoch {message.epoch} is beyond belief"))
+            return
         if self.leadership is not None and message.epoch > self.leadership.epoch:
             self._step_down(f"{event.sender.id} leads epoch {message.epoch}")
+            # If it does not, `leader` must not go on naming this node, which would keep everybody from standing.
+            self.situation.emit(Resign())
+            self.situation.state_fresh = False
         elif self.leadership is not None:
             return
         if self.following.open_stream(event.link, event.sender, message):

@@ -24,6 +24,9 @@ class ConflictPolicy(enum.Enum):
     REFUSE = "refuse"
 
 
+EPOCH_LEAP = 1_000_000
+"""More elections than this do not pass unnoticed by a node: an epoch further ahead is no leader's."""
+
 EpochRecord = Callable[[LogPosition, int], tuple[RecordHeader, bytes]]
 """Make the EPOCH record at a position and a time in Unix microseconds: its header and payload."""
 
@@ -138,6 +141,12 @@ class Situation:
         if self.fenced is None:
             self.fenced = reason
             self.emit(Frozen(reason))
+
+    def believable(self, epoch: int) -> bool:
+        """Whether an epoch that somebody names can come from elections. A promise never falls, so one that is made to
+        a stranger's absurd number would outlast him.
+        """
+        return 0 <= epoch <= max(self.wanted_promise, self.cluster.epoch if self.cluster else 0) + EPOCH_LEAP
 
     def link_to(self, replica: ReplicaId) -> Link | None:
         """The best connection to a replica: one that this node dialled where there is one."""

@@ -1,7 +1,10 @@
 """Scenarios of the protocol, each a short transcript: what happens, and what must hold then."""
 
+from replication.core import events as ev
 from replication.core.effects import Verdict
-from replication.core.values import Phase
+from replication.core.values import Identity, Phase, ReplicaId
+from replication.messages import OpenStream, StreamEnd, to_point
+from storage.position import GENESIS
 from tests.core.paper_cluster import PaperCluster
 
 
@@ -157,7 +160,6 @@ def test_a_leader_whose_session_expired_goes_on_in_the_same_epoch() -> None:
 
 def test_a_switchover_names_the_follower_and_loses_nothing() -> None:
     from replication.core.events import HandOverRequested
-    from replication.core.values import ReplicaId
 
     cluster = healthy()
     first, target = leader_of(cluster), follower_of(cluster)
@@ -213,3 +215,47 @@ def test_a_new_leader_does_not_know_what_was_acknowledged_until_its_own_record_i
 
     cluster.run_until(led)
     assert False in seen, "it was active before it knew"
+
+
+def test_an_epoch_that_no_election_can_have_reached_binds_nobody() -> None:
+    """Whoever gets as far as the peer port must not be able to spend all epochs there are."""
+    cluster = healthy()
+    stranger = Identity(ReplicaId("x"), "disk", "boot")
+    for number, node in enumerate(cluster.nodes.values(), 900):
+        promised = node.replica.situation.promise
+        node.feed(ev.LinkUp(number, stranger, dialled=False))
+        node.feed(ev.Received(number, stranger, OpenStream(2**64 - 1, to_point(GENESIS))))
+        node.feed(ev.Received(number, stranger, StreamEnd(1, 2**64 - 1, to_point(GENESIS), [], to_point(GENESIS))))
+        cluster.run(100)
+        assert node.replica.situation.wanted_promise == promised
+    ticket = cluster.offer(leader_of(cluster), "1.2.3")
+    cluster.run(200)
+    assert cluster.nodes[leader_of(cluster)].settled[ticket] is Verdict.STORED
+
+
+def test_a_leader_that_was_told_of_a_higher_epoch_does_not_stand_in_the_way() -> None:
+    cluster = healthy()
+    stranger = Identity(ReplicaId("x"), "disk", "boot")
+    first = cluster.nodes[leader_of(cluster)]
+    first.feed(ev.LinkUp(900, stranger, dialled=False))
+    first.feed(ev.Received(900, stranger, OpenStream(50, to_point(GENESIS))))
+    first.feed(ev.LinkDown(900))
+    cluster.run(1)
+    assert first.replica.leadership is None
+    assert cluster.service.leader is None, "the seat is empty at once"
+    cluster.run_until(lambda: cluster.leader is not None and cluster.in_sync() == {"a", "b", "c"}, 10_000)
+    ticket = cluster.offer(leader_of(cluster), "1.2.3")
+    cluster.run(500)
+    assert cluster.nodes[leader_of(cluster)].settled[ticket] is Verdict.STORED
+
+
+def test_no_two_records_are_called_alike() -> None:
+    """UID `1.2` with other bytes, then a UID that ends like a sequence; and what has no UID worth the name."""
+    cluster = healthy()
+    leader = leader_of(cluster)
+    for uid, content in (("1.2", b""), ("1.2", b"other"), *((f"1.2.{number}", b"") for number in range(12))):
+        cluster.offer(leader, uid, content)
+        cluster.run(100)
+    paths = [record.header.path for record in cluster.disks[leader].log.records]
+    assert len(paths) >= 14
+    assert len(paths) == len(set(paths)), sorted(paths)

@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -216,3 +218,33 @@ def test_a_record_that_rots_at_one_node_is_served_from_another(tmp_path: Path) -
         for node in cluster.nodes:
             assert [read(node, uid) for uid, _ in sent] == [(200, data) for _, data in sent]
         assert sum(b"perenne_damaged_records 1.0" in node.get("/metrics")[1] for node in cluster.nodes) == 2
+
+
+def test_an_index_that_lies_serves_nothing_wrong_and_is_made_anew(tmp_path: Path) -> None:
+    """One character of one UID flips, in the table and in SQLite's own index of it: quick_check finds nothing."""
+    with running_cluster(tmp_path / "c") as cluster:
+        sent = [made(number, filler=bytes(number)) for number in range(10, 20)]
+        assert {status for status, _ in store(rig.leader(cluster), *sent)} == {0}
+        cluster.wait_for(lambda: all(rig.instances(node) == 10 for node in cluster.nodes), "all have indexed them")
+        liar = rig.leader(cluster)
+        rig.signalled(liar.running).stop()
+        with closing(sqlite3.connect(liar.data_dir / "index.sqlite")) as index, index:
+            index.execute("UPDATE instance SET sop_instance_uid = ? WHERE sop_instance_uid = ?", ("1.5", sent[0][0]))
+            index.execute(
+                "UPDATE instance SET sop_instance_uid = ? WHERE sop_instance_uid = ?", (sent[2][0], sent[1][0])
+            )
+            index.execute("DELETE FROM instance WHERE sop_instance_uid = ? AND sequence > 4", (sent[2][0],))
+        cluster.start_node(liar)
+        cluster.wait_for(lambda: len(rig.in_sync(cluster)) == 3, "all nodes are in sync")
+        hosts = f"127.0.0.1:{cluster.zookeeper_port}"
+        assert perenne("switchover", "--zookeeper", hosts, "--to", liar.id).returncode == 0
+        cluster.wait_for(lambda: cluster.leader() is liar, "the node with the lying index leads")
+        for uid, data in sent:
+            cluster.wait_for(lambda: read(liar, uid)[0] != 503, "it can tell")  # noqa: B023
+            assert read(liar, uid) == (200, data)
+        log = (liar.directory / "node.log").read_text()
+        assert "the index names another record" in log
+        cluster.wait_for(lambda: rig.instances(liar) == 10, "its index is made anew")
+        for node in cluster.nodes:
+            assert [read(node, uid) for uid, _ in sent] == [(200, data) for _, data in sent]
+        assert read(liar, "1.5")[0] == 404
