@@ -141,7 +141,7 @@ class Arena(LocalCluster):
 
     def _prepare_small_disk(self, node: LocalNode) -> None:
         node.data_dir.mkdir(parents=True, exist_ok=True)
-        command = ["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", str(node.data_dir)]
+        command = ["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", str(node.data_dir)]
         self.small_disk = subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def give_moving_clock(self, node: LocalNode) -> Path:
