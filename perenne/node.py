@@ -213,7 +213,8 @@ class Node:
             session_s=session_s,
             changed=lambda trouble: void(loop.call_soon_threadsafe(self.replicator.feed, ev.DataPathChanged(trouble))),
             loop_age=self._loop_age,
-            reserve_bytes=config.storage.reserve_bytes,
+            # Room for what the log thread may be zeroing now and for the segment after it: refuse before it is full.
+            reserve_bytes=max(config.storage.reserve_bytes, 2 * cluster.segment_bytes),
         )
         self._metrics = Metrics(self.statistics, version=VERSION)
         self.dimse = DimseServer(config.dimse_settings(), self.replicator, self.staging, scan, self._metrics)

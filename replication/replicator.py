@@ -241,6 +241,8 @@ class Replicator:
                 self._persist(effect)
             case fx.DropStaged():
                 self._drop(self._staged.pop(effect.handle, None))
+            case fx.ResumeLog():
+                self.spawn(self._resume())
             case fx.StartSending():
                 peer = self.core.situation.links[effect.link].peer
                 self._feeder.start(effect.link, peer, effect.epoch, effect.after)
@@ -315,7 +317,13 @@ class Replicator:
 
     def _failed(self, error: StorageError) -> None:
         _LOG.critical("the log cannot be written", extra={"reason": str(error)})
-        self.feed(ev.LocalFailed(str(error)))
+        self.feed(ev.LocalFailed(str(error), full=isinstance(error, StorageFull)))
+
+    async def _resume(self) -> None:
+        await asyncio.wrap_future(self.group.resume())
+        self.recent.cut_after(self.log.end.sequence)
+        _LOG.warning("there is room again: the log is written on", extra={"end": self.log.end.sequence})
+        self.feed(ev.LogResumed())
 
     def _release(self) -> None:
         situation = self.core.situation

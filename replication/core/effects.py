@@ -77,6 +77,10 @@ class DropStaged(Struct, frozen=True):
     handle: int
 
 
+class ResumeLog(Struct, frozen=True):
+    """There is room again: drop what was queued behind the log's end, take records anew; answer with LogResumed."""
+
+
 class InstallSegment(Struct, frozen=True):
     """Verify the staged segment from `previous` on, make it part of the log; answer with SegmentInstalled."""
 
@@ -190,6 +194,7 @@ Effect = (
     | AppendOwn
     | AppendStaged
     | DropStaged
+    | ResumeLog
     | InstallSegment
     | Truncate
     | Send

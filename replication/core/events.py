@@ -120,9 +120,17 @@ class LocalDurable(Struct, frozen=True):
 
 
 class LocalFailed(Struct, frozen=True):
-    """A write or fsync of the log failed; the segment is poisoned. Nothing more is confirmed by this process."""
+    """A write or fsync of the log failed; the segment is poisoned. Nothing more is confirmed by this process.
+
+    full: there was no room for a new segment. What is on the disk is whole; writing may begin again when room is back.
+    """
 
     reason: str
+    full: bool = False
+
+
+class LogResumed(Struct, frozen=True):
+    """The log takes records again, after it was full. Whatever had been queued behind its end is gone."""
 
 
 class Truncated(Struct, frozen=True):
@@ -201,4 +209,5 @@ Event = (
     | ProposalAnswered
     | HandOverRequested
     | DataPathChanged
+    | LogResumed
 )

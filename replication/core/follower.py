@@ -66,6 +66,12 @@ class Following:
         """Whether an active leader spoke to this node lately."""
         return self.stream is not None and self._situation.now_ms - self.stream.heard_ms <= within_ms
 
+    def begin_anew(self, reason: str) -> None:
+        """The log's end is not what the leader believes: let it ask again."""
+        if self.stream is not None:
+            self.stream.aligned = False
+            self._reject(self.stream.link, self.stream.epoch, reason)
+
     # The stream opens
 
     def open_stream(self, link: int, leader: Identity, message: OpenStream) -> bool:

@@ -12,6 +12,7 @@ from replication.core.effects import (
     HandOverDone,
     LeadershipChanged,
     Resign,
+    ResumeLog,
     SendTail,
 )
 from replication.core.election import Candidacy
@@ -24,6 +25,7 @@ from replication.core.events import (
     LinkUp,
     LocalDurable,
     LocalFailed,
+    LogResumed,
     PromiseStored,
     ProposalAnswered,
     Proposed,
@@ -41,13 +43,13 @@ from replication.core.events import (
     Truncated,
 )
 from replication.core.follower import Following
-from replication.core.handover import Handover
+from replication.core.handover import TRANSFER_US, Handover
 from replication.core.leader import Leadership
 from replication.core.ledger import Ledger
 from replication.core.ports import LogView
 from replication.core.proposals import Proposals
 from replication.core.situation import Link, Ports, Settings, Situation
-from replication.core.values import Change, ClusterState, Member, Phase, ReplicaId
+from replication.core.values import Change, ClusterState, Member, Phase, ReplicaId, Transfer
 from replication.messages import Fetch, FetchEnd, OpenStream, Survey, SurveyAnswer, to_point
 from storage.position import GENESIS, LogPoint
 
@@ -81,6 +83,8 @@ class Replica:
         self._stopping = False
         self._registered = False
         self._vacant_since_ms: int | None = None
+        self._transfer: tuple[Transfer, int] | None = None
+        """The hand-over that was seen last, and when it was first seen."""
 
     def step(self, event: Event, now_ms: int, wall_us: int) -> list[Effect]:
         """Take one event; return what is to be done about it, in order.
@@ -168,6 +172,8 @@ class Replica:
                 self._on_local_failed(event)
             case DataPathChanged():
                 self._on_data_path_changed(event)
+            case LogResumed():
+                self._on_log_resumed(event)
             case HandOverRequested():
                 self._on_hand_over_requested(event)
 
@@ -385,6 +391,7 @@ class Replica:
 
     def _on_local_failed(self, event: LocalFailed) -> None:
         situation = self.situation
+        situation.full = event.full and (situation.full or situation.fenced is None)
         situation.fenced = situation.fenced or f"the disk failed: {event.reason}"
 
     def _on_truncated(self, event: Truncated) -> None:
@@ -403,6 +410,16 @@ class Replica:
 
     def _on_data_path_changed(self, event: DataPathChanged) -> None:
         self.situation.trouble = event.trouble
+        if event.trouble is None and self.situation.full:
+            self.situation.emit(ResumeLog())
+
+    def _on_log_resumed(self, event: LogResumed) -> None:
+        """Only what want of room had fenced: whatever else failed meanwhile stands."""
+        situation = self.situation
+        if situation.full:
+            situation.full, situation.fenced, self._left = False, None, False
+            situation.ledger.resync()
+            self.following.begin_anew("there is room again")
 
     def _on_hand_over_requested(self, event: HandOverRequested) -> None:
         leadership = self.leadership
@@ -512,7 +529,7 @@ class Replica:
             return
         state = seen.state
         hinted = state.transfer is not None and state.transfer.to == situation.me.id
-        if state.transfer is not None and not hinted and situation.wall_us < state.transfer.until_us:
+        if state.transfer is not None and not hinted and self._gives_way(state.transfer):
             return
         # The pre-vote may delay an election, not prevent it: a leader cut off from the coordination service for good
         # cannot mend the in-sync set.
@@ -529,6 +546,16 @@ class Replica:
             self._nonce += 1
             self.candidacy = Candidacy(situation, seen, self._nonce, insist=insist)
             self.candidacy.begin()
+
+    def _gives_way(self, transfer: Transfer) -> bool:
+        """Whether to leave the seat to the node that a leader handed over to. The hint is the other's clock, which may be
+        hours ahead: it is honoured for so long as hand-overs take, by this node's own.
+        """
+        situation = self.situation
+        if self._transfer is None or self._transfer[0] != transfer:
+            self._transfer = (transfer, situation.now_ms)
+        waited_ms = situation.now_ms - self._transfer[1]
+        return situation.wall_us < transfer.until_us and waited_ms < TRANSFER_US // 1000
 
     def _move_offers(self) -> None:
         if self.leadership is not None:

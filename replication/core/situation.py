@@ -112,6 +112,8 @@ class Situation:
         self.committed = floor
         """What of `told` is durable here: may be served and indexed."""
         self.fenced: str | None = None
+        self.full = False
+        """Whether it is fenced for want of room alone."""
         self.trouble: str | None = None
         self.relinquished = -1
         """The highest epoch in which this process led and stopped leading: it never acts in it again."""
@@ -138,6 +140,7 @@ class Situation:
 
     def freeze(self, reason: str) -> None:
         """Stop writing for good: the log contradicts what was promised. Evidence stays where it is."""
+        self.full = False
         if self.fenced is None:
             self.fenced = reason
             self.emit(Frozen(reason))

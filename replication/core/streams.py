@@ -77,7 +77,7 @@ class Streams:
     def reopen(self, stream: Stream) -> None:
         """Start over with a follower that did not accept what it was sent: its confirmation no longer counts."""
         self._situation.emit(StopSending(stream.link.number))
-        stream.stage, stream.confirmed = Stage.OPENING, GENESIS
+        stream.stage, stream.confirmed, stream.leaving = Stage.OPENING, GENESIS, False
         stream.asked_ms = self._situation.now_ms
         self._ask(stream.link.number)
 

@@ -83,6 +83,8 @@ class Checks(Observer):
             machine.tip = event.end
             self.segments += 1
             self._durable(machine, event.end)
+        elif isinstance(event, ev.LogResumed):
+            machine.tip = process.replicator.core.situation.ledger.end
         elif isinstance(event, ev.PromiseStored):
             self._promised(machine, process)
         for effect in effects:
