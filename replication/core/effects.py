@@ -54,6 +54,11 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class TailSettled:
+    """Whatever a reboot of the host may have lost is here again: remember that this boot has no more to wait for."""
+
+
+@dataclass(frozen=True, slots=True)
 class AppendProposal:
     """Leader: write the instance of `ticket` as this record."""
 
@@ -209,6 +214,7 @@ Effect = (
     | RecreateLeader
     | Resign
     | Persist
+    | TailSettled
     | AppendProposal
     | AppendOwn
     | AppendStaged
