@@ -504,14 +504,17 @@ class Replica:
             return
         state = seen.state
         hinted = state.transfer is not None and state.transfer.to == situation.me.id
-        if state.transfer is not None and not hinted and situation.wall_us < state.transfer.until_us:
-            return
         # The pre-vote may delay an election, not prevent it: a leader cut off from the coordination service for good
         # cannot mend the in-sync set.
         vacant_ms = situation.now_ms - (
             self._vacant_since_ms if self._vacant_since_ms is not None else situation.now_ms
         )
-        insist = hinted or vacant_ms > 2 * situation.settings.session_timeout_ms
+        patience_over = vacant_ms > 2 * situation.settings.session_timeout_ms
+        # Whose clock the hint goes by, and whether it jumped, nobody knows: it may delay for a while only.
+        heeds = state.transfer is not None and not hinted and not patience_over
+        if heeds and state.transfer is not None and situation.wall_us < state.transfer.until_us:
+            return
+        insist = hinted or patience_over
         if not insist and self.following.hears_leader(4 * situation.settings.heartbeat_ms):
             return
         why = why_not_eligible(
