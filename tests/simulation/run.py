@@ -9,7 +9,8 @@ from random import Random
 
 from replication.core.situation import ConflictPolicy
 from tests.simulation.cluster import Cluster, Shape
-from tests.simulation.faults import KINDS, Faults
+from tests.simulation.faults import Faults
+from tests.simulation.kinds import KINDS
 from tests.simulation.reckoning import Reckoning
 from tests.simulation.workload import Load, Workload
 from tests.simulation.world import Violation, World
