@@ -67,6 +67,12 @@ class Stage:
             if other is not machine:
                 self.cluster.net.cuts |= {(machine.number, other.number), (other.number, machine.number)}
 
+    def cut_off(self, machine: Machine) -> None:
+        """From all others and from the coordination service, until everything heals."""
+        self.cut(machine)
+        self.cluster.service.cut_off.add(machine.number)
+        self.cluster.service.lines_changed()
+
     def part(self, one: Machine, other: Machine) -> None:
         """Two machines cannot hear each other any more."""
         self.cluster.net.cuts |= {(one.number, other.number), (other.number, one.number)}

