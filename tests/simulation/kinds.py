@@ -1,6 +1,7 @@
 """The faults themselves, by name.
 
-Network: `cut_one_way`, `cut_two_ways`, `isolate`, `mend`, `slow_way`, `reset`, `half_open`, `flip_on_wire`.
+Network: `cut_one_way`, `cut_two_ways`, `isolate`, `depose` (the leader, also from coordination), `mend`, `slow_way`,
+`reset`, `half_open`, `flip_on_wire`.
 Process: `kill`, `kill_in_write` (in the middle of some later disk operation), `power_cut`, `power_in_write`,
 `site_power` (every machine at once), `pause` (any length), `hang_disk` (the data path stands still, the session goes
 on), `clock_jump`, `stop` (as a service manager does), `switchover` (the operator verb).
@@ -67,6 +68,12 @@ def _cut_two_ways(faults: Striker, machine: Machine) -> bool:
 def _isolate(faults: Striker, machine: Machine) -> bool:
     others = [m.number for m in faults.cluster.machines.values() if m is not machine]
     return _cut(faults, {(machine.number, n) for n in others} | {(n, machine.number) for n in others})
+
+
+def _depose(faults: Striker, machine: Machine) -> bool:
+    """The leader is cut off from all others and from the coordination service, for long enough to lose the lead."""
+    leader = faults.cluster.leader()
+    return leader is not None and _cut_off(faults, leader) and _isolate(faults, leader)
 
 
 def _mend(faults: Striker, machine: Machine) -> bool:
@@ -283,6 +290,7 @@ KINDS: dict[str, Fault] = {
     "cut_one_way": _cut_one_way,
     "cut_two_ways": _cut_two_ways,
     "isolate": _isolate,
+    "depose": _depose,
     "mend": _mend,
     "slow_way": _slow_way,
     "reset": _reset,

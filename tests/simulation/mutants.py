@@ -28,13 +28,18 @@ TESTS = (
 )
 
 
-def noticed_by(guard: Guard, runs: int) -> str:
+def snapshot(directory: Path) -> None:
+    """Copy the source as it is now: whoever goes on working meanwhile is not judged."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", directory)
+
+
+def noticed_by(guard: Guard, runs: int, base: Path) -> str:
     """Name the first seed or test that fails without the guard; empty when nothing does."""
     with tempfile.TemporaryDirectory() as name:
-        copy = Path(name)
-        for package in PACKAGES:
-            shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
+        copy = Path(name) / "source"
+        shutil.copytree(base, copy)
         source = (copy / guard.file).read_text()
         if source.count(guard.old) != 1:
             return f"THE LIST IS WRONG: {source.count(guard.old)} places"
@@ -86,8 +91,11 @@ def main(arguments: list[str]) -> int:
     guards = [guard for guard in GUARDS if options.only in guard.name]
     begun = time.monotonic()
     missed = 0
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for guard, by in zip(guards, pool.map(lambda g: noticed_by(g, options.runs), guards), strict=True):
+    with tempfile.TemporaryDirectory() as base, ThreadPoolExecutor(options.jobs) as pool:
+        snapshot(Path(base))
+        count = len(guards)
+        found = pool.map(noticed_by, guards, [int(options.runs)] * count, [Path(base)] * count)
+        for guard, by in zip(guards, found, strict=True):
             missed += not by
             line = (
                 f"| {guard.name} | {by or '**nothing**'} |" if options.markdown else f"{guard.name}: {by or 'NOTHING'}"

@@ -30,10 +30,11 @@ class Instance:
 
 @dataclass(frozen=True)
 class Load:
-    """pause_ms: of a sender between two instances, on average. Chances in [0, 1)."""
+    """pause_ms: of a sender between two instances, on average. bulk: how many times their usual size. Chances in [0, 1)."""
 
     senders: int = 3
     pause_ms: int = 60
+    bulk: int = 1
     twice: float = 0.05
     conflict: float = 0.05
     again: float = 0.05
@@ -84,7 +85,9 @@ class Workload:
     def make(self, uid: str) -> Instance:
         """A new instance, its bytes unlike any other's."""
         _, least, most = self.chance.choices(SIZES, [share for share, _, _ in SIZES])[0]
-        instance = Instance(uid, self.chance.randbytes(self.chance.randrange(least, most) // 2 * 2))
+        instance = Instance(
+            uid, self.chance.randbytes(min(120_000, self.chance.randrange(least, most) * self.load.bulk) // 2 * 2)
+        )
         self.instances.append(instance)
         self.versions.setdefault(uid, []).append(instance.dataset)
         return instance
