@@ -64,13 +64,17 @@ class Feeder:
         self._in_sync = in_sync
         self._streams: dict[int, _Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._refused: dict[int, int] = {}
+        """By link, the end of a whole segment that was not taken: its records go one by one, up to the damaged one."""
 
     def start(self, link: int, peer: Identity, epoch: int, after: LogPoint) -> None:
         self._streams[link] = _Stream(peer, epoch, after, self._end())
         self.pump(link)
 
     def stop(self, link: int) -> None:
-        self._streams.pop(link, None)
+        stream = self._streams.pop(link, None)
+        if stream is not None and stream.alone:
+            self._refused[link] = stream.alone
 
     def confirmed(self, link: int, sequence: int) -> None:
         """The follower has everything up to `sequence`: the window moves."""
@@ -133,7 +137,8 @@ class Feeder:
         try:
             segment = next((s for s in self._log.segments() if s.first == sequence and s.sealed), None)
             last = segment.last if segment is not None else None
-            if segment is not None and last is not None and last <= self._committed().sequence:
+            refused = last is not None and last <= self._refused.get(link, 0)
+            if segment is not None and last is not None and last <= self._committed().sequence and not refused:
                 end = self._log.point_at(last)
                 if end is not None:
                     content = _SegmentFile(self._disk, segment.name, segment.bytes)
