@@ -241,6 +241,12 @@ GUARDS = (
         "",
     ),
     Guard(
+        "a refused segment is not sent again",
+        "replication/feeder.py",
+        "            self._refused[link] = stream.alone\n",
+        "            pass\n",
+    ),
+    Guard(
         "a duplicate is answered when its record is committed",
         PROPOSALS,
         "                self._await(ticket, version.sequence, Verdict.DUPLICATE)\n",

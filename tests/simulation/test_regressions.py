@@ -91,6 +91,27 @@ def test_a_follower_that_stopped_writing_does_not_keep_its_leader_busy() -> None
         stage.reckon()
 
 
+def test_a_damaged_segment_is_not_sent_again_and_again() -> None:
+    """A learner refuses it as a whole; then its records come one by one, and the leader learns which is damaged."""
+    with Stage(3) as stage:
+        leader, follower = stage.leader, stage.followers[0]
+        for number in range(20):
+            stage.stored(leader, f"1.{number}", 6000)
+        content = leader.medium.files["log/000000000001.tar"]
+        instance = next(i for i in stage.workload.instances[2:] if i.dataset in content.medium)
+        at = content.medium.index(instance.dataset)
+        content.medium[at] ^= 1
+        content.cached[at] ^= 1
+        leader.harm = "flipped bits"
+        stage.strike("wipe", follower)
+        stage.until(lambda: follower.running is not None)
+        before = stage.world.steps
+        stage.run(2000)
+        assert stage.world.steps - before < 10_000, "the same segment, as fast as the network carries it"
+        assert process_of(leader).log.damaged()
+        stage.reckon()
+
+
 def test_a_half_open_connection_does_not_keep_a_follower_out_for_hours() -> None:
     with Stage(3) as stage:
         follower = stage.followers[0]
