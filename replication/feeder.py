@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from replication.core.values import Identity
@@ -65,13 +64,17 @@ class Feeder:
         self._in_sync = in_sync
         self._streams: dict[int, _Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._refused: dict[int, int] = {}
+        """By link, the end of a whole segment that was not taken: its records go one by one, up to the damaged one."""
 
     def start(self, link: int, peer: Identity, epoch: int, after: LogPoint) -> None:
         self._streams[link] = _Stream(peer, epoch, after, self._end())
         self.pump(link)
 
     def stop(self, link: int) -> None:
-        self._streams.pop(link, None)
+        stream = self._streams.pop(link, None)
+        if stream is not None and stream.alone:
+            self._refused[link] = stream.alone
 
     def confirmed(self, link: int, sequence: int) -> None:
         """The follower has everything up to `sequence`: the window moves."""
@@ -134,11 +137,11 @@ class Feeder:
         try:
             segment = next((s for s in self._log.segments() if s.first == sequence and s.sealed), None)
             last = segment.last if segment is not None else None
-            if segment is not None and last is not None and last <= self._committed().sequence:
+            refused = last is not None and last <= self._refused.get(link, 0)
+            if segment is not None and last is not None and last <= self._committed().sequence and not refused:
                 end = self._log.point_at(last)
-                path = self._disk.path(segment.name)
-                if end is not None and path is not None:
-                    content = _SegmentFile(path, path.stat().st_size)
+                if end is not None:
+                    content = _SegmentFile(self._disk, segment.name, segment.bytes)
                     committed = to_point(self._committed())
                     message = Segment(stream.epoch, to_point(stream.sent), to_point(end), committed)
                     self._network.send(link, message, content)
@@ -176,13 +179,17 @@ class Feeder:
 class _SegmentFile:
     """A sealed segment as a payload: nobody writes to it any more."""
 
-    path: Path
+    disk: Disk
+    name: str
     size: int
 
     def parts(self) -> Iterator[memoryview]:
         try:
-            with self.path.open("rb") as file:
-                while piece := file.read(PIECE):
-                    yield memoryview(piece)
+            file = self.disk.open(self.name)
         except OSError as error:
-            raise StorageError(f"{self.path.name}: {error.strerror}") from error
+            raise StorageError(f"{self.name}: {error.strerror}") from error
+        try:
+            for at in range(0, self.size, PIECE):
+                yield memoryview(file.pread(min(PIECE, self.size - at), at))
+        finally:
+            file.close()

@@ -9,11 +9,14 @@ from storage.log import Log, LogIdentity
 from storage.metadata import PromiseFile
 
 _LOG: Final = logging.getLogger("perenne.opening")
+UNSETTLED: Final = "?"
+"""Follows the boot id in the promise file until the log was found to hold everything committed: a process that is
+restarted before that must wait for the other members as the first one after the reboot did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """host_rebooted: the machine restarted since this node last ran, so unsynced writes may be gone."""
+    """host_rebooted: the machine restarted since this node last was in sync, so unsynced writes may be gone."""
 
     promise: PromiseFile
     log: Log
@@ -30,7 +33,9 @@ def open_store(disk: Disk, identity: LogIdentity, *, host_boot: str, direct: boo
     """
     promise = PromiseFile(disk)
     value = promise.value
-    host_rebooted = value.host_boot not in ("", host_boot)
+    recorded = value.host_boot
+    host_rebooted = recorded.removesuffix(UNSETTLED) not in ("", host_boot)
+    unsettled = host_rebooted or recorded.endswith(UNSETTLED)
     log, report = Log.open(
         disk, identity, host_rebooted=host_rebooted, direct=direct, floor=value.floor.sequence, spares=spares
     )
@@ -38,9 +43,9 @@ def open_store(disk: Disk, identity: LogIdentity, *, host_boot: str, direct: boo
     tail = log.tail
     if tail is not None and not tail.torn:
         _LOG.critical("the end of the log is corrupt", extra={"first": tail.first})
-        return Store(promise, log, host_rebooted)
+        return Store(promise, log, unsettled)
     if tail is not None:
         names = log.cut_torn_tail()
         _LOG.warning("a torn tail was moved to lost+found", extra={"first": tail.first, "files": len(names)})
-    promise.store(host_boot=host_boot)
-    return Store(promise, log, host_rebooted)
+    promise.store(host_boot=host_boot + (UNSETTLED if unsettled else ""))
+    return Store(promise, log, unsettled)

@@ -34,6 +34,7 @@ from replication.messages import (
     Segment,
 )
 from replication.offers import Offer, Offers
+from replication.opening import UNSETTLED
 from replication.peers import PeerNetwork
 from replication.recent import Recent, RecentRecord
 from replication.rejoin import saved_instances
@@ -239,6 +240,9 @@ class Replicator:
                 self.network.send(effect.link, *self.offers.relayed(effect.ticket))
             case fx.Persist():
                 self._persist(effect)
+            case fx.TailSettled():
+                boot = self._promise.value.host_boot.removesuffix(UNSETTLED)
+                self._promises.submit(lambda: self._promise.store(host_boot=boot))
             case fx.DropStaged():
                 self._drop(self._staged.pop(effect.handle, None))
             case fx.ResumeLog():

@@ -47,6 +47,10 @@ class Persist(Struct, frozen=True):
     counter: int
 
 
+class TailSettled(Struct, frozen=True):
+    """Whatever a reboot of the host may have lost is here again: remember that this boot has no more to wait for."""
+
+
 class AppendProposal(Struct, frozen=True):
     """Leader: write the instance of `ticket` as this record."""
 
@@ -190,6 +194,7 @@ Effect = (
     | RecreateLeader
     | Resign
     | Persist
+    | TailSettled
     | AppendProposal
     | AppendOwn
     | AppendStaged

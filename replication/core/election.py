@@ -119,7 +119,7 @@ class Candidacy:
         # After a reboot of this host the disk may have lost what a silent member still holds.
         settings = self._situation.settings
         waited = self._situation.now_ms - self._started_ms
-        return settings.host_rebooted and bool(self.silent) and waited < settings.reboot_wait_ms
+        return self._situation.unsettled and bool(self.silent) and waited < settings.reboot_wait_ms
 
     def _longer_tail(self) -> Member | None:
         """The set member that shows the highest verified end above ours, if one can still supply it."""

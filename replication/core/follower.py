@@ -233,7 +233,11 @@ class Following:
     def _learn_commit(self, stream: Stream, committed: LogPoint) -> None:
         """Note how much of this log is committed. What lies beyond its end is no commit of this log's yet."""
         situation = self._situation
-        if not stream.aligned or committed.sequence <= situation.told.sequence:
+        if not stream.aligned:
+            return
+        if committed.epoch == stream.epoch and situation.ledger.durable.sequence >= committed.sequence:
+            situation.settle_tail()
+        if committed.sequence <= situation.told.sequence:
             return
         reached = min(committed.sequence, situation.ledger.end.sequence)
         own = situation.ledger.point_at(reached)

@@ -236,6 +236,7 @@ class Leadership:
         point = situation.ledger.point_at(reached)
         assert point is not None, "what is durable here has a point"
         situation.told = situation.committed = point
+        situation.settle_tail()
         while self.uncommitted and self.uncommitted[0].sequence <= reached:
             self.uncommitted_bytes -= self.uncommitted.popleft().size
         situation.emit(Committed(point))

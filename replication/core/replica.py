@@ -43,13 +43,13 @@ from replication.core.events import (
     Truncated,
 )
 from replication.core.follower import Following
-from replication.core.handover import TRANSFER_US, Handover
+from replication.core.handover import Handover
 from replication.core.leader import Leadership
 from replication.core.ledger import Ledger
 from replication.core.ports import LogView
 from replication.core.proposals import Proposals
 from replication.core.situation import Link, Ports, Settings, Situation
-from replication.core.values import Change, ClusterState, Member, Phase, ReplicaId, Transfer
+from replication.core.values import Change, ClusterState, Member, Phase, ReplicaId
 from replication.messages import Fetch, FetchEnd, OpenStream, Survey, SurveyAnswer, to_point
 from storage.position import GENESIS, LogPoint
 
@@ -83,8 +83,6 @@ class Replica:
         self._stopping = False
         self._registered = False
         self._vacant_since_ms: int | None = None
-        self._transfer: tuple[Transfer, int] | None = None
-        """The hand-over that was seen last, and when it was first seen."""
 
     def step(self, event: Event, now_ms: int, wall_us: int) -> list[Effect]:
         """Take one event; return what is to be done about it, in order.
@@ -529,14 +527,17 @@ class Replica:
             return
         state = seen.state
         hinted = state.transfer is not None and state.transfer.to == situation.me.id
-        if state.transfer is not None and not hinted and self._gives_way(state.transfer):
-            return
         # The pre-vote may delay an election, not prevent it: a leader cut off from the coordination service for good
         # cannot mend the in-sync set.
         vacant_ms = situation.now_ms - (
             self._vacant_since_ms if self._vacant_since_ms is not None else situation.now_ms
         )
-        insist = hinted or vacant_ms > 2 * situation.settings.session_timeout_ms
+        patience_over = vacant_ms > 2 * situation.settings.session_timeout_ms
+        # Whose clock the hint goes by, and whether it jumped, nobody knows: it may delay for a while only.
+        heeds = state.transfer is not None and not hinted and not patience_over
+        if heeds and state.transfer is not None and situation.wall_us < state.transfer.until_us:
+            return
+        insist = hinted or patience_over
         if not insist and self.following.hears_leader(4 * situation.settings.heartbeat_ms):
             return
         why = why_not_eligible(
@@ -546,16 +547,6 @@ class Replica:
             self._nonce += 1
             self.candidacy = Candidacy(situation, seen, self._nonce, insist=insist)
             self.candidacy.begin()
-
-    def _gives_way(self, transfer: Transfer) -> bool:
-        """Whether to leave the seat to the node that a leader handed over to. The hint is the other's clock, which may be
-        hours ahead: it is honoured for so long as hand-overs take, by this node's own.
-        """
-        situation = self.situation
-        if self._transfer is None or self._transfer[0] != transfer:
-            self._transfer = (transfer, situation.now_ms)
-        waited_ms = situation.now_ms - self._transfer[1]
-        return situation.wall_us < transfer.until_us and waited_ms < TRANSFER_US // 1000
 
     def _move_offers(self) -> None:
         if self.leadership is not None:

@@ -7,7 +7,7 @@ import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from replication.core.effects import Effect, Frozen, Persist, ReadState, Send
+from replication.core.effects import Effect, Frozen, Persist, ReadState, Send, TailSettled
 from replication.core.events import Session
 from replication.core.ledger import Ledger
 from replication.core.ports import Catalogue
@@ -111,6 +111,8 @@ class Situation:
         """The highest commit point this node was ever told, or reached as leader."""
         self.committed = floor
         """What of `told` is durable here: may be served and indexed."""
+        self.unsettled = settings.host_rebooted
+        """The host rebooted, and nothing has shown yet that this log lost nothing that was committed."""
         self.fenced: str | None = None
         self.full = False
         """Whether it is fenced for want of room alone."""
@@ -137,6 +139,12 @@ class Situation:
         self.wanted_promise = max(self.wanted_promise, promise)
         self.floor = max(self.floor, self.committed, key=lambda point: point.position)
         self.emit(Persist(self.wanted_promise, self.floor, self.counter))
+
+    def settle_tail(self) -> None:
+        """This log holds everything that is committed, a record of the present epoch included."""
+        if self.unsettled:
+            self.unsettled = False
+            self.emit(TailSettled())
 
     def freeze(self, reason: str) -> None:
         """Stop writing for good: the log contradicts what was promised. Evidence stays where it is."""

@@ -206,7 +206,7 @@ class PaperNode:
                 self._settle(effect)
             case fx.Frozen():
                 self.frozen = effect.reason
-            case fx.InstallSegment() | fx.Committed() | fx.LeadershipChanged() | fx.HandOverDone():
+            case fx.InstallSegment() | fx.TailSettled() | fx.Committed() | fx.LeadershipChanged() | fx.HandOverDone():
                 pass
 
     def _truncate(self, point: LogPoint) -> None:

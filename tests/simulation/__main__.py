@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--minutes", type=float, help="stop after this long")
     parser.add_argument("--jobs", type=int, default=1, help="processes beside each other")
     parser.add_argument("--trace", action="store_true", help="print what happens")
+    parser.add_argument("--until-violation", action="store_true", help="stop at the first")
     parser.add_argument("--resume", type=Path, help="a file that keeps the counts and the next seed")
     options = parser.parse_args(arguments)
     summary = Summary()
@@ -34,7 +35,15 @@ def main(arguments: list[str]) -> int:
     else:
         summary.next_seed = secrets.randbelow(1 << 40)
     runs = options.runs or (None if options.minutes else 1 if options.seed is not None else 200)
-    campaign(summary, runs, options.minutes, options.jobs, trace=options.trace, keep=options.resume)
+    campaign(
+        summary,
+        runs,
+        options.minutes,
+        options.jobs,
+        trace=options.trace,
+        keep=options.resume,
+        until_violation=options.until_violation,
+    )
     _print("\n".join(summary.lines()))
     return 1 if summary.violations else 0
 
@@ -47,6 +56,7 @@ def campaign(
     *,
     trace: bool = False,
     keep: Path | None = None,
+    until_violation: bool = False,
 ) -> None:
     """Run seed after seed into `summary`. A failing seed prints one line to paste."""
     begun = last = time.monotonic()
@@ -61,6 +71,8 @@ def campaign(
         last = now
         if keep is not None and summary.clusters % SAVED_EACH == 0:
             summary.save(keep)
+        if until_violation and summary.violations:
+            break
         if minutes is not None and now - begun > minutes * 60:
             break
     if keep is not None:

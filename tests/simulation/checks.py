@@ -79,6 +79,7 @@ class Checks(Observer):
             self._durable(machine, event.point)
         elif isinstance(event, ev.Truncated):
             machine.tip = machine.durable = event.point
+            machine.cutting = None
         elif isinstance(event, ev.SegmentInstalled) and event.end is not None:
             machine.tip = event.end
             self.segments += 1
@@ -114,6 +115,7 @@ class Checks(Observer):
 
     def _truncates(self, machine: Machine, point: LogPoint) -> None:
         self.truncations += 1
+        machine.cutting = point
         self.world.say(machine.name, f"cuts its log after {point.sequence}, from {machine.tip.sequence}")
         lost = self.history.cuts_committed(machine.tip, point.sequence)
         if lost is not None:  # 8
@@ -208,7 +210,9 @@ class Checks(Observer):
     def started(self, machine: Machine, process: Process) -> None:
         """A process opened its disk: what was synced must be there. Raises Violation."""
         end = process.log.end
-        if not machine.harm and not self.history.branch_holds(end, machine.durable):  # 7
+        wanted = machine.cutting or machine.durable  # a truncation that a crash ended may have come to its end or not
+        machine.cutting = None
+        if not machine.harm and not self.history.branch_holds(end, wanted):  # 7
             raise Violation(
                 f"{machine.name} lost synced records in a restart: {machine.durable.sequence} to {end.sequence}"
             )

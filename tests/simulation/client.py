@@ -37,6 +37,7 @@ class Client:
         self._watcher: Watcher | None = None
         self._waiting: dict[asyncio.Future[Any], None] = {}
         self._seen = 0
+        self._seen_version: int | None = None
         self._fresh_us = 0
         self._closed = False
 
@@ -84,7 +85,9 @@ class Client:
         await self._ask(apply)
 
     async def read_state(self) -> VersionedState | None:
-        return await self._ask(lambda: self._view().state)
+        found = await self._ask(lambda: self._view().state)
+        self._seen_version = found.version if found is not None else None
+        return found
 
     async def leader(self) -> Identity | None:
         return await self._ask(lambda: self._view().leader)
@@ -321,7 +324,8 @@ class Client:
             watcher = self._watcher
             if watcher is not None:
                 self._fresh_us = self.service.world.now_us
-                if self.service.now.zxid != self._seen:
+                state = self.service.now.state
+                if (state.version if state is not None else None) != self._seen_version:
                     watcher.state_changed()
                 watcher.nodes_changed()
                 watcher.operation_requested()

@@ -169,6 +169,8 @@ class Cluster:
 
     def _waits_for_the_lost(self, process: Process) -> bool:
         candidacy = process.core.candidacy
+        if process.core.situation.settings.reboot_wait_ms != STRICT_MS:
+            return False
         present = {machine.member for machine in self.machines.values()}
         return candidacy is not None and bool(candidacy.silent - present)
 

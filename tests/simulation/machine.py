@@ -28,6 +28,7 @@ class Machine:
     harm: str = ""
     durable: LogPoint = GENESIS
     tip: LogPoint = GENESIS
+    cutting: LogPoint | None = None
     kept: dict[bytes, None] = field(default_factory=dict[bytes, None])
     promise: int = 0
     floor: LogPoint = GENESIS
@@ -63,6 +64,7 @@ class Machine:
         self.incarnation, self.stops, self.snapshot = "", "", None
         self.durable = self.tip = self.floor = self.snapshot_point = GENESIS
         self.promise = self.counter = 0
+        self.cutting = None
         self.kept = {}
 
     def lose_power(self, chance: Random) -> int:

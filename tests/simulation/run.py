@@ -9,12 +9,13 @@ from random import Random
 
 from replication.core.situation import ConflictPolicy
 from tests.simulation.cluster import Cluster, Shape
-from tests.simulation.faults import KINDS, Faults
+from tests.simulation.faults import Faults
+from tests.simulation.kinds import KINDS
 from tests.simulation.reckoning import Reckoning
 from tests.simulation.workload import Load, Workload
 from tests.simulation.world import Violation, World
 
-RARE = {"old_backup": 0.02, "lose_history": 0.02, "site_power": 0.3}
+RARE = {"old_backup": 0.04, "lose_history": 0.02, "site_power": 0.3}
 """Chance that a seed knows such a fault at all; 0.5 for the others."""
 
 
@@ -53,6 +54,8 @@ class Plan:
         weights = {kind: chance.expovariate(1) for kind in KINDS if chance.random() < RARE.get(kind, 0.5)}
         for kind in RARE.keys() & weights.keys():
             weights[kind] *= 0.1
+        if "roll_back" in weights:
+            weights["snapshot"] = weights["roll_back"]
         dangerous = {"roll_back", "lost_write", "misdirected_write", "flip_bit"} & weights.keys()
         nodes = chance.choice((2, 2, 2, 3, 3, 3, 3, 3, 4, 5))
         shape = Shape(
@@ -63,7 +66,11 @@ class Plan:
             policy=chance.choice(list(ConflictPolicy)),
             strict=bool(dangerous),
         )
-        load = Load(senders=chance.choice((1, 1, 2, 3)), pause_ms=chance.choice((40, 100, 250)))
+        load = Load(
+            senders=chance.choice((1, 1, 2, 3)),
+            pause_ms=chance.choice((40, 100, 250)),
+            bulk=chance.choice((1, 1, 1, 6)),
+        )
         return cls(
             shape=shape,
             load=load,

@@ -16,6 +16,8 @@ from tests.simulation.world import Violation
 
 SIZES = ((0.70, 40, 1500), (0.22, 1500, 8000), (0.06, 8000, 24_000), (0.02, 60_000, 120_000))
 
+LARGEST = 120_000
+
 
 @dataclass
 class Instance:
@@ -30,10 +32,11 @@ class Instance:
 
 @dataclass(frozen=True)
 class Load:
-    """pause_ms: of a sender between two instances, on average. Chances in [0, 1)."""
+    """pause_ms: of a sender between two instances, on average. bulk: times the usual size. Chances in [0, 1)."""
 
     senders: int = 3
     pause_ms: int = 60
+    bulk: int = 1
     twice: float = 0.05
     conflict: float = 0.05
     again: float = 0.05
@@ -84,7 +87,8 @@ class Workload:
     def make(self, uid: str) -> Instance:
         """A new instance, its bytes unlike any other's."""
         _, least, most = self.chance.choices(SIZES, [share for share, _, _ in SIZES])[0]
-        instance = Instance(uid, self.chance.randbytes(self.chance.randrange(least, most) // 2 * 2))
+        size = min(LARGEST, self.chance.randrange(least, most) * self.load.bulk)
+        instance = Instance(uid, self.chance.randbytes(size // 2 * 2))
         self.instances.append(instance)
         self.versions.setdefault(uid, []).append(instance.dataset)
         return instance

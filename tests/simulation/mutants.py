@@ -1,0 +1,110 @@
+"""Runs the simulator and the tests against copies of the source that lack one guard each.
+
+A guard that nothing notices is either needless or untested: docs/proof.md says which.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.simulation.guards import GUARDS, Guard
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGES = ("perenne", "monitoring", "replication", "storage", "tests")
+TESTS = (
+    "tests/simulation/test_regressions.py",
+    "tests/simulation/test_traps.py",
+    "tests/core",
+    "tests/storage",
+    "tests/replication",
+    "tests/simulation/test_faults.py",
+)
+
+
+def snapshot(directory: Path) -> None:
+    """Copy the source as it is now: whoever goes on working meanwhile is not judged."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", directory)
+
+
+def noticed_by(guard: Guard, runs: int, base: Path) -> str:
+    """Name the first seed or test that fails without the guard; empty when nothing does."""
+    with tempfile.TemporaryDirectory() as name:
+        copy = Path(name) / "source"
+        shutil.copytree(base, copy)
+        source = (copy / guard.file).read_text()
+        if source.count(guard.old) != 1:
+            return f"THE LIST IS WRONG: {source.count(guard.old)} places"
+        (copy / guard.file).write_text(source.replace(guard.old, guard.new))
+        return _simulated(copy, runs) or _tested(copy)
+
+
+def _simulated(copy: Path, runs: int) -> str:
+    arguments = ["-m", "tests.simulation", "--seed", "0", "--runs", str(runs), "--until-violation"]
+    try:
+        done = _python(copy, arguments, 1200)
+    except subprocess.TimeoutExpired:
+        return "the simulator, which does not come to an end"
+    lines = [line for line in done.stdout.splitlines() if line.startswith("script/simulate --seed")]
+    if lines:
+        command, _, said = lines[0].partition("  # ")
+        return f"seed {command.split()[2]}: {said[:90]}"
+    return "" if done.returncode == 0 else f"the simulator: {done.stderr[-90:]}"
+
+
+def _tested(copy: Path) -> str:
+    arguments = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=100", *TESTS]
+    done = _python(copy, arguments, 1200)
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    return failed[0].split(" ")[1] if failed else ""
+
+
+def _python(copy: Path, arguments: Sequence[str], seconds: int) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Return 1 when a guard was not noticed."""
+    parser = argparse.ArgumentParser("script/mutants", description=__doc__)
+    parser.add_argument("--runs", type=int, default=300, help="seeds per mutant")
+    parser.add_argument("--only", default="", help="guards whose name contains this")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--markdown", action="store_true", help="a table for docs/proof.md")
+    options = parser.parse_args(arguments)
+    guards = [guard for guard in GUARDS if options.only in guard.name]
+    begun = time.monotonic()
+    missed = 0
+    with tempfile.TemporaryDirectory() as base, ThreadPoolExecutor(options.jobs) as pool:
+        snapshot(Path(base))
+        count = len(guards)
+        found = pool.map(noticed_by, guards, [int(options.runs)] * count, [Path(base)] * count)
+        for guard, by in zip(guards, found, strict=True):
+            missed += not by
+            line = (
+                f"| {guard.name} | {by or '**nothing**'} |" if options.markdown else f"{guard.name}: {by or 'NOTHING'}"
+            )
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"{len(guards)} guards, {missed} not noticed, {time.monotonic() - begun:.0f} s\n")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,39 @@
+"""A fixed set of seeds, and fresh ones, within a bounded time. A failing seed is one line to paste.
+
+SIMULATE_SECONDS: how long (60 here, more in continuous integration); at most 2,000 seeds.
+"""
+
+import os
+import secrets
+import time
+
+import pytest
+
+from tests.simulation.__main__ import campaign
+from tests.simulation.run import run
+from tests.simulation.summary import Summary
+
+SECONDS = float(os.environ.get("SIMULATE_SECONDS", "50"))
+SEEDS = 2000
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("first", [0, None], ids=["fixed", "fresh"])
+def test_seeds(first: int | None) -> None:
+    """What the summary must show: no violation, and that something was acknowledged."""
+    summary = Summary(next_seed=secrets.randbelow(1 << 40) if first is None else first)
+    begun = time.monotonic()
+    while time.monotonic() - begun < SECONDS / 2 and summary.clusters < SEEDS / 2:
+        campaign(summary, 10, None, 1)
+    lines = "\n".join(summary.lines())
+    assert not summary.violations, lines
+    assert summary.acknowledgements > summary.clusters, lines
+    assert summary.faults > summary.clusters, lines
+
+
+@pytest.mark.parametrize("seed", [1, 62, 2474])
+def test_a_seed_is_a_run(seed: int) -> None:
+    """Same seed, same trace: to the last event."""
+    first, second = run(seed), run(seed)
+    assert (first.trace_hash, first.steps, first.struck) == (second.trace_hash, second.steps, second.struck)
+    assert first.trace_hash != run(seed + 1).trace_hash
