@@ -15,7 +15,7 @@ from perenne.local.cluster import LocalNode
 from perenne.local.processes import DidNotStart
 from storage.digest import part10_meta_length
 from tests.faults.arena import Arena, Unavailable
-from tests.faults.catalogue import Fault
+from tests.faults.fault import Fault
 from tests.faults.judge import copies, debts_of, holdings, served
 from tests.faults.senders import Senders
 

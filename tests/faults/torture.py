@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from perenne.local.processes import DidNotStart
-from tests.faults.catalogue import CATALOGUE, Fault
+from tests.faults.catalogue import CATALOGUE
+from tests.faults.fault import Fault
 from tests.faults.rounds import Outcome, Rounds
 
 ROUNDS_PER_CLUSTER: Final = 12
