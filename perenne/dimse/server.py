@@ -105,6 +105,7 @@ class DimseServer:
             await self._left.wait()
         self.service.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.service.close()
         self._executor.shutdown()
 
     def statistics(self) -> DimseStatistics:
