@@ -222,9 +222,10 @@ class _Scanner:
     def _ended(self) -> None:
         if not self._complete:
             raise NeedMore("the head ends within an element")
-        if self._explicit:
-            raise UnreadableDataSet("the data set ends within an element")
-        raise _Odd  # perhaps explicit after all, whose lengths look absurd when read as implicit
+        first_vr = self._data[4:6]
+        if not self._explicit and (first_vr in _SHORT or first_vr in _LONG):
+            raise _Odd  # explicit after all: its lengths look absurd when read as implicit
+        raise UnreadableDataSet("the data set ends within an element")
 
     def _step(self) -> None:
         self._left -= 1
@@ -319,9 +320,12 @@ def _with_pydicom(data: bytes, transfer_syntax: str, *, complete: bool) -> dict[
     source = _Rationed(data)
     reached = False
 
-    def beyond(tag: Any, _vr: Any, _length: Any) -> bool:
+    def beyond(tag: Any, _vr: Any, length: Any) -> bool:
         nonlocal reached
         reached = int(tag) > _LAST
+        # pydicom takes what is left of a value that runs past the end for all of it.
+        if not reached and length != _UNDEFINED and source.tell() + int(length) > len(data):
+            raise UnreadableDataSet("the data set ends within an element")
         return reached
 
     read = cast(Callable[..., Any], read_dataset)

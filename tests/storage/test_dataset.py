@@ -220,6 +220,23 @@ def test_no_data_set_costs_more_than_a_bounded_number_of_steps(kind: str) -> Non
     assert calls < 1_000_000
 
 
+@pytest.mark.parametrize("syntax", [EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE])
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_length_beyond_the_end_of_the_whole_data_set_is_unreadable(syntax: str, odd: bool) -> None:
+    order = ">" if syntax == EXPLICIT_BE else "<"
+    data = element(0x00080016, b"UI", b"1.3\0", syntax) + element(0x00080018, b"UI", b"1.2\0", syntax)
+    if odd:
+        data += element(0x00080016, b"UI", b"1.3\0", syntax)
+    for length in (0x40, 0xFFFFFFF0):
+        absurd = struct.pack(order + "HH", 0x0009, 0x1001)
+        absurd += b"" if syntax == IMPLICIT_LE else b"UN\0\0"
+        absurd += struct.pack(order + "I", length)
+        with pytest.raises(UnreadableDataSet):
+            scan(data + absurd + element(0x0020000D, b"UI", b"1.4\0", syntax), syntax, complete=True)
+    behind = element(0x0020000D, b"UI", b"1.4\0", syntax) + element(0x7FE00010, b"OB", bytes(64), syntax)
+    assert scan(data + behind[:-40], syntax, complete=True).study_instance_uid == "1.4"
+
+
 def test_explicit_in_the_place_of_implicit_is_read() -> None:
     data = element(0x00080018, b"UI", b"1.2\0", EXPLICIT_LE) + element(0x0020000D, b"UI", b"1.4\0", EXPLICIT_LE)
     found = scan(data, IMPLICIT_LE, complete=True)
