@@ -100,6 +100,9 @@ class DimseConfig:
     idle_timeout_ms: int = 3_600_000
     """An association on which nothing arrives for so long is aborted."""
 
+    message_timeout_ms: int = 30_000
+    """The same in the middle of a message: what arrived of it is held in memory, and its sender is gone or stuck."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AeConfig:
@@ -187,6 +190,7 @@ class Config:
             background_bytes=dimse.background_bytes,
             artim_s=dimse.artim_timeout_ms / 1000,
             idle_s=dimse.idle_timeout_ms / 1000,
+            message_s=dimse.message_timeout_ms / 1000,
             aes=tuple(AllowedAe(entry.title, entry.host) for entry in self.ae),
             require_called_ae=dimse.require_called_ae,
         )

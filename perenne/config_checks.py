@@ -124,7 +124,8 @@ def _dimse(config: Config) -> Iterator[_FINDING]:
         yield "dimse.total_bytes", "is smaller than association_bytes", "Use at least as much."
     if dimse.background_bytes < 0:
         yield "dimse.background_bytes", f"{dimse.background_bytes} is negative", "4194304 is the default."
-    for key, value in (("artim", dimse.artim_timeout_ms), ("idle", dimse.idle_timeout_ms)):
+    timeouts = (dimse.artim_timeout_ms, dimse.idle_timeout_ms, dimse.message_timeout_ms)
+    for key, value in zip(("artim", "idle", "message"), timeouts, strict=True):
         if value < 1000:
             yield f"dimse.{key}_timeout_ms", f"{value} ms is too short", "Use at least 1000."
 

@@ -1,11 +1,19 @@
-"""Structured logs on standard error: JSON lines, or text for eyes. Patient data never gets into an `extra`."""
+"""Structured logs on standard error: JSON lines, or text for eyes. Patient data never gets into an `extra`.
+
+What pydicom and pynetdicom say quotes the data sets and PDUs that they read, so they are not heard. Of other
+warnings the kind and the place are told, not the text.
+"""
 
 import json
 import logging
 import sys
 import time
-from typing import Final
+import warnings
+from pathlib import Path
+from typing import Final, TextIO
 
+_LOG: Final = logging.getLogger("perenne.logs")
+_QUOTING: Final = ("pydicom", "pynetdicom")
 _PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -50,3 +58,23 @@ def configure(level: str, style: str) -> None:
     logging.getLogger("perenne").setLevel(level.upper())
     # It reports every lost connection as an error; the coordination part says the same once, in its own words.
     logging.getLogger("perenne.kazoo").setLevel(logging.CRITICAL)
+    for name in _QUOTING:
+        # Not by level: pydicom sets that of its own when it is imported. Without a handler, a last resort would print.
+        quoting = logging.getLogger(name)
+        quoting.handlers[:] = [logging.NullHandler()]
+        quoting.propagate = False
+        # Ignored for good and for all threads: warnings.catch_warnings would do it for one thread, and harm the others.
+        warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
+    warnings.showwarning = _tell_warning
+
+
+def _tell_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Stands in for `warnings.showwarning`. The text of a warning may quote what was read."""
+    _LOG.warning("a library warns", extra={"kind": category.__name__, "place": f"{Path(filename).name}:{lineno}"})

@@ -33,6 +33,14 @@ from perenne.dimse.uids import APPLICATION_CONTEXT
 
 _LOG = logging.getLogger("perenne.dimse.association")
 _PROVIDER: Final = 2
+# A peer that lost its power, or a cable in between: the kernel tells within about two minutes.
+_ALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 120_000),
+)
 
 
 class State(enum.Enum):
@@ -52,6 +60,7 @@ class Closed(enum.Enum):
     PEER_ABORTED = "peer-aborted"
     PROTOCOL_ERROR = "protocol-error"
     IDLE = "idle"
+    STALLED = "stalled"
     DRAINED = "drained"
     CONNECTION_LOST = "connection-lost"
 
@@ -141,6 +150,8 @@ class Association(asyncio.BufferedProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for level, option, value in _ALIVE:
+                connection.setsockopt(level, option, value)
             # A socket of our own: uvloop's stand-in makes a new one for every call.
             self._socket = socket.socket(fileno=os.dup(connection.fileno()))
         self._host.arrived(self)
@@ -256,7 +267,7 @@ class Association(asyncio.BufferedProtocol):
                 "contexts": len(decision.accepted),
             },
         )
-        self._set_timer(self._settings.idle_s, self._idle_expired)
+        self._watch_silence(self._settings.idle_s)
 
     def _judge(self, request: AssociationRequest) -> Rejection | None:
         settings = self._settings
@@ -302,15 +313,22 @@ class Association(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _idle_expired(self) -> None:
+    def _watch_silence(self, left: float) -> None:
+        # A message may begin meanwhile, and is to end in time.
+        self._set_timer(min(left, self._settings.message_s), self._silence_expired)
+
+    def _silence_expired(self) -> None:
         if not self.established:
             return
-        left = self._settings.idle_s - self.quiet_for(self._loop.time())
-        if left > 0 or self._paused or self.outstanding:
-            self._set_timer(max(left, self._settings.idle_s / 4), self._idle_expired)
+        within = self._operations.in_message or not self._reader.between_pdus
+        allowed = min(self._settings.message_s, self._settings.idle_s) if within else self._settings.idle_s
+        left = allowed - self.quiet_for(self._loop.time())
+        if left > 0 or self._paused or (self.outstanding and not within):
+            self._watch_silence(left if left > 0 else allowed / 4)
             return
-        _LOG.warning("association idle for too long", extra={"association": self._number})
-        self._abort(AbortReason.NOT_SPECIFIED, Closed.IDLE)
+        extra = {"association": self._number, "within_message": within}
+        _LOG.warning("association silent for too long", extra=extra)
+        self._abort(AbortReason.NOT_SPECIFIED, Closed.STALLED if within else Closed.IDLE)
 
     # Plumbing
 
@@ -324,6 +342,7 @@ class Association(asyncio.BufferedProtocol):
         if rest:
             self._transport.pause_reading()
         else:
+            self._heard = self._loop.time()  # until now it was us who did not listen
             self._transport.resume_reading()
 
     def _write(self, data: bytes) -> None:

@@ -1,16 +1,23 @@
 """Bytes in flight: received in memory and not yet answered. Decides whose socket is read."""
 
 from collections.abc import Callable
+from typing import Final
+
+_PATIENCE_S: Final = 3.0
+_PROGRESS: Final = 16 * 1024
+"""Bytes that a receiver which is read must bring within `_PATIENCE_S`, or its turn passes."""
 
 
 class Account:
-    """What one association holds. resume: called when it may be read again."""
+    """What one association holds. resume: called when it may be read again. brought: counts bytes that arrive."""
 
-    __slots__ = ("held", "resume", "waiting_for_answer")
+    __slots__ = ("brought", "held", "judged_from", "resume", "waiting_for_answer")
 
     def __init__(self, resume: Callable[[], None]) -> None:
         self.held = 0
         self.waiting_for_answer = 0
+        self.brought = 0
+        self.judged_from = 0.0
         self.resume = resume
 
 
@@ -19,8 +26,9 @@ class Budget:
 
     Nothing can stall for ever: whoever is held back waits for answers that are due. When none is due and the
     common limit is reached all the same, by instances that have not yet arrived whole, the one that began
-    first is let through. Others resume in the order in which they were held back. The limits may be passed by
-    one receive buffer per association, and by the rest of the one instance that is let through.
+    first is let through; those that are read and bring nothing go to the end of that order (`review`). Others
+    resume in the order in which they were held back. The limits may be passed by one receive buffer per
+    association, and by the rest of the instances that are let through.
     """
 
     def __init__(self, *, association_bytes: int, total_bytes: int) -> None:
@@ -38,6 +46,7 @@ class Budget:
     def begin(self, account: Account) -> None:
         """An instance begins to arrive."""
         self._receiving[account] = None
+        account.brought, account.judged_from = 0, 0.0
 
     def await_answer(self, account: Account) -> None:
         """The instance has arrived and is to be committed; `answered` will follow."""
@@ -70,6 +79,16 @@ class Budget:
         """The connection is gone; what it still holds is refunded by its operations as they end."""
         self._held_back.pop(account, None)
         self.end(account)
+
+    def review(self, now: float) -> None:
+        """Let nobody wait for a receiver that fell silent. Call about once a second. now: monotonic seconds."""
+        for account in list(self._receiving):
+            if account.brought >= _PROGRESS or account in self._held_back or not account.judged_from:
+                account.brought, account.judged_from = 0, now
+            elif now - account.judged_from >= _PATIENCE_S:
+                del self._receiving[account]
+                self._receiving[account] = None
+        self._wake()
 
     def may_read(self, account: Account) -> bool:
         """Return whether to go on reading; when not, `account.resume` is called once that has changed."""

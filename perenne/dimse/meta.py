@@ -8,7 +8,7 @@ _PREAMBLE = bytes(128) + b"DICM"
 def file_meta(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae: str) -> bytes:
     """Return preamble, prefix and File Meta with its group length; what follows in the file is the data set.
 
-    source_ae: the calling AE title, in (0002,0016); left out when empty.
+    source_ae: the calling AE title, in (0002,0016); left out when empty. What the VR does not allow becomes "?".
     """
     group = b"".join(
         (
@@ -18,7 +18,7 @@ def file_meta(*, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid:
             _element(0x10, b"UI", transfer_syntax_uid),
             _element(0x12, b"UI", IMPLEMENTATION_CLASS),
             _element(0x13, b"SH", IMPLEMENTATION_VERSION),
-            _element(0x16, b"AE", source_ae) if source_ae else b"",
+            _element(0x16, b"AE", source_ae.replace("\\", "?")) if source_ae else b"",
         )
     )
     return b"".join((_PREAMBLE, b"\x02\x00\x00\x00UL\x04\x00", len(group).to_bytes(4, "little"), group))

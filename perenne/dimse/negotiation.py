@@ -28,6 +28,12 @@ from perenne.dimse.uids import (
     is_storage,
 )
 
+# Called and calling AE title in an association PDU, after its header (PS3.8 table 9-11).
+_CALLED: Final = slice(4, 20)
+_CALLING: Final = slice(20, 36)
+_TITLES: Final = slice(4, 36)
+_ITEMS: Final = 68
+_ANY_TITLE: Final = b"ANY".ljust(16)
 _ACCEPTED: Final = 0
 _ABSTRACT_SYNTAX_REFUSED: Final = 3
 _TRANSFER_SYNTAX_REFUSED: Final = 4
@@ -53,7 +59,10 @@ class ProposedContext:
 
 @dataclass(frozen=True, slots=True)
 class AssociationRequest:
-    """max_length: the largest P-DATA-TF the peer can receive, 0 for no limit."""
+    """max_length: the largest P-DATA-TF the peer can receive, 0 for no limit.
+
+    titles: both AE titles as they came, to be sent back so.
+    """
 
     protocol_version: int
     application_context: str
@@ -61,6 +70,7 @@ class AssociationRequest:
     calling_ae: str
     contexts: tuple[ProposedContext, ...]
     max_length: int
+    titles: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +110,11 @@ class CallingPolicy:
 
 def decode_request(body: bytes) -> AssociationRequest:
     """body: of an A-ASSOCIATE-RQ, after its header. Raises PduError."""
+    if len(body) < _ITEMS:
+        raise PduError(AbortReason.INVALID_PARAMETER, "association PDU: too short")
     pdu = A_ASSOCIATE_RQ()
-    _decode(pdu, ASSOCIATE_RQ, body)
+    # The codec refuses titles that are empty, not ASCII or have a backslash. Who may call is not for it to say.
+    _decode(pdu, ASSOCIATE_RQ, body[: _TITLES.start] + _ANY_TITLE * 2 + body[_TITLES.stop :])
     contexts = tuple(
         ProposedContext(
             item.context_id or 0,
@@ -117,10 +130,11 @@ def decode_request(body: bytes) -> AssociationRequest:
     return AssociationRequest(
         protocol_version=pdu.protocol_version,
         application_context=str(pdu.application_context_name or ""),
-        called_ae=pdu.called_ae_title.strip(),
-        calling_ae=pdu.calling_ae_title.strip(),
+        called_ae=_title(body[_CALLED]),
+        calling_ae=_title(body[_CALLING]),
         contexts=contexts,
         max_length=(information.maximum_length or 0) if information is not None else 0,
+        titles=body[_TITLES],
     )
 
 
@@ -142,7 +156,7 @@ def decide(contexts: Iterable[ProposedContext]) -> Decision:
 
 def encode_acceptance(request: AssociationRequest, decision: Decision, max_pdu: int) -> bytes:
     """Return the A-ASSOCIATE-AC. Sub-items that we do not answer are thereby declined (PS3.7 annex D.3.3)."""
-    primitive = _primitive(request.called_ae, request.calling_ae, max_pdu)
+    primitive = _primitive("ANY", "ANY", max_pdu)
     primitive.result = 0
     primitive.result_source = 1
     answers: list[PresentationContext] = []
@@ -155,7 +169,9 @@ def encode_acceptance(request: AssociationRequest, decision: Decision, max_pdu: 
     primitive.presentation_context_definition_results_list = answers
     pdu = A_ASSOCIATE_AC()
     pdu.from_primitive(primitive)
-    return pdu.encode()
+    encoded = pdu.encode()
+    header = len(encoded) - int.from_bytes(encoded[2:6], "big")
+    return encoded[: header + _TITLES.start] + request.titles + encoded[header + _TITLES.stop :]
 
 
 def encode_request(*, called_ae: str, calling_ae: str, contexts: Sequence[ProposedContext], max_pdu: int) -> bytes:
@@ -203,6 +219,12 @@ def _primitive(called_ae: str, calling_ae: str, max_pdu: int) -> A_ASSOCIATE:
     version.implementation_version_name = IMPLEMENTATION_VERSION
     primitive.user_information = cast(Any, [length, implementation, version])
     return primitive
+
+
+def _title(field: bytes) -> str:
+    """Return an AE title of any bytes, without padding; what cannot be printed would forge lines of a log."""
+    text = field.decode("latin-1").strip(" \0")
+    return text if text.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in text)
 
 
 def _decode(pdu: A_ASSOCIATE_RQ | A_ASSOCIATE_AC, kind: int, body: bytes) -> None:

@@ -137,6 +137,7 @@ class Operations:
             self._end(incoming)
 
     def _take_data(self, incoming: Incoming, data: memoryview) -> None:
+        self._account.brought += len(data)
         self._give_up(self._service.take(incoming, data))
         intake = incoming.intake
         if intake is None:

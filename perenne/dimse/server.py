@@ -21,6 +21,7 @@ from storage.staging import StagingArea
 _LOG = logging.getLogger("perenne.dimse.server")
 _RECEIVE_BUFFER: Final = 256 * 1024
 _QUIET_S: Final = 0.5
+_REVIEW_S: Final = 1.0
 _SPARE_CONNECTIONS: Final = 64
 """Connections beyond the associations allowed: to tell them so, to refuse, and to say goodbye."""
 
@@ -49,6 +50,7 @@ class DimseServer:
         self._server: asyncio.Server | None = None
         self._draining = False
         self._left = asyncio.Event()
+        self._review: asyncio.TimerHandle | None = None
 
     @property
     def port(self) -> int:
@@ -66,6 +68,7 @@ class DimseServer:
             self.settings.port,
             backlog=256,
         )
+        self._review_budget()
 
     async def drain(self, deadline_s: float) -> None:
         """Stop accepting; let operations finish; return when all associations are gone.
@@ -99,12 +102,15 @@ class DimseServer:
         self._draining = True
         if self._server is not None:
             self._server.close()
+        if self._review is not None:
+            self._review.cancel()
         self._cut_all()
         while self._associations:
             self._left.clear()
             await self._left.wait()
         self.service.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.service.close()
         self._executor.shutdown()
 
     def statistics(self) -> DimseStatistics:
@@ -138,6 +144,11 @@ class DimseServer:
     def left(self, association: Association) -> None:
         self._associations.discard(association)
         self._left.set()
+
+    def _review_budget(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.budget.review(loop.time())
+        self._review = loop.call_later(_REVIEW_S, self._review_budget)
 
     def _established(self) -> int:
         return sum(association.established for association in self._associations)

@@ -25,7 +25,8 @@ class DimseSettings:
     association that has been receiving its instance for longest is read, so that one always makes progress.
     background_bytes: beyond this size an instance is hashed and written in a thread, not in the loop.
     artim_s: for the association request and for the peer to close the connection (PS3.8 section 9.1.4).
-    idle_s: an association on which nothing arrives for so long is aborted.
+    idle_s: an association on which nothing arrives for so long is aborted. message_s: the same within a message,
+    whose bytes are held and keep others waiting.
     """
 
     ae_title: str = "PERENNE"
@@ -38,5 +39,6 @@ class DimseSettings:
     background_bytes: int = 4 * MEBIBYTE
     artim_s: float = 30.0
     idle_s: float = 3600.0
+    message_s: float = 30.0
     aes: tuple[AllowedAe, ...] = ()
     require_called_ae: bool = False

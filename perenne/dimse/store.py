@@ -5,7 +5,7 @@ import logging
 import re
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
@@ -17,22 +17,25 @@ from perenne.dimse.meta import file_meta
 from perenne.dimse.negotiation import AcceptedContext
 from perenne.dimse.uids import VERIFICATION
 from replication.api import Committer, ConflictRefused, Draft, NotPromised
-from storage.dataset import Attributes
+from storage.dataset import DEFLATED, Attributes
 from storage.errors import StorageFull
 from storage.staging import Staged, StagingArea
 
 _LOG = logging.getLogger("perenne.dimse.store")
 _UID: Final = re.compile(r"[0-9.]{1,64}")
-_HEADS: Final = (64 * 1024, 1024 * 1024, 16 * 1024 * 1024)
+_GLANCE: Final = 64 * 1024
+"""Bytes of a data set that are looked at in the event loop."""
+_HEADS: Final = (1024 * 1024, 16 * 1024 * 1024)
 
 
 class Scanner(Protocol):
     """`storage.dataset.scan`, or something like it."""
 
-    def __call__(self, head: bytes | memoryview, transfer_syntax: str, *, complete: bool) -> Attributes:
+    def __call__(self, head: bytes | memoryview, transfer_syntax: str, *, complete: bool, thorough: bool) -> Attributes:
         """Return the identifiers of a data set from its first bytes.
 
-        complete: whether `head` is all of it. Any exception means: unreadable, or not from so little.
+        complete: whether `head` is all of it. thorough: whether there is time to look again at what is odd; without,
+        it takes milliseconds. Any exception means: unreadable, or not from so little, or not so quickly.
         """
         ...
 
@@ -72,6 +75,8 @@ class StoreService:
         self._staging = staging
         self._scanner = scanner
         self._executor = executor
+        # One thread: hostile data sets wait for each other, not for writes, and take no more than half of the GIL.
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="dimse-reading")
         self._background_bytes = min(background_bytes, staging.memory_instance_bytes)
         self._committing: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -81,6 +86,10 @@ class StoreService:
         self._stopping = True
         for task in self._committing:
             task.cancel()
+
+    def close(self) -> None:
+        """Let go of the thread, once nothing is offered any more."""
+        self._reading.shutdown()
 
     def begin(self, incoming: Incoming, calling_ae: str, on_progress: Callable[[], None]) -> None:
         """Decide whether to take the bytes of a data set, and prepare for them."""
@@ -164,10 +173,16 @@ class StoreService:
 
     async def _draft(self, incoming: Incoming, staged: Staged, *, in_thread: bool) -> Draft | Answer:
         syntax = incoming.context.transfer_syntax
+        loop = asyncio.get_running_loop()
         if in_thread:
-            found = await asyncio.get_running_loop().run_in_executor(self._executor, self._scan, staged, syntax)
+            seen = await loop.run_in_executor(self._executor, self._glance, staged, syntax)
         else:
-            found = self._scan(staged, syntax)
+            seen = self._glance(staged, syntax)
+        found: Attributes | Answer
+        if seen is None:
+            found = await loop.run_in_executor(self._reading, self._study, staged, syntax)
+        else:
+            found = seen
         if isinstance(found, Answer):
             return found
         command = incoming.command
@@ -187,16 +202,27 @@ class StoreService:
             attributes=found,
         )
 
-    def _scan(self, staged: Staged, syntax: str) -> Attributes | Answer:
+    def _glance(self, staged: Staged, syntax: str) -> Attributes | None:
+        """Return what the first bytes tell at once, which is nearly always all; None when they do not."""
+        complete = staged.size - staged.meta_length <= _GLANCE
+        try:
+            return self._scanner(staged.head(_GLANCE), syntax, complete=complete, thorough=False)
+        except Exception:
+            return None
+
+    def _study(self, staged: Staged, syntax: str) -> Attributes | Answer:
+        """Read as much as it takes; thoroughly once only, when there is no more to read."""
         body = staged.size - staged.meta_length
         failure = ""
-        for size in _HEADS:
+        # Of a deflated data set so much is inflated as is ever looked at: with one attempt all is done.
+        for size in _HEADS[-1:] if syntax in DEFLATED else _HEADS:
+            last = size >= body or size == _HEADS[-1]
             try:
-                return self._scanner(staged.head(size), syntax, complete=size >= body)
+                return self._scanner(staged.head(size), syntax, complete=size >= body, thorough=last)
             except Exception as error:
                 failure = type(error).__name__
-                if size >= body:
-                    break
+            if last:
+                break
         _LOG.warning("data set unreadable", extra={"error": failure, "transfer_syntax": syntax, "bytes": body})
         return Answer(codes.CANNOT_UNDERSTAND, "data set unreadable")
 

@@ -18,6 +18,7 @@ from perenne.dimse.negotiation import ProposedContext, encode_request
 from perenne.dimse.observer import DimseObserver
 from perenne.dimse.server import DimseServer
 from perenne.dimse.settings import DimseSettings
+from perenne.dimse.store import Scanner
 from perenne.dimse.uids import EXPLICIT_LE, IMPLICIT_LE, VERIFICATION
 from replication.api import CommitOutcome, ConflictRefused, Draft
 from storage.dataset import Attributes
@@ -32,7 +33,7 @@ WAIT_S = 20.0
 _READ: Callable[..., Any] = cast(Any, pydicom).dcmread  # pydicom is typed in part only
 
 
-def scan(head: bytes | memoryview, transfer_syntax: str, *, complete: bool) -> Attributes:
+def scan(head: bytes | memoryview, transfer_syntax: str, *, complete: bool, thorough: bool = True) -> Attributes:
     """Read the identifiers with pydicom: slow, and independent of our own scanner."""
 
     if transfer_syntax == "1.2.840.10008.1.2.1.99":
@@ -44,6 +45,8 @@ def scan(head: bytes | memoryview, transfer_syntax: str, *, complete: bool) -> A
         stop_before_pixels=True,
         specific_tags=["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"],
     )
+    if not all(UID(str(element.value)).is_valid for element in dataset if element.VR == "UI" and element.value):
+        raise ValueError("not a UID: cut short")
     return Attributes(
         sop_class_uid=str(dataset.get("SOPClassUID", "")),
         sop_instance_uid=str(dataset.get("SOPInstanceUID", "")),
@@ -163,13 +166,14 @@ async def serving(
     disk: Disk | None = None,
     memory_instance_bytes: int = 8 << 20,
     pool_bytes: int = 64 << 20,
+    scanner: Scanner = scan,
 ) -> AsyncGenerator[Rig, None]:
     """Start a server; at the end nothing may be left of what it received."""
     area = StagingArea(disk or MemoryDisk(), memory_instance_bytes=memory_instance_bytes, pool_bytes=pool_bytes)
     archive = archive or MemoryArchive()
     ledger = Ledger()
     observer: DimseObserver = ledger
-    server = DimseServer(options or settings(), archive, area, scan, observer)
+    server = DimseServer(options or settings(), archive, area, scanner, observer)
     await server.start()
     try:
         yield Rig(server, archive, area, ledger)

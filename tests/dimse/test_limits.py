@@ -1,6 +1,7 @@
 """Goal: no peer, and no number of peers, makes a node hold more than it allows; and nobody is starved."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -315,3 +316,99 @@ def test_a_budget_holds_an_association_back_only_while_an_answer_is_due() -> Non
     assert not budget.may_read(account)
     budget.answered(account, 60)
     assert resumed == ["again"]
+
+
+def test_a_budget_waits_for_nobody_who_is_read_and_brings_nothing() -> None:
+    resumed: list[str] = []
+    budget = Budget(association_bytes=50, total_bytes=100)
+    silent, speaking, later = (Account(partial(resumed.append, name)) for name in ("1", "2", "3"))
+    for account in (silent, speaking, later):
+        budget.begin(account)
+        budget.charge(account, 40)
+    assert not budget.may_read(speaking) and not budget.may_read(later)
+    for now in (100.0, 101.0, 102.0):
+        budget.review(now)
+    assert resumed == []
+    budget.review(103.5)
+    assert resumed == ["2"] and not budget.may_read(silent) and budget.may_read(speaking)
+    speaking.brought = 1 << 20
+    budget.review(104.5)
+    budget.review(107.0)
+    assert budget.may_read(speaking), "while it brings something nobody takes its turn"
+    budget.review(107.5)
+    assert resumed == ["2", "3"]
+    for account in (silent, speaking, later):
+        budget.refund(account, 40)
+        budget.close(account)
+    assert budget.held_back == 0 and budget.total == 0
+
+
+def test_associations_that_fall_silent_within_a_message_starve_nobody() -> None:
+    async def main() -> None:
+        async with serving(settings(total_bytes=300_000, message_s=8.0)) as rig:
+            silent = [await RawPeer.associated(rig.port) for _ in range(4)]
+            for number, peer in enumerate(silent):
+                body = dataset(f"1.2.{number}", extra=bytes(200_000))
+                peer.send(pdvs(3, PDV_COMMAND, store_command(f"1.2.{number}")), pdvs(3, 0, body)[:150_000])
+            await until(lambda: rig.server.statistics().bytes_in_flight > 300_000)
+            async with await Sender.associate("127.0.0.1", rig.port, CONTEXTS) as sender:
+                body = dataset("1.2.9", extra=bytes(2_000_000))
+                assert (await sender.store(CT, "1.2.9", EXPLICIT_LE, [body])).status == 0
+            assert "stalled" not in rig.ledger.closed
+            for peer in silent:
+                assert await peer.expect_abort() == wire.AbortReason.NOT_SPECIFIED
+            await rig.all_gone()
+            assert rig.ledger.closed.count("stalled") == 4 and rig.server.statistics().bytes_in_flight == 0
+
+    run(main, twice=False)
+
+
+@pytest.mark.parametrize("words", [pdvs(3, PDV_COMMAND, store_command()), b"\x04\0\0", store_command()[:9]])
+def test_silence_within_a_message_is_short_and_between_messages_long(words: bytes) -> None:
+    async def main() -> None:
+        async with serving(settings(message_s=0.1)) as rig:
+            quiet = await RawPeer.associated(rig.port)
+            peer = await RawPeer.associated(rig.port)
+            peer.send(words if words[0] == 4 else pdvs(3, PDV_COMMAND, words)[:-3])
+            assert await peer.expect_abort() == wire.AbortReason.NOT_SPECIFIED
+            await until(lambda: rig.server.statistics().connections == 1)
+            assert rig.ledger.closed == ["stalled"]
+            quiet.send(pdvs(1, PDV_COMMAND, echo_command()))
+            assert (await quiet.pdu())[0] == wire.P_DATA
+            await quiet.close()
+
+    run(main)
+
+
+def test_an_association_that_we_do_not_read_is_not_called_silent() -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+        async with serving(settings(association_bytes=1, message_s=0.1), MemoryArchive(gate=gate)) as rig:
+            peer = await RawPeer.associated(rig.port)
+            peer.send(pdvs(3, PDV_COMMAND, store_command()), pdvs(3, 0, dataset()))
+            second = pdvs(3, PDV_COMMAND, store_command("1.2.9")) + pdvs(3, 0, dataset("1.2.9"))
+            peer.send(second[:-10])
+            await until(lambda: rig.server.statistics().paused == 1)
+            peer.send(second[-10:])
+            await asyncio.sleep(0.3)
+            assert rig.ledger.closed == []
+            gate.set()
+            for _ in range(2):
+                assert (await peer.pdu())[0] == wire.P_DATA
+            await peer.close()
+
+    run(main)
+
+
+def test_the_kernel_watches_over_connections() -> None:
+    async def main() -> None:
+        async with serving() as rig:
+            peer = await RawPeer.associated(rig.port)
+            (association,) = rig.server._associations  # pyright: ignore[reportPrivateUsage]
+            connection = association._socket  # pyright: ignore[reportPrivateUsage]
+            assert connection is not None
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
+            await peer.close()
+
+    run(main)

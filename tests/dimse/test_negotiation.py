@@ -1,5 +1,9 @@
 """Goal: storage of every kind is accepted, other services are not, and only those allowed may call."""
 
+import io
+from typing import Any, cast
+
+import pydicom
 import pytest
 from pynetdicom import sop_class as known
 
@@ -24,10 +28,11 @@ from perenne.dimse.uids import (
     choose_transfer_syntax,
     is_storage,
 )
-from tests.dimse.helpers import CT, RawPeer, association_request, run, serving, settings
+from tests.dimse.helpers import CT, RawPeer, association_request, dataset, pdvs, run, serving, settings, store_command
 
 JPEG = "1.2.840.10008.1.2.4.50"
 J2K = "1.2.840.10008.1.2.4.90"
+READ: Any = cast(Any, pydicom).dcmread
 PRIVATE_SYNTAX = "1.2.840.113619.5.2"
 
 
@@ -200,3 +205,62 @@ def test_a_node_behind_the_port_of_another_fails_to_start() -> None:
                     pass
 
     run(main)
+
+
+TITLES = {
+    b"": "",
+    b"\0" * 16: "",
+    b"B\xdcRO": "B\xdcRO",
+    b"A\\B": "A\\B",
+    b"\xff" * 16: "\xff" * 16,
+    b"A\nlevel=error": "A\ufffdlevel=error",
+    b" PADDED ": "PADDED",
+}
+
+
+def with_titles(called: bytes, calling: bytes) -> bytes:
+    request = association_request()
+    return request[:10] + called.ljust(16) + calling.ljust(16) + request[42:]
+
+
+@pytest.mark.parametrize("title", list(TITLES))
+def test_whatever_a_peer_calls_itself_and_us_it_is_accepted(title: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with serving() as rig:
+            peer = await RawPeer.connect(rig.port)
+            peer.send(with_titles(title, title))
+            kind, body = await peer.pdu()
+            assert kind == wire.ASSOCIATE_AC and body[4:36] == title.ljust(16) * 2, "sent back as they came"
+            peer.send(pdvs(3, wire.PDV_COMMAND, store_command()), pdvs(3, 0, dataset()))
+            assert (await peer.pdu())[0] == wire.P_DATA
+            assert rig.ledger.opened == [TITLES[title]] and len(rig.archive.kept) == 1
+            (kept,) = rig.archive.kept["1.2.3.4.5.6"]
+            source = str(READ(io.BytesIO(kept.payload)).file_meta.get("SourceApplicationEntityTitle", ""))
+            assert source.isascii() and source.isprintable() and "\\" not in source
+            await peer.close()
+
+    run(main)
+    assert not [record for record in caplog.records if record.levelname == "ERROR" or record.exc_info]
+
+
+@pytest.mark.parametrize("title", list(TITLES))
+def test_whoever_is_not_known_is_rejected_whatever_its_title(title: bytes) -> None:
+    async def main() -> None:
+        for options, reason in (
+            (settings(require_called_ae=True), (1, 1, 7)),
+            (settings(aes=(AllowedAe("TEST"),)), (1, 1, 3)),
+        ):
+            async with serving(options) as rig:
+                peer = await RawPeer.connect(rig.port)
+                peer.send(with_titles(title, title))
+                kind, body = await peer.pdu()
+                assert kind == wire.ASSOCIATE_RJ and tuple(body[1:]) == reason
+                await peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("length", [0, 3, 20, 67])
+def test_a_request_that_is_too_short_breaks_the_protocol(length: int) -> None:
+    with pytest.raises(PduError):
+        decode_request(association_request()[6 : 6 + length])

@@ -1,6 +1,7 @@
 """Goal: every C-STORE gets the status that is true, and what was stored is byte for byte what was sent."""
 
 import io
+import threading
 from typing import Any, cast
 
 import pydicom
@@ -13,6 +14,7 @@ from perenne.dimse.pdu import P_DATA, PDV_COMMAND
 from perenne.dimse.sender import Sender
 from perenne.dimse.uids import EXPLICIT_LE, IMPLEMENTATION_CLASS, IMPLICIT_LE
 from replication.api import NotPromised
+from storage.dataset import Attributes, scan
 from storage.digest import part10_meta_length
 from storage.errors import SegmentPoisoned, StorageFull
 from tests.dimse.helpers import CT, MemoryArchive, RawPeer, dataset, pdvs, run, serving, store_command
@@ -167,5 +169,34 @@ def test_a_full_disk_in_the_middle_of_an_instance_ends_in_a_status() -> None:
                 answer = await sender.store(CT, UID, EXPLICIT_LE, [dataset(extra=bytes(3_000_000))])
                 assert answer.status == codes.OUT_OF_RESOURCES
                 assert (await sender.store(CT, UID, EXPLICIT_LE, [dataset()])).status == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "thorough"),
+    [
+        (dataset(extra=bytes(3_000_000)), codes.SUCCESS, 0),
+        (bytes(3_000_000), codes.CANNOT_UNDERSTAND, 1),
+        (dataset()[:34] + dataset() + bytes(3_000_000), codes.CANNOT_UNDERSTAND, 1),
+    ],
+)
+def test_what_takes_long_to_read_is_read_once_and_not_in_the_loop(body: bytes, status: int, thorough: int) -> None:
+    looks: list[tuple[str, bool, int]] = []
+
+    def watched(head: bytes | memoryview, transfer_syntax: str, *, complete: bool, thorough: bool) -> Attributes:
+        looks.append((threading.current_thread().name, thorough, len(head)))
+        return scan(head, transfer_syntax, complete=complete, thorough=thorough)
+
+    async def main() -> None:
+        looks.clear()
+        async with (
+            serving(scanner=watched) as rig,
+            await Sender.associate("127.0.0.1", rig.port, CONTEXTS) as sender,
+        ):
+            assert (await sender.store(CT, UID, EXPLICIT_LE, [body])).status == status
+            assert sum(look[1] for look in looks) == thorough
+            in_loop = [look for look in looks if look[0] == threading.main_thread().name]
+            assert len(in_loop) == 1 and in_loop[0][1:] == (False, 64 * 1024)
 
     run(main)

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.dataset import NeedMore, UnreadableDataSet, read_meta, scan
+from storage.dataset import NeedMore, Undecided, UnreadableDataSet, read_meta, scan
 from storage.digest import part10_meta_length
 
 EXPLICIT_LE, IMPLICIT_LE = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
@@ -160,3 +161,94 @@ def test_a_zip_bomb_is_inflated_no_further_than_needed() -> None:
         bomb += squeezer.compress(bytes(1 << 20))
     bomb += squeezer.flush()
     assert scan(bomb, DEFLATED, complete=True).sop_instance_uid == "1.2"
+
+
+def test_a_quick_look_leaves_to_a_thorough_one_whatever_takes_long() -> None:
+    uid = element(0x00080018, b"UI", b"1.2\0", EXPLICIT_LE)
+    squeezer = zlib.compressobj(wbits=-15)
+    name = element(0x00080005, b"CS", b"ISO_IR 100", EXPLICIT_LE) + uid
+    name += element(0x00100010, b"PN", b"M\xfcller" * 200, EXPLICIT_LE)
+    for data, syntax in (
+        (squeezer.compress(uid) + squeezer.flush(), DEFLATED),
+        (uid + element(0x00080016, b"UI", b"1.3\0", EXPLICIT_LE), EXPLICIT_LE),
+        (name, EXPLICIT_LE),
+    ):
+        with pytest.raises(Undecided):
+            scan(data, syntax, complete=True, thorough=False)
+        assert scan(data, syntax, complete=True).sop_instance_uid == "1.2"
+    with pytest.raises(Undecided):
+        scan(bytes(64 << 10), EXPLICIT_LE, complete=False, thorough=False)
+
+
+def hostile(kind: str) -> tuple[bytes, str]:
+    """Data sets that once took seconds, and how each is sent."""
+    twice = element(0x00080018, b"UI", b"1.2\0", EXPLICIT_LE) * 2
+    match kind.split(", "):
+        case ["zeros"]:
+            return bytes(4 << 20), IMPLICIT_LE
+        case ["empty elements", *deflated]:
+            data = b"".join(struct.pack("<HH2sH", 9 + n // 60000, n % 60000, b"LO", 0) for n in range(400_000))
+            squeezer = zlib.compressobj(wbits=-15)
+            return (squeezer.compress(data) + squeezer.flush(), DEFLATED) if deflated else (data, EXPLICIT_LE)
+        case ["empty items", *odd]:
+            items = struct.pack("<HHIHHI", 0xFFFE, 0xE000, 0xFFFFFFFF, 0xFFFE, 0xE00D, 0) * 200_000
+            sequence = struct.pack("<HH2sHI", 9, 0x1140, b"SQ", 0, 0xFFFFFFFF) + items
+            return (twice + sequence if odd else sequence), EXPLICIT_LE
+        case _:
+            head = element(0x00080016, b"UI", b"1.2\0", EXPLICIT_LE) + struct.pack("<HH2sHI", 8, 5, b"UC", 0, 1 << 20)
+            return head + b"\\" * (1 << 20), EXPLICIT_LE
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["zeros", "empty elements", "empty elements, deflated", "empty items", "empty items, odd", "character sets"],
+)
+def test_no_data_set_costs_more_than_a_bounded_number_of_steps(kind: str) -> None:
+    data, syntax = hostile(kind)
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)  # calls are counted, since time says more about the machine
+    try:
+        with pytest.raises(UnreadableDataSet):
+            scan(data, syntax, complete=True)
+    finally:
+        sys.setprofile(None)
+    assert calls < 1_000_000
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE])
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_length_beyond_the_end_of_the_whole_data_set_is_unreadable(syntax: str, odd: bool) -> None:
+    order = ">" if syntax == EXPLICIT_BE else "<"
+    data = element(0x00080016, b"UI", b"1.3\0", syntax) + element(0x00080018, b"UI", b"1.2\0", syntax)
+    if odd:
+        data += element(0x00080016, b"UI", b"1.3\0", syntax)
+    for length in (0x40, 0xFFFFFFF0):
+        absurd = struct.pack(order + "HH", 0x0009, 0x1001)
+        absurd += b"" if syntax == IMPLICIT_LE else b"UN\0\0"
+        absurd += struct.pack(order + "I", length)
+        with pytest.raises(UnreadableDataSet):
+            scan(data + absurd + element(0x0020000D, b"UI", b"1.4\0", syntax), syntax, complete=True)
+    behind = element(0x0020000D, b"UI", b"1.4\0", syntax) + element(0x7FE00010, b"OB", bytes(64), syntax)
+    assert scan(data + behind[:-40], syntax, complete=True).study_instance_uid == "1.4"
+
+
+def test_explicit_in_the_place_of_implicit_is_read() -> None:
+    data = element(0x00080018, b"UI", b"1.2\0", EXPLICIT_LE) + element(0x0020000D, b"UI", b"1.4\0", EXPLICIT_LE)
+    found = scan(data, IMPLICIT_LE, complete=True)
+    assert (found.sop_instance_uid, found.study_instance_uid) == ("1.2", "1.4")
+
+
+def test_what_pydicom_reads_is_whole_or_nothing() -> None:
+    """A head that ends before the Study UID must not give an instance without one."""
+    data = element(0x00080018, b"UI", b"1.2\0", EXPLICIT_LE) + element(0x00080016, b"UI", b"1.3\0", EXPLICIT_LE)
+    data += element(0x00090010, b"OB", bytes(1000), EXPLICIT_LE) + element(0x0020000D, b"UI", b"1.4\0", EXPLICIT_LE)
+    data += element(0x00280010, b"US", b"\0\0", EXPLICIT_LE)
+    for cut in (100, 500, len(data) - 20):
+        with pytest.raises(NeedMore):
+            scan(data[:cut], EXPLICIT_LE, complete=False)
+    assert scan(data, EXPLICIT_LE, complete=False).study_instance_uid == "1.4"
