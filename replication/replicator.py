@@ -183,9 +183,12 @@ class Replicator:
         task.add_done_callback(self._tasks.discard)
 
     async def _tick(self) -> None:
+        said: str | None = None
         while True:
             self.ticked_ms = self.runtime.now_ms()
             self.feed(ev.Tick())
+            if self.core.leader is None and said != (said := self.core.situation.not_standing) and said is not None:
+                _LOG.warning("this node may not lead", extra={"reason": said})
             await asyncio.sleep(TICK_S)
 
     def _describe(self) -> tuple[NodeRegistration, LiveNode]:

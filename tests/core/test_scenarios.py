@@ -213,3 +213,15 @@ def test_a_new_leader_does_not_know_what_was_acknowledged_until_its_own_record_i
 
     cluster.run_until(led)
     assert False in seen, "it was active before it knew"
+
+
+def test_a_node_that_may_not_lead_knows_why() -> None:
+    cluster = healthy("ab")
+    first, follower = leader_of(cluster), follower_of(cluster)
+    cluster.kill(first)
+    cluster.kill(follower)
+    cluster.wipe(follower)
+    cluster.start(follower)
+    cluster.run(8000)
+    assert cluster.leader is None
+    assert cluster.nodes[follower].replica.situation.not_standing == "not in the in-sync set"
