@@ -132,7 +132,7 @@ class Replicator:
             committed=lambda: self.core.situation.told,
             in_sync=self._is_in_sync,
         )
-        self.coordinator = Coordinator(coordination, settings.cluster, self.me, self._describe, self)
+        self.coordinator = Coordinator(coordination, settings.cluster, self.me, self._describe, self, runtime.wall_us)
         self.lookups = Lookups(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}
         self._events: deque[ev.Event] = deque()
