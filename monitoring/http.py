@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from monitoring.connections import Connection, Gate, Patience, connections
 from monitoring.metrics import CONTENT_TYPE
 from replication.api import InstanceAbsent, InstanceBytes, InstanceUnavailable
 
@@ -101,29 +102,38 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """uvicorn in the node's own loop."""
 
-    def __init__(self, node: Watched, *, host: str, port: int) -> None:
+    def __init__(self, node: Watched, *, host: str, port: int, patience: Patience | None = None) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._address = (host, port)
         config = uvicorn.Config(
-            application(node),
-            http="h11",
+            Gate(application(node)),
+            http=Connection,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            limit_concurrency=200,
             timeout_keep_alive=20,
             timeout_graceful_shutdown=2,
         )
         self._server = _Server(config)
+        self._patience = patience or Patience()
         self._task: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Raises OSError when the port is taken."""
         self._socket.bind(self._address)
-        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._socket]))
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._server.serve(sockets=[self._socket]))
+        self._looking = loop.create_task(self._look())
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(self._patience.look)
+            for connection in connections(self._server.server_state):
+                connection.look(self._patience)
 
     @property
     def port(self) -> int:
@@ -133,4 +143,6 @@ class HttpServer:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
+        if self._looking is not None:
+            self._looking.cancel()
         self._socket.close()

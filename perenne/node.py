@@ -12,6 +12,7 @@ from typing import Final
 
 import uvloop
 
+from monitoring.health import judge
 from monitoring.http import HttpServer
 from monitoring.metrics import Metrics
 from perenne import VERSION, logs
@@ -278,14 +279,21 @@ class Node:
     async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
         return await self.replicator.lookups.read(sop_instance_uid)
 
-    def _surveyed(self) -> tuple[int, list[str]]:
-        return self.index.count_instances(), list(self.index.conflicts())
+    def _surveyed(self) -> dict[str, object]:
+        """What only the disk knows. lost_and_found is counted anew: an operator may have taken files away."""
+        saved = len(self._disk.list("lost+found")) if self._disk.exists("lost+found") else 0
+        return {
+            "instances": self.index.count_instances(),
+            "conflicts": list(self.index.conflicts()),
+            "conflict_count": self.index.count_conflicts(),
+            "lost_and_found": saved,
+        }
 
     async def status(self) -> dict[str, object]:
         """What `perenne status` shows."""
-        instances, conflicts = await asyncio.to_thread(self._surveyed)
+        surveyed = await asyncio.to_thread(self._surveyed)
         s = self.statistics()
-        return {
+        facts: dict[str, object] = {
             "node": s.node_id,
             "cluster": s.cluster_id,
             "role": role(self.replicator).value,
@@ -305,18 +313,19 @@ class Node:
                 {"replica": lag.replica, "in_sync": lag.in_sync, "records": lag.records, "seconds": lag.seconds}
                 for lag in s.lags
             ],
-            "instances": instances,
-            "conflicts": conflicts,
+            **surveyed,
             "disk": {"free_bytes": self._disk.free_bytes(), "damaged_records": s.damaged_records},
-            "lost_and_found": s.lost_and_found,
             "refusal": self.why_not_ready(),
             "frozen": s.frozen,
+            "not_standing": s.not_standing,
             "fenced": self.replicator.core.situation.fenced,
             "coordination": {"connected": s.coordination_connected, "fresh_seconds": s.coordination_fresh_seconds},
             "ae_title": self._config.dimse.ae_title,
             "ports": {"dicom": self.dimse.port, "http": self.http.port, "peer": self.replicator.network.port},
             "version": VERSION,
         }
+        health, reasons = judge(facts)
+        return {**facts, "health": health, "reasons": reasons}
 
 
 def _replicator_settings(

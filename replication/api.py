@@ -115,6 +115,8 @@ class ReplicatorStatistics:
     """Why a C-STORE would be refused now; None when this node can acknowledge or relay."""
     frozen: str | None
     """Why the node stopped writing for good (a contradiction in its log); None when it did not."""
+    not_standing: str | None
+    """Why this node may not lead, while nobody does."""
     data_path_seconds: float
     """Age of the last canary that went through the real data path."""
     stored: int

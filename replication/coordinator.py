@@ -48,12 +48,14 @@ class Coordinator:
         me: Identity,
         describe: Callable[[], tuple[NodeRegistration, LiveNode]],
         events: CoordinatorEvents,
+        wall_us: Callable[[], int],
     ) -> None:
         self._coordination = coordination
         self._cluster = cluster
         self._me = me
         self._describe = describe
         self._events = events
+        self._wall_us = wall_us
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._queued: set[str] = set()
         self._registered = False
@@ -83,6 +85,16 @@ class Coordinator:
                 _LOG.warning("coordination does not answer", extra={"reason": str(error)})
             except CoordinationCorrupt as error:
                 _LOG.error("coordination holds what cannot be read", extra={"reason": str(error)})
+            except Exception as error:  # a bug: were the worker to end, this node would never hear of anything again
+                _LOG.critical("a request to coordination failed and is tried again", exc_info=error)
+                self._retry()
+
+    def _retry(self) -> None:
+        """What this node knows may be stale: the core asks again for the state, and live nodes are looked up anew."""
+        try:
+            self._events.feed(ev.ReadFailed())
+        except Exception as error:  # the bug is in what was told, not in what was asked
+            _LOG.critical("the core cannot be told of it", exc_info=error)
 
     def _once(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
         """Queue a job unless the same one waits already."""
@@ -170,7 +182,7 @@ class Coordinator:
 
     async def _operations(self) -> None:
         for operation in await self._coordination.operations():
-            if operation.result is None:
+            if operation.result is None and not operation.overdue(self._wall_us()):
                 self._events.operation(operation)
 
     def finish(self, operation: Operation, result: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from replication.api import InstanceAbsent, InstanceBytes, InstanceUnavailable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger("perenne.lookup")
 TIMEOUT_S: Final = 10.0
+IN_MEMORY_BYTES: Final = 1024 * 1024
+"""Larger instances leave from their file in pieces: whoever asked may read slowly, and may be many."""
 FRESH_SHARE: Final = 0.6
 """Of the session time-out: for so long after its last answered request nobody can have taken a leader's place, also
 where the server granted less than was asked for or the clocks run unevenly.
@@ -84,7 +87,8 @@ class Lookups:
             return None
         loop = asyncio.get_running_loop()
         try:
-            stored = await loop.run_in_executor(replicator.readers, replicator.log.read, sequence)
+            read = partial(replicator.log.read, sequence, whole_limit=IN_MEMORY_BYTES)
+            stored = await loop.run_in_executor(replicator.readers, read)
         except StorageError:
             return None  # damaged here: another replica has it
         if stored.header.kind is not RecordKind.INSTANCE or not await loop.run_in_executor(

@@ -133,7 +133,7 @@ class Replicator:
             committed=lambda: self.core.situation.told,
             in_sync=self._is_in_sync,
         )
-        self.coordinator = Coordinator(coordination, settings.cluster, self.me, self._describe, self)
+        self.coordinator = Coordinator(coordination, settings.cluster, self.me, self._describe, self, runtime.wall_us)
         self.lookups = Lookups(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}
         self._events: deque[ev.Event] = deque()
@@ -184,9 +184,12 @@ class Replicator:
         task.add_done_callback(self._tasks.discard)
 
     async def _tick(self) -> None:
+        said: str | None = None
         while True:
             self.ticked_ms = self.runtime.now_ms()
             self.feed(ev.Tick())
+            if self.core.leader is None and said != (said := self.core.situation.not_standing) and said is not None:
+                _LOG.warning("this node may not lead", extra={"reason": said})
             await asyncio.sleep(TICK_S)
 
     def _describe(self) -> tuple[NodeRegistration, LiveNode]:

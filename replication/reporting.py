@@ -51,6 +51,7 @@ def statistics(replicator: Replicator, *, data_path_seconds: float) -> Replicato
         leader_changes=replicator.leader_changes,
         refusal=replicator.refusal(),
         frozen=replicator.frozen,
+        not_standing=situation.not_standing if core.leader is None else None,
         data_path_seconds=data_path_seconds,
         stored=replicator.offers.counts["stored"],
         duplicates=replicator.offers.counts["duplicates"],

@@ -180,6 +180,10 @@ class Index:
         rows = self._survey("SELECT sop_instance_uid FROM conflict ORDER BY 1 LIMIT ?", limit)
         return tuple(str(row[0]) for row in rows)
 
+    def count_conflicts(self) -> int:
+        """How many there are, also where `conflicts` does not name all."""
+        return int(self._survey("SELECT COUNT(*) FROM conflict")[0][0])
+
     def everything(self) -> list[tuple[object, ...]]:
         """All rows in a fixed order: two indexes of one log are equal by this."""
         found: list[tuple[object, ...]] = []

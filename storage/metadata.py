@@ -89,11 +89,10 @@ class PromiseFile:
         # "clean" never will be: a promise is believed only as it would be read after a power cut.
         self._file.sync()
         self._file.drop_cache()
-        slots = (_decode(self._file.pread(_SLOT_BYTES, number * _SLOT_BYTES)) for number in (0, 1))
-        found = [slot for slot in slots if slot is not None]
-        if not found:
+        found = _newest(self._file.pread(2 * _SLOT_BYTES, 0))
+        if found is None:
             raise FormatError("the promise file is damaged in both slots")
-        self._number, self._value = max(found, key=lambda slot: slot[0])
+        self._number, self._value = found
 
     @property
     def value(self) -> Promise:
@@ -128,6 +127,17 @@ class PromiseFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def newest_promise(content: bytes) -> Promise | None:
+    """Return the promise that a file holds; None when both slots are damaged. For looking only."""
+    found = _newest(content)
+    return None if found is None else found[1]
+
+
+def _newest(content: bytes) -> tuple[int, Promise] | None:
+    slots = (_decode(content[number * _SLOT_BYTES : (number + 1) * _SLOT_BYTES]) for number in (0, 1))
+    return max((slot for slot in slots if slot is not None), key=lambda slot: slot[0], default=None)
 
 
 def _encode(number: int, promise: Promise) -> bytes:

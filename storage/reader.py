@@ -12,11 +12,15 @@ from storage.digest import PayloadHasher
 from storage.errors import RecordAbsent, RecordCorrupt
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, chain_after
 from storage.record import DecodedRecord, encode_header, trailing_padding
+from storage.segment import PIECE as SEGMENT_PIECE
 from storage.segment import Segment, SegmentInfo, verify_payload
 from storage.table import Entry
 
 WHOLE_LIMIT: Final = 16 * 1024 * 1024
 """Payloads up to this size are read once, into memory; larger ones are hashed first and then read again."""
+
+PIECE: Final = 256 * 1024
+"""What one reader of a large payload holds in memory at a time, or twice that."""
 
 
 class Payload(Protocol):
@@ -69,6 +73,7 @@ class FilePayload:
     header: RecordHeader
     segment: Segment
     offset: int
+    piece: int = SEGMENT_PIECE
 
     @property
     def size(self) -> int:
@@ -77,7 +82,7 @@ class FilePayload:
     def parts(self) -> Iterator[memoryview]:
         hasher = PayloadHasher(self.header.kind)
         held: bytes | None = None
-        for piece in self.segment.raw(self.offset, self.size):
+        for piece in self.segment.raw(self.offset, self.size, self.piece):
             if held is not None:
                 yield memoryview(held)
             hasher.update(piece)
@@ -170,8 +175,11 @@ class LogReader:
             return None
         return LogPoint(decoded.header.position, decoded.chain)
 
-    def read(self, sequence: int) -> StoredRecord:
-        """Return a verified record. Raises RecordCorrupt (and remembers it), RecordAbsent."""
+    def read(self, sequence: int, *, whole_limit: int = WHOLE_LIMIT) -> StoredRecord:
+        """Return a verified record. Raises RecordCorrupt (and remembers it), RecordAbsent.
+
+        whole_limit: a larger payload stays in its file and comes in pieces, for readers that may be many and slow.
+        """
         found = self._find(sequence)
         if found is None:
             raise RecordAbsent(sequence)
@@ -182,9 +190,10 @@ class LogReader:
             header = decoded.header
             start = offset + decoded.payload_offset
             length = decoded.length - decoded.payload_offset
-            if header.size > WHOLE_LIMIT:
+            if header.size > whole_limit:
                 verify_payload(header, found.raw(start, length))
-                return StoredRecord(header, decoded.chain, FilePayload(header, found, start))
+                piece = PIECE if whole_limit < WHOLE_LIMIT else SEGMENT_PIECE
+                return StoredRecord(header, decoded.chain, FilePayload(header, found, start, piece))
             data = found.file.pread(length, start)
             verify_payload(header, iter((data,)))
             return StoredRecord(header, decoded.chain, BytesPayload(data[: header.size]))

@@ -96,10 +96,10 @@ class Segment:
         """Decode the header at `offset`. Raises RecordCorrupt; proves nothing but its form."""
         return decode_header(self.file.pread(min(HEADER_LIMIT, self.size - offset), offset))
 
-    def raw(self, offset: int, length: int) -> Iterator[bytes]:
+    def raw(self, offset: int, length: int, most: int = PIECE) -> Iterator[bytes]:
         end = offset + length
         while offset < end:
-            piece = self.file.pread(min(PIECE, end - offset), offset)
+            piece = self.file.pread(min(most, end - offset), offset)
             if not piece:
                 return
             offset += len(piece)

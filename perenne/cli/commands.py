@@ -123,14 +123,16 @@ def check_journal(
 def switchover(
     config: ConfigOption = None,
     zookeeper: Annotated[str, typer.Option(help="host:port,… instead of a configuration.")] = "",
+    cluster: Annotated[Path | None, typer.Option("--cluster", help="A cluster.json written by script/up.")] = None,
     to: Annotated[str, typer.Option(help="The node that is to lead; else the most advanced follower.")] = "",
     seconds: Annotated[float, typer.Option(help="How long to wait for it.")] = 30.0,
 ) -> None:
     """Hand the lead to another node; acknowledgements pause for well under a second, nothing is lost."""
-    hosts = zookeeper or read_config(config).coordination.zookeeper
+    from perenne.cli.switchover import ask, zookeeper_of
+
+    hosts = zookeeper or (zookeeper_of(cluster) if cluster else read_config(config).coordination.zookeeper)
     if not hosts:
-        raise fail("no ZooKeeper to ask: give --config or --zookeeper", 2)
-    from perenne.cli.switchover import ask
+        raise fail("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
 
     result = ask(hosts, to, seconds)
     typer.echo(result)

@@ -1,86 +1,48 @@
 """`perenne log`: reads segments as they lie there, without a lock and without a write."""
 
 import json
-import mmap
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import track
 
-from storage.digest import digests_of
-from storage.errors import FormatError, RecordCorrupt
-from storage.position import RecordHeader, RecordKind, chain_after
-from storage.record import decode_header
-from storage.table import PAGE, data_offset, decode_segment_header
+from perenne.cli.walk import Fault, Found, Walk, copy_checked
+from storage.errors import RecordCorrupt
+from storage.position import RecordKind
 
 app = typer.Typer(no_args_is_help=True)
 DirectoryArgument = Annotated[Path, typer.Argument(help="A node's data directory (it may be running).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: JSON lines.")]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One record as it lies in a segment. damage: None when its digest and chain hold."""
-
-    segment: Path
-    header: RecordHeader | None
-    payload: memoryview
-    damage: str | None
-
-
-def segments(directory: Path) -> list[Path]:
+def opened(directory: Path, *, verify: bool) -> tuple[Walk, list[Path]]:
     """Raises typer.Exit when it is no data directory."""
-    found = sorted((directory / "log").glob("*.tar"))
+    walk = Walk(directory, verify)
+    found = walk.segments()
     if not found:
         sys.stderr.write(f"perenne: {directory} holds no log: give the [node] data_dir of a node\n")
         raise typer.Exit(2)
-    return found
+    return walk, found
 
 
-def records(path: Path, *, verify: bool) -> Iterator[Found]:
-    """Walk one segment from its first record to its last."""
-    with path.open("rb") as file:
-        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    try:
-        described = decode_segment_header(bytes(view[:PAGE]))
-    except FormatError as error:
-        yield Found(path, None, view[:0], f"{error}; tar can still read the file")
-        return
-    at, chain = data_offset(described.segment_bytes), described.chain_before
-    while at + 512 <= len(view) and any(view[at : at + 512]):
-        try:
-            decoded = decode_header(view[at : at + 1024 * 1024])
-        except RecordCorrupt as error:
-            yield Found(path, None, view[:0], f"at byte {at}: {error}; what follows in this segment cannot be read")
-            return
-        header, start = decoded.header, at + decoded.payload_offset
-        payload = view[start : start + header.size]
-        damage = None
-        if verify:
-            digests = digests_of(header.kind, [payload])
-            if (digests.digest, digests.dataset) != (header.digest, header.dataset):
-                damage = "its bytes do not match its digest"
-            elif chain_after(chain, header) != decoded.chain:
-                damage = "it does not follow from the record before"
-        yield Found(path, header, payload, damage)
-        chain = decoded.chain
-        at += decoded.length
+def told(fault: Fault) -> str:
+    where = "" if fault.sequence is None else f" record {fault.sequence}:"
+    return f"{fault.segment.name}:{where} {fault.text}"
 
 
 @app.command("ls")
 def ls(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
     """List every record: position, kind, size, name."""
-    for path in segments(directory):
-        for found in records(path, verify=False):
-            header = found.header
-            if header is None:
-                sys.stderr.write(f"{path.name}: {found.damage}\n")
+    walk, names = opened(directory, verify=False)
+    for path in names:
+        for found in walk.segment(path):
+            if isinstance(found, Fault):
+                sys.stderr.write(f"{told(found)}\n")
                 continue
+            header = found.header
             position = header.position
             facts = {
                 "sequence": position.sequence,
@@ -95,20 +57,37 @@ def ls(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
 
 @app.command("verify")
 def verify(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
-    """Check every digest and the chain; exit code 1 when a record is damaged, and say which."""
-    checked, damaged = 0, 0
+    """Check every digest, the chain, and the table of each segment; exit code 1 when anything is wrong, and say what.
+
+    It also notices what is not there: records, segments, table entries, and a log that is shorter than this node knew.
+    """
+    walk, names = opened(directory, verify=True)
+    counts = {"records": 0, "damaged": 0, "lost": 0, "other_faults": 0}
+
+    def say(fault: Fault) -> None:
+        counts["lost"] += fault.lost
+        counts["other_faults"] += not fault.lost and not fault.note
+        key = "note" if fault.note else "damage"
+        facts = {"segment": fault.segment.name, "sequence": fault.sequence, key: fault.text, "lost": fault.lost}
+        typer.echo(json.dumps(facts) if as_json else told(fault))
+
     console = Console(stderr=True)
-    for path in track(segments(directory), "verifying", console=console, disable=as_json or not console.is_terminal):
-        for found in records(path, verify=True):
-            checked += 1
+    for path in track(names, "verifying", console=console, disable=as_json or not console.is_terminal):
+        for found in walk.segment(path):
+            if isinstance(found, Fault):
+                say(found)
+                continue
+            counts["records"] += 1
             if found.damage is not None:
-                damaged += 1
-                sequence = found.header.position.sequence if found.header else None
+                counts["damaged"] += 1
+                sequence = found.header.position.sequence
                 facts = {"segment": path.name, "sequence": sequence, "damage": found.damage}
                 typer.echo(json.dumps(facts) if as_json else f"{path.name}: record {sequence}: {found.damage}")
-    summary = {"records": checked, "damaged": damaged}
-    typer.echo(json.dumps(summary) if as_json else f"{checked} records, {damaged} damaged")
-    if damaged:
+    for fault in walk.finish():
+        say(fault)
+    text = "{records} records, {damaged} damaged, {lost} lost, {other_faults} other faults".format(**counts)
+    typer.echo(json.dumps(counts) if as_json else text)
+    if counts["damaged"] or counts["lost"] or counts["other_faults"]:
         raise typer.Exit(1)
 
 
@@ -119,25 +98,51 @@ def extract(
     uid: Annotated[str, typer.Option(help="One SOP Instance UID; else everything.")] = "",
 ) -> None:
     """Write instances as DICOM files, each checked against its digest; nothing is overwritten."""
-    written, skipped = 0, 0
-    for path in segments(directory):
-        for found in records(path, verify=True):
-            header = found.header
-            if header is None or header.kind is not RecordKind.INSTANCE:
-                continue
-            name = header.path.rsplit("/", 1)[1]
-            if uid and not (name == f"{uid}.dcm" or name.startswith(f"{uid}.{header.position.sequence}.")):
-                continue
-            target = to / header.path
-            if found.damage is not None or target.exists():
-                sys.stderr.write(f"{header.path}: {found.damage or 'exists already'}\n")
-                skipped += 1
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f"{target.name}.part")
-            part.write_bytes(found.payload)  # Ctrl-C leaves no file that looks whole
-            part.replace(target)
-            written += 1
-    typer.echo(f"{written} written, {skipped} left out")
-    if skipped or not written:
+    walk, names = opened(directory, verify=False)
+    counts = {"written": 0, "left out": 0, "lost": 0}
+    taken: set[str] = set()
+    for path in names:
+        for found in walk.segment(path):
+            if isinstance(found, Fault):
+                counts["lost"] += found.lost
+                sys.stderr.write(f"{told(found)}\n")
+            elif found.header.kind is RecordKind.INSTANCE and _wanted(found, uid):
+                counts["written" if _extracted(found, to, taken) else "left out"] += 1
+    for fault in walk.finish():
+        counts["lost"] += fault.lost
+        sys.stderr.write(f"{told(fault)}\n")
+    if uid and not counts["written"] and not counts["left out"]:
+        unread = f"; it may be among {counts['lost']} records that cannot be read" if counts["lost"] else ""
+        sys.stderr.write(f"{uid}: not found{unread}\n")
+    typer.echo(f"{counts['written']} written, {counts['left out']} left out, {counts['lost']} lost")
+    if not counts["written"] or counts["left out"] or (counts["lost"] and not uid):
         raise typer.Exit(1)
+
+
+def _wanted(found: Found, uid: str) -> bool:
+    name = found.header.path.rsplit("/", 1)[-1]
+    return not uid or name == f"{uid}.dcm" or name.startswith(f"{uid}.{found.header.position.sequence}.")
+
+
+def _extracted(found: Found, to: Path, taken: set[str]) -> bool:
+    """Write one instance; say why not. Two members of one name are two images: both are kept."""
+    name = found.header.path
+    if name in taken:
+        pure = PurePosixPath(name)
+        name = str(pure.with_name(f"{pure.stem}.{found.header.position.sequence}{pure.suffix}"))
+        sys.stderr.write(f"{found.header.path}: more than one record has this name; this one is written as {name}\n")
+    taken.add(name)
+    target = to / name
+    damage = found.damage
+    try:
+        if damage is None and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if copy_checked(found, target):
+                return True
+            damage = "its bytes do not match its digest"
+    except RecordCorrupt as error:
+        damage = error.reason
+    except OSError as error:
+        damage = f"cannot be read or written: {error.strerror}"
+    sys.stderr.write(f"{name}: {damage or 'exists already'}\n")
+    return False

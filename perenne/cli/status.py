@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
+
+from monitoring.health import DOWN, OK, judge
 
 FILE_WIDTH = 160
 """Columns where the output goes to a file or another program."""
@@ -32,42 +35,56 @@ def _ask(address: str) -> dict[str, Any]:
         return {"node": address, "error": str(getattr(error, "reason", error))}
 
 
-def health(facts: dict[str, Any]) -> str:
-    """One word, or why not."""
+def health(facts: dict[str, Any]) -> tuple[str, list[str]]:
+    """One word, and why it is not "ok"."""
     if "error" in facts:
-        return f"no answer: {facts['error']}"
-    return str(facts["frozen"] or facts["fenced"] or facts["refusal"] or "ok")
+        return DOWN, [f"no answer: {facts['error']}"]
+    return judge(facts)
 
 
 def show(found: list[str], *, as_json: bool) -> int:
     """Print; return 0 healthy, 1 degraded, 2 cannot store."""
     nodes = [_ask(address) for address in found]
-    code = 2 if all(health(n) != "ok" for n in nodes) else 1 if any(health(n) != "ok" for n in nodes) else 0
+    words = [health(n)[0] for n in nodes]
+    code = 2 if all(word == DOWN for word in words) else 1 if any(word != OK for word in words) else 0
     leader = next((n for n in nodes if n.get("role") == "leader"), None)
-    lags = {lag["replica"]: lag for lag in leader["lags"]} if leader else {}
     if as_json:
-        Console().print_json(json.dumps({"health": ["ok", "degraded", "down"][code], "nodes": nodes}))
+        judged = [{**n, "health": health(n)[0], "reasons": health(n)[1]} for n in nodes]
+        Console().print_json(json.dumps({"health": ["ok", "degraded", "down"][code], "nodes": judged}))
         return code
     columns = ("node", "role", "in sync", "position", "lag", "instances", "conflicts", "disk free")
     table = Table(*columns, Column("health", overflow="fold", min_width=20))
     for n in nodes:
-        if "error" in n:
-            table.add_row(str(n["node"]), "-", "-", "-", "-", "-", "-", "-", f"[red]{health(n)}")
-            continue
-        lag = lags.get(n["node"])
-        table.add_row(
-            n["node"],
-            n["role"],
-            "yes" if leader and n["node"] in leader["in_sync"] else "no",
-            f"{n['positions']['committed']} of {n['positions']['end']}",
-            f"{lag['records']} records" if lag else "-",
-            str(n["instances"]),
-            str(len(n["conflicts"])),
-            f"{n['disk']['free_bytes'] / 2**30:.0f} GiB",
-            health(n) if health(n) == "ok" else f"[red]{health(n)}",
-        )
+        table.add_row(*_row(n, leader))
     console = Console()
     if not console.is_terminal:
         console = Console(width=FILE_WIDTH)
     console.print(table)
     return code
+
+
+def _row(n: dict[str, Any], leader: dict[str, Any] | None) -> list[str]:
+    word, reasons = health(n)
+    said = word if word == OK else f"[red]{word}: {'; '.join(map(escape, reasons))}"
+    if "error" in n:
+        return [str(n["node"]), *["-"] * 7, said]
+    lags = {lag["replica"]: lag for lag in leader["lags"]} if leader else {}
+    lag = lags.get(n["node"])
+    return [
+        n["node"],
+        n["role"],
+        _in_sync(n, leader),
+        f"{n['positions']['committed']} of {n['positions']['end']}",
+        f"{lag['records']} records" if lag else "-",
+        str(n["instances"]),
+        str(n.get("conflict_count", len(n["conflicts"]))),
+        f"{n['disk']['free_bytes'] / 2**30:.0f} GiB",
+        said,
+    ]
+
+
+def _in_sync(n: dict[str, Any], leader: dict[str, Any] | None) -> str:
+    """What the leader says; while nobody leads, the set as this node last read it."""
+    if leader is not None:
+        return "yes" if n["node"] in leader["in_sync"] else "no"
+    return f"{'yes' if n['node'] in n['in_sync'] else 'no'}, knows {' '.join(n['in_sync']) or 'nobody'}"

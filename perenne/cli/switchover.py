@@ -1,33 +1,97 @@
 """`perenne switchover`: asks through coordination, so that it works from anywhere, whoever leads."""
 
 import asyncio
+import contextlib
+import json
 import secrets
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Final
 
 from perenne.node import SessionWaiter
-from replication.coordination.port import Operation
+from replication.coordination.port import Coordination, CoordinationUnavailable, Operation
 from replication.coordination.zookeeper import ZooKeeperCoordination
+from replication.core.values import ClusterState
+
+WITHDRAW_S: Final = 2.0
+
+
+def zookeeper_of(cluster: Path) -> str:
+    """The address in a cluster.json; empty when there is none."""
+    try:
+        facts: Any = json.loads(cluster.read_text())
+        return str(facts["zookeeper"]["address"])
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def ask(hosts: str, to: str, seconds: float) -> str:
     """Return what became of it."""
-    return asyncio.run(_ask(hosts, to, seconds))
+    return asyncio.run(_connected(hosts, to, seconds))
 
 
-async def _ask(hosts: str, to: str, seconds: float) -> str:
+async def _connected(hosts: str, to: str, seconds: float) -> str:
     coordination = ZooKeeperCoordination(hosts, session_timeout_ms=6000)
     waiter = SessionWaiter()
     await coordination.start(waiter)
-    operation = Operation("switchover", secrets.token_hex(8), {"to": to} if to else {})
+    began = time.monotonic()
     try:
         async with asyncio.timeout(seconds):
             await waiter.event.wait()
-            await coordination.request_operation(operation)
-            while True:
-                for found in await coordination.operations():
-                    if found.id == operation.id and found.result is not None:
-                        return found.result
-                await asyncio.sleep(0.05)
+        return await carried_out(coordination, to, seconds - (time.monotonic() - began))
     except TimeoutError:
-        return f"failed: no leader carried it out within {seconds:.0f} s; see `perenne status`"
+        return f"failed: ZooKeeper at {hosts} does not answer"
     finally:
         await coordination.close()
+
+
+async def carried_out(coordination: Coordination, to: str, seconds: float) -> str:
+    """Ask the leader, and see that it does not happen later: it has a deadline, and is withdrawn at the end."""
+    until_us = int((time.time() + seconds) * 1_000_000)
+    arguments = {"until_us": str(until_us)} | ({"to": to} if to else {})
+    operation = Operation("switchover", secrets.token_hex(8), arguments)
+    asked, result = False, None
+    try:
+        async with asyncio.timeout(seconds):
+            seen = await coordination.read_state()
+            if why := why_not(seen.state if seen else None, await coordination.live_nodes(), to):
+                return why
+            asked = True
+            await coordination.request_operation(operation)
+            while True:
+                if (result := await _result(coordination, operation)) is not None:
+                    return result
+                await asyncio.sleep(0.05)
+    except CoordinationUnavailable as error:
+        return f"failed: {error}"
+    except TimeoutError:
+        return f"failed: no leader carried it out within {seconds:.0f} s; withdrawn, see `perenne status`"
+    finally:
+        if asked and result is None:  # also after Ctrl-C; the deadline holds where even this fails
+            with contextlib.suppress(TimeoutError, CoordinationUnavailable):
+                async with asyncio.timeout(WITHDRAW_S):
+                    await coordination.finish_operation(operation, "failed: withdrawn")
+
+
+async def _result(coordination: Coordination, operation: Operation) -> str | None:
+    found = [one.result for one in await coordination.operations() if one.id == operation.id]
+    return found[0] if found else None
+
+
+def why_not(state: ClusterState | None, live: Collection[str], to: str) -> str | None:
+    """Say which node cannot take over, and why; None when there is one that can."""
+    if state is None or state.leader is None:
+        return "failed: nobody leads; see `perenne status`"
+    names = sorted(member.id for member in state.in_sync)
+    if to and to == state.leader.id:
+        return f"{to} already leads"
+    if to and to not in live and to not in names:
+        return f"failed: {to} is unknown: running are {', '.join(sorted(live))}"
+    if to and to not in live:
+        return f"failed: {to} does not run"
+    if to and to not in names:
+        return f"failed: {to} is not in sync: in sync are {', '.join(names)}"
+    if not to and not any(name in live for name in names if name != state.leader.id):
+        return f"failed: no other node is in sync and runs: in sync are {', '.join(names)}"
+    return None

@@ -57,12 +57,19 @@ class LiveNode:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A verb that an operator asked for: the znode `ops/<verb>`. `result` is None until the leader carried it out."""
+    """A verb that an operator asked for: the znode `ops/<verb>`. `result` is None until the leader carried it out.
+
+    The argument `until_us`, Unix microseconds, is when whoever asked has given up: after that it must not happen.
+    """
 
     verb: str
     id: str
     arguments: Mapping[str, str]
     result: str | None = None
+
+    def overdue(self, wall_us: int) -> bool:
+        until = self.arguments.get("until_us", "")
+        return until.isdecimal() and int(until) < wall_us
 
 
 class SessionEvent(enum.Enum):

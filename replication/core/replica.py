@@ -540,7 +540,7 @@ class Replica:
         insist = hinted or patience_over
         if not insist and self.following.hears_leader(4 * situation.settings.heartbeat_ms):
             return
-        why = why_not_eligible(
+        why = situation.not_standing = why_not_eligible(
             state, situation.me.member, situation.ledger, counter=situation.counter, own_floor=situation.floor
         )
         if why is None:

@@ -117,6 +117,8 @@ class Situation:
         self.full = False
         """Whether it is fenced for want of room alone."""
         self.trouble: str | None = None
+        self.not_standing: str | None = None
+        """Why this node would not lead when it last came to stand for election: for people, decides nothing."""
         self.relinquished = -1
         """The highest epoch in which this process led and stopped leading: it never acts in it again."""
         self._requests = 0

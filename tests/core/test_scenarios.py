@@ -259,3 +259,15 @@ def test_no_two_records_are_called_alike() -> None:
     paths = [record.header.path for record in cluster.disks[leader].log.records]
     assert len(paths) >= 14
     assert len(paths) == len(set(paths)), sorted(paths)
+
+
+def test_a_node_that_may_not_lead_knows_why() -> None:
+    cluster = healthy("ab")
+    first, follower = leader_of(cluster), follower_of(cluster)
+    cluster.kill(first)
+    cluster.kill(follower)
+    cluster.wipe(follower)
+    cluster.start(follower)
+    cluster.run(8000)
+    assert cluster.leader is None
+    assert cluster.nodes[follower].replica.situation.not_standing == "not in the in-sync set"

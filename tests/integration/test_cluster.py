@@ -163,8 +163,9 @@ def test_a_switchover_moves_the_lead_and_stores_go_on(tmp_path: Path) -> None:
         nobody = perenne("switchover", "--zookeeper", hosts, "--to", "n9", "--seconds", "5")
         assert nobody.returncode == 1
         assert "failed" in nobody.stdout
+        cluster.wait_for(lambda: rig.in_sync(cluster) == {n.id for n in cluster.nodes}, "all nodes are in sync")
         table = perenne("status", "--cluster", str(cluster.directory / "cluster.json"))
-        assert table.returncode == 0
+        assert table.returncode == 0, table.stdout
         assert all(node.id in table.stdout for node in cluster.nodes)
 
 

@@ -209,3 +209,11 @@ def test_a_whole_segment_is_installed_only_when_every_byte_is_proved() -> None:
     assert [source_disk.read(f"log/{name}") for name in source_disk.list("log")] == [
         disk.read(f"log/{name}") for name in disk.list("log")
     ]
+
+
+def test_a_reader_may_ask_for_a_payload_in_pieces_that_stays_in_its_file() -> None:
+    _, log = filled((2_000_000,))
+    whole, pieces = log.read(1).payload, log.read(1, whole_limit=1_000_000).payload
+    assert [len(part) for part in whole.parts()] == [2_000_000]
+    assert max(len(part) for part in pieces.parts()) <= 256 * 1024
+    assert b"".join(pieces.parts()) == b"".join(whole.parts())

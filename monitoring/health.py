@@ -1,0 +1,29 @@
+"""One word about a node, and the reasons for it, from its `/status`: the same here and in `perenne status`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+OK, DEGRADED, DOWN = "ok", "degraded", "cannot store"
+
+
+def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """`cannot store`: a C-STORE would be refused now. `degraded`: it would not, and yet a person is needed.
+
+    >>> node = {"frozen": None, "fenced": None, "refusal": None, "not_standing": None, "leader": "n1"}
+    >>> judge(node | {"node": "n1", "in_sync": ["n1"], "disk": {"damaged_records": 0}, "lost_and_found": 0, "lags": []})
+    ('ok', [])
+    """
+    reasons = [str(facts[name]) for name in ("frozen", "fenced", "refusal") if facts.get(name)]
+    word = DOWN if reasons else OK
+    if why := facts.get("not_standing"):
+        reasons.append(f"cannot lead: {why}")
+    if damaged := facts["disk"]["damaged_records"]:
+        reasons.append(f"{damaged} damaged records")
+    if saved := facts["lost_and_found"]:
+        reasons.append(f"{saved} files in lost+found")
+    if facts["leader"] is not None and facts["node"] not in facts["in_sync"]:
+        reasons.append("not in sync")
+    behind = [lag["replica"] for lag in facts["lags"] if not lag["in_sync"]]
+    if behind:
+        reasons.append(f"{', '.join(behind)} not in sync")
+    return (DEGRADED if reasons and word == OK else word), list(dict.fromkeys(reasons))

@@ -1,0 +1,80 @@
+"""Goal: `perenne status` and `/status` call nothing "ok" that needs a person. Method: made-up answers of nodes."""
+
+import json
+from typing import Any
+
+import pytest
+
+from monitoring.health import judge
+from perenne.cli import status
+
+
+def node(name: str, **changed: Any) -> dict[str, Any]:
+    """A healthy member of three, led by n1."""
+    leads = name == "n1"
+    facts: dict[str, Any] = {
+        "node": name,
+        "role": "leader" if leads else "follower",
+        "leader": "n1",
+        "in_sync": ["n1", "n2", "n3"],
+        "positions": {"committed": 7, "end": 7},
+        "lags": [{"replica": n, "in_sync": True, "records": 0} for n in ("n2", "n3")] if leads else [],
+        "instances": 5,
+        "conflicts": [],
+        "conflict_count": 0,
+        "disk": {"free_bytes": 2**30, "damaged_records": 0},
+        "lost_and_found": 0,
+        "refusal": None,
+        "frozen": None,
+        "fenced": None,
+        "not_standing": None,
+    }
+    return facts | changed
+
+
+def shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *nodes: dict[str, Any]
+) -> tuple[int, str, dict[str, Any]]:
+    answers = {f"http://{number}": facts for number, facts in enumerate(nodes)}
+    monkeypatch.setattr(status, "_ask", answers.__getitem__)
+    code = status.show(list(answers), as_json=False)
+    table = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert status.show(list(answers), as_json=True) == code
+    return code, table, json.loads(capsys.readouterr().out)
+
+
+def test_a_healthy_cluster_is_ok(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, facts = shown(monkeypatch, capsys, node("n1"), node("n2"), node("n3"))
+    assert (code, facts["health"]) == (0, "ok")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"disk": {"free_bytes": 1, "damaged_records": 2}}, "2 damaged records"),
+        ({"lost_and_found": 3}, "3 files in lost+found"),
+        ({"lags": [{"replica": "n3", "in_sync": False, "records": 9}]}, "n3 not in sync"),
+        ({"in_sync": ["n2", "n3"]}, "not in sync"),
+    ],
+)
+def test_what_needs_a_person_is_degraded(
+    changed: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, table, facts = shown(monkeypatch, capsys, node("n1", **changed), node("n2"), node("n3"))
+    assert (code, facts["health"]) == (1, "degraded")
+    assert reason in facts["nodes"][0]["reasons"]
+    assert "degraded" in table
+
+
+def test_without_a_leader_each_node_shows_what_it_knows_and_why_it_does_not_lead(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone: dict[str, Any] = {"role": "follower", "leader": None, "refusal": "no leader is known", "lags": []}
+    one = node("n1", **alone, in_sync=["n1", "n2"], not_standing="the log has damaged or unsettled records")
+    two = node("n2", **alone, in_sync=["n1"], not_standing="not in the in-sync set")
+    code, table, facts = shown(monkeypatch, capsys, one, two)
+    assert code == 2
+    assert "yes, knows n1 n2" in table
+    assert "no, knows n1" in table
+    assert "cannot lead: the log has damaged or unsettled records" in facts["nodes"][0]["reasons"]
+    assert judge(two) == ("cannot store", ["no leader is known", "cannot lead: not in the in-sync set"])
