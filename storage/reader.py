@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+from storage.damage import DamageRegister
 from storage.digest import PayloadHasher
 from storage.errors import RecordAbsent, RecordCorrupt
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, chain_after
@@ -91,13 +92,13 @@ class FilePayload:
 class LogReader:
     """The reading half of `Log`. The log thread publishes under `_lock`; readers take snapshots."""
 
-    def __init__(self, segments: tuple[Segment, ...], end: LogPoint, damaged: set[int]) -> None:
+    def __init__(self, segments: tuple[Segment, ...], end: LogPoint, damage: DamageRegister) -> None:
         self._lock = threading.Lock()
         self._segments = segments
         self._pending: dict[int, Pending] = {}
         self._end = end
         self._durable = end
-        self._damaged = damaged
+        self.damage = damage
 
     @property
     def end(self) -> LogPoint:
@@ -110,9 +111,10 @@ class LogReader:
         return self._durable
 
     def damaged(self) -> tuple[int, ...]:
-        """Sequences known to be damaged: found at start or by a read, and not repaired yet."""
-        with self._lock:
-            return tuple(sorted(self._damaged))
+        """Sequences known to be damaged: found at start or by a read, in this process or an earlier one, and not
+        repaired yet.
+        """
+        return tuple(sorted(self.damage.known))
 
     def segments(self) -> tuple[SegmentInfo, ...]:
         segments = self._segments
@@ -171,7 +173,10 @@ class LogReader:
         return LogPoint(decoded.header.position, decoded.chain)
 
     def read(self, sequence: int) -> StoredRecord:
-        """Return a verified record. Raises RecordCorrupt (and remembers it), RecordAbsent."""
+        """Return a verified record. Raises RecordCorrupt (and remembers it), RecordAbsent.
+
+        A record that was damaged and verifies is damaged no more.
+        """
         found = self._find(sequence)
         if found is None:
             raise RecordAbsent(sequence)
@@ -182,12 +187,17 @@ class LogReader:
             header = decoded.header
             start = offset + decoded.payload_offset
             length = decoded.length - decoded.payload_offset
+            payload: Payload
             if header.size > WHOLE_LIMIT:
                 verify_payload(header, found.raw(start, length))
-                return StoredRecord(header, decoded.chain, FilePayload(header, found, start))
-            data = found.file.pread(length, start)
-            verify_payload(header, iter((data,)))
-            return StoredRecord(header, decoded.chain, BytesPayload(data[: header.size]))
+                payload = FilePayload(header, found, start)
+            else:
+                data = found.file.pread(length, start)
+                verify_payload(header, iter((data,)))
+                payload = BytesPayload(data[: header.size])
+        if sequence in self.damage.known:
+            self.damage.clear(sequence)
+        return StoredRecord(header, decoded.chain, payload)
 
     def read_raw_parts(self, sequence: int) -> Iterator[bytes | memoryview]:
         """Yield the whole record's bytes, verified before the first piece leaves. Raises as `read`."""
@@ -276,9 +286,10 @@ class LogReader:
 
     def note_damage(self, sequence: int) -> None:
         """Remember that a record is damaged, as a scrub found."""
-        with self._lock:
-            if sequence <= self._end.sequence:
-                self._damaged.add(sequence)
+        if sequence <= self._end.sequence:
+            self.damage.note(sequence)
+            if sequence > self._end.sequence:
+                self.damage.clear(sequence)  # cut meanwhile
 
 
 class _NotingDamage:
