@@ -118,7 +118,10 @@ async def _identity(config: Config, disk: Disk, stopping: asyncio.Event) -> tupl
     if cluster.segment_bytes != segment_bytes:
         raise CannotStart(f"the cluster was made with segment_bytes = {cluster.segment_bytes}: set it so in [cluster]")
     identity = NodeIdentity(cluster.cluster_id, config.node.id, secrets.token_hex(8))
-    write_identity(disk, identity)
+    try:
+        write_identity(disk, identity)
+    except StorageError as error:
+        raise CannotStart(f"{config.node.data_dir}: {error}") from error
     _LOG.info("formatted a data directory", extra={"cluster": identity.cluster_id, "node": identity.node_id})
     return identity, cluster
 

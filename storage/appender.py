@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from storage.damage import DamageRegister
 from storage.disk import Buffer, Disk
 from storage.errors import FormatError, LogContradiction, SegmentPoisoned
 from storage.lostfound import LostAndFound
@@ -60,10 +61,11 @@ class LogAppender(LogReader):
         disk: Disk,
         identity: LogIdentity,
         found: Recovered,
+        damage: DamageRegister,
         spares: int,
         direct: bool,
     ) -> None:
-        super().__init__(tuple(found.segments), found.end, found.damaged)
+        super().__init__(tuple(found.segments), found.end, damage)
         self._disk = disk
         self._identity = identity
         self._direct = direct
@@ -81,7 +83,7 @@ class LogAppender(LogReader):
         """False while a record is known to be damaged or the tail is not settled: such a node may
         not lead.
         """
-        return self._tail is None and not self._damaged and self._failure is None
+        return self._tail is None and not self.damage.known and self._failure is None
 
     @property
     def tail(self) -> Tail | None:

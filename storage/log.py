@@ -4,12 +4,14 @@
 thread (`storage.writer`); everything of `LogReader` may be called from any thread at any time.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from storage.appender import LogAppender, LogIdentity
+from storage.damage import DamageRegister
 from storage.disk import Disk
 from storage.errors import LogContradiction, RecordCorrupt
 from storage.install import verified_segment
@@ -71,7 +73,12 @@ class Log(LogAppender):
             floor=floor,
             direct=direct,
         )
-        log = cls(disk, identity, found, spares, direct)
+        damage = DamageRegister(disk)
+        remembered = damage.known - found.damaged
+        damage.note(*found.damaged)
+        log = cls(disk, identity, found, damage, spares, direct)
+        for sequence in sorted(remembered):
+            log._judge_anew(sequence)
         report = RecoveryReport(
             end=log.end,
             durable=log.durable,
@@ -188,13 +195,13 @@ class Log(LogAppender):
         with self._lock:
             self._segments = keep
             self._end = self._durable = point
-            self._damaged = {number for number in self._damaged if number <= sequence}
             if keep:
                 keep[-1].last, keep[-1].end_offset = sequence, end_offset
         for segment in reversed(gone):  # the newest first: what is left is always a log
             self._disk.remove(segment.name)
         if keep:
             self._erase(keep[-1], old_end)
+        self.damage.cut_after(sequence)
 
     def _cut_tail(self, tail: Tail) -> list[str]:
         segment = self._segments[-1]
@@ -273,8 +280,7 @@ class Log(LogAppender):
             segment.first,
         )
         self._guarded(lambda: self._put_back(segment, entry, source))
-        with self._lock:
-            self._damaged.discard(sequence)
+        self.damage.clear(sequence)
 
     def _put_back(self, segment: Segment, entry: Entry, source: Payload) -> None:
         offset = entry.offset
@@ -309,6 +315,15 @@ class Log(LogAppender):
             self._segments = (*self._segments, segment)
             self._end = self._durable = end
         self._durable_offset = segment.end_offset
+
+    def _judge_anew(self, sequence: int) -> None:
+        """Damage that an earlier process found: only a read from the medium, or the lack of the record, clears it."""
+        if sequence > self._end.sequence:
+            self.damage.clear(sequence)
+            return
+        self._segment_of(sequence).file.drop_cache()
+        with contextlib.suppress(RecordCorrupt):
+            self.read(sequence)
 
     def _segment_of(self, sequence: int) -> Segment:
         found = self._find(sequence)

@@ -17,6 +17,11 @@ FORMAT: Final = 1
 _SLOT_BYTES: Final = 4096
 _SLOT: Final = struct.Struct(">16sQQQQ32sQ64s")
 _MAGIC: Final = b"perenne-promise\n"
+PROMISE_MISSING: Final = (
+    f"the file `{PROMISE_FILE}` is missing, so what this node swore is not known. Either put the file back as it was"
+    " when the node stopped (not an older copy), or, if other replicas hold everything, move the data directory away"
+    " and start with an empty one: the node comes back as a new incarnation and is filled"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +51,16 @@ def read_identity(disk: Disk) -> NodeIdentity | None:
 
 
 def write_identity(disk: Disk, identity: NodeIdentity) -> None:
-    """Format a data directory. Raises LogContradiction when it has an identity already."""
+    """Format a data directory. Raises LogContradiction when it has an identity already, FormatError when it holds a
+    log and no promise.
+    """
     if disk.exists(NODE_FILE):
         raise LogContradiction(f"{NODE_FILE} exists already")
+    # The promise first: whoever finds an identity without one knows that it was lost, not that it was never made.
+    if not disk.exists(PROMISE_FILE):
+        if disk.list("log"):
+            raise FormatError(PROMISE_MISSING)
+        disk.write_atomically(PROMISE_FILE, bytes(_SLOT_BYTES) + _encode(1, Promise()))
     facts = {
         "cluster_id": identity.cluster_id,
         "node_id": identity.node_id,
@@ -77,13 +89,14 @@ class PromiseFile:
     """Two checksummed slots in turn: a torn write leaves the older promise, and the newer was not
     yet relied on.
 
-    Made when absent. Raises FormatError when neither slot can be read: such a node must not guess; SegmentPoisoned.
+    Made by `write_identity` and never again: zeros in place of a lost promise would let this incarnation confirm to a
+    deposed leader. Raises FormatError when it is missing or neither slot can be read: such a node must not guess;
+    SegmentPoisoned.
     """
 
     def __init__(self, disk: Disk) -> None:
         if not disk.exists(PROMISE_FILE):
-            page = _encode(1, Promise())
-            disk.write_atomically(PROMISE_FILE, bytes(_SLOT_BYTES) + page)
+            raise FormatError(PROMISE_MISSING)
         self._file: DiskFile = disk.open(PROMISE_FILE)
         # What a killed process left in the page cache is not on the medium yet, and what a failed fsync left there as
         # "clean" never will be: a promise is believed only as it would be read after a power cut.

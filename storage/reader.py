@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+from storage.damage import DamageRegister
 from storage.digest import PayloadHasher
 from storage.errors import RecordAbsent, RecordCorrupt
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, chain_after
@@ -96,13 +97,13 @@ class FilePayload:
 class LogReader:
     """The reading half of `Log`. The log thread publishes under `_lock`; readers take snapshots."""
 
-    def __init__(self, segments: tuple[Segment, ...], end: LogPoint, damaged: set[int]) -> None:
+    def __init__(self, segments: tuple[Segment, ...], end: LogPoint, damage: DamageRegister) -> None:
         self._lock = threading.Lock()
         self._segments = segments
         self._pending: dict[int, Pending] = {}
         self._end = end
         self._durable = end
-        self._damaged = damaged
+        self.damage = damage
 
     @property
     def end(self) -> LogPoint:
@@ -115,9 +116,10 @@ class LogReader:
         return self._durable
 
     def damaged(self) -> tuple[int, ...]:
-        """Sequences known to be damaged: found at start or by a read, and not repaired yet."""
-        with self._lock:
-            return tuple(sorted(self._damaged))
+        """Sequences known to be damaged: found at start or by a read, in this process or an earlier one, and not
+        repaired yet.
+        """
+        return tuple(sorted(self.damage.known))
 
     def segments(self) -> tuple[SegmentInfo, ...]:
         segments = self._segments
@@ -178,6 +180,7 @@ class LogReader:
     def read(self, sequence: int, *, whole_limit: int = WHOLE_LIMIT) -> StoredRecord:
         """Return a verified record. Raises RecordCorrupt (and remembers it), RecordAbsent.
 
+        A record that was damaged and verifies is damaged no more.
         whole_limit: a larger payload stays in its file and comes in pieces, for readers that may be many and slow.
         """
         found = self._find(sequence)
@@ -190,13 +193,18 @@ class LogReader:
             header = decoded.header
             start = offset + decoded.payload_offset
             length = decoded.length - decoded.payload_offset
+            payload: Payload
             if header.size > whole_limit:
                 verify_payload(header, found.raw(start, length))
                 piece = PIECE if whole_limit < WHOLE_LIMIT else SEGMENT_PIECE
-                return StoredRecord(header, decoded.chain, FilePayload(header, found, start, piece))
-            data = found.file.pread(length, start)
-            verify_payload(header, iter((data,)))
-            return StoredRecord(header, decoded.chain, BytesPayload(data[: header.size]))
+                payload = FilePayload(header, found, start, piece)
+            else:
+                data = found.file.pread(length, start)
+                verify_payload(header, iter((data,)))
+                payload = BytesPayload(data[: header.size])
+        if sequence in self.damage.known:
+            self.damage.clear(sequence)
+        return StoredRecord(header, decoded.chain, payload)
 
     def read_raw_parts(self, sequence: int) -> Iterator[bytes | memoryview]:
         """Yield the whole record's bytes, verified before the first piece leaves. Raises as `read`."""
@@ -285,9 +293,10 @@ class LogReader:
 
     def note_damage(self, sequence: int) -> None:
         """Remember that a record is damaged, as a scrub found."""
-        with self._lock:
-            if sequence <= self._end.sequence:
-                self._damaged.add(sequence)
+        if sequence <= self._end.sequence:
+            self.damage.note(sequence)
+            if sequence > self._end.sequence:
+                self.damage.clear(sequence)  # cut meanwhile
 
 
 class _NotingDamage:

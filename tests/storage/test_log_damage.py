@@ -7,6 +7,7 @@ Method: a real log over a disk in memory, with bytes changed behind its back.
 import pytest
 
 from storage.errors import (
+    FormatError,
     LogContradiction,
     RecordAbsent,
     RecordCorrupt,
@@ -217,3 +218,60 @@ def test_a_reader_may_ask_for_a_payload_in_pieces_that_stays_in_its_file() -> No
     assert [len(part) for part in whole.parts()] == [2_000_000]
     assert max(len(part) for part in pieces.parts()) <= 256 * 1024
     assert b"".join(pieces.parts()) == b"".join(whole.parts())
+
+
+def test_known_damage_survives_a_restart_until_the_record_is_repaired() -> None:
+    disk, log = filled()
+    raw = log.read_raw(2)
+    damage_record(disk, log, 2)
+    with pytest.raises(RecordCorrupt):
+        log.read(2)
+    for _ in range(2):  # killed: nothing was closed
+        disk = disk.copy()
+        log = new_log(disk)
+        assert log.damaged() == (2,)
+        assert not log.intact
+    log.repair(2, raw)
+    log = new_log(disk.copy())
+    assert log.damaged() == ()
+    assert log.intact
+
+
+def test_damage_is_forgotten_when_the_record_reads_well_again_or_is_cut() -> None:
+    disk, log = filled()
+    heard: list[tuple[int, ...]] = []
+    log.damage.changed = lambda: heard.append(log.damaged())
+    for sequence in (1, 3):
+        damage_record(disk, log, sequence)
+        with pytest.raises(RecordCorrupt):
+            log.read(sequence)
+    damage_record(disk, log, 1)  # the bits flip back
+    log.read(1)
+    log.truncate_after(2)
+    assert heard == [(1,), (1, 3), (3,), ()]
+    assert new_log(disk.copy()).intact
+
+
+def test_a_node_that_cannot_tell_what_was_damaged_does_not_start() -> None:
+    disk, log = filled()
+    log.note_damage(2)
+    damage(disk, "damaged", 20)
+    with pytest.raises(FormatError, match="perenne log verify"):
+        new_log(disk.copy())
+
+
+def test_damage_is_known_also_where_it_cannot_be_written_down() -> None:
+    disk, log = filled()
+
+    def full(kind: str, name: str) -> None:
+        if name == "damaged":
+            raise StorageFull(name)
+
+    disk.before = full
+    log.note_damage(2)
+    assert not log.intact
+    disk.before = lambda kind, name: None
+    log.note_damage(3)
+    damage_record(disk, log, 2)
+    damage_record(disk, log, 3)
+    assert new_log(disk.copy()).damaged() == (2, 3)
