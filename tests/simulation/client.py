@@ -105,7 +105,7 @@ class Client:
                 service.struck("a read is stale")
                 # The server behind it catches up, and its watch fires then.
                 delay = chance.randrange(10_000, 400_000)
-                service.world.after(delay, self.loop, self.fire, lambda watcher: watcher.state_changed())
+                service.world.after(delay, self.loop, self.fire, _state_changed)
                 found = older[0]
         self._seen = max(self._seen, found.zxid)
         return found
@@ -346,3 +346,7 @@ class Client:
         elif self.connected and self.service.reaches(self.loop.number):
             self.drop_line()
         self.service.world.after(max(100, self.service.session_ms // 4) * 1000, self.loop, self._poll)
+
+
+def _state_changed(watcher: Watcher) -> None:
+    watcher.state_changed()
