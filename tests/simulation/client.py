@@ -38,6 +38,8 @@ class Client:
         self._waiting: dict[asyncio.Future[Any], None] = {}
         self._seen = 0
         self._seen_version: int | None = None
+        self._underway: list[Callable[[Watcher], None]] = []
+        """Watches that fired while the way was cut: TCP repeats them."""
         self._fresh_us = 0
         self._closed = False
 
@@ -101,6 +103,9 @@ class Client:
             older = [snapshot for snapshot in service.history[-4:] if snapshot.zxid >= self._seen]
             if older and older[0] != found:
                 service.struck("a read is stale")
+                # The server behind it catches up, and its watch fires then.
+                delay = chance.randrange(10_000, 400_000)
+                service.world.after(delay, self.loop, self.fire, _state_changed)
                 found = older[0]
         self._seen = max(self._seen, found.zxid)
         return found
@@ -258,8 +263,12 @@ class Client:
     # The session
 
     def fire(self, what: Callable[[Watcher], None]) -> None:
-        if self.connected and self._watcher is not None and self.service.reaches(self.loop.number):
+        if not self.connected or self._watcher is None:
+            return  # a new connection reads everything anew
+        if self.service.reaches(self.loop.number):
             what(self._watcher)
+        else:
+            self._underway.append(what)
 
     def _say(self, event: SessionEvent) -> None:
         if self._watcher is None:
@@ -276,6 +285,10 @@ class Client:
             self.service.world.after(delay, self.loop, self._notice)
         elif self.connected and not self.service.heard(self.session):
             self.drop_line()
+        else:
+            underway, self._underway = self._underway, []
+            for what in underway:
+                self.service.world.after(self._latency_us(), self.loop, self.fire, what)
 
     def _notice(self) -> None:
         if self.connected and not self.service.reaches(self.loop.number):
@@ -289,6 +302,7 @@ class Client:
         if not self.connected:
             return
         self.connected = False
+        self._underway.clear()
         for answer in list(self._waiting):
             if not answer.done():
                 answer.set_exception(CoordinationUnavailable("the connection broke"))
@@ -332,3 +346,7 @@ class Client:
         elif self.connected and self.service.reaches(self.loop.number):
             self.drop_line()
         self.service.world.after(max(100, self.service.session_ms // 4) * 1000, self.loop, self._poll)
+
+
+def _state_changed(watcher: Watcher) -> None:
+    watcher.state_changed()

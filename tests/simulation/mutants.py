@@ -18,14 +18,8 @@ from tests.simulation.guards import GUARDS, Guard
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("perenne", "monitoring", "replication", "storage", "tests")
-TESTS = (
-    "tests/simulation/test_regressions.py",
-    "tests/simulation/test_traps.py",
-    "tests/core",
-    "tests/storage",
-    "tests/replication",
-    "tests/simulation/test_faults.py",
-)
+SCENARIOS = ("tests/simulation/test_regressions.py", "tests/simulation/test_traps.py")
+TESTS = ("tests/core", "tests/storage", "tests/replication", "tests/simulation/test_faults.py")
 
 
 def snapshot(directory: Path) -> None:
@@ -44,7 +38,7 @@ def noticed_by(guard: Guard, runs: int, base: Path) -> str:
         if source.count(guard.old) != 1:
             return f"THE LIST IS WRONG: {source.count(guard.old)} places"
         (copy / guard.file).write_text(source.replace(guard.old, guard.new))
-        return _simulated(copy, runs) or _tested(copy)
+        return _tested(copy, SCENARIOS) or _simulated(copy, runs) or _tested(copy, TESTS)
 
 
 def _simulated(copy: Path, runs: int) -> str:
@@ -60,11 +54,11 @@ def _simulated(copy: Path, runs: int) -> str:
     return "" if done.returncode == 0 else f"the simulator: {done.stderr[-90:]}"
 
 
-def _tested(copy: Path) -> str:
-    arguments = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=100", *TESTS]
+def _tested(copy: Path, tests: Sequence[str]) -> str:
+    arguments = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=100", *tests]
     done = _python(copy, arguments, 1200)
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-    return failed[0].split(" ")[1] if failed else ""
+    return f"`{failed[0].split(' ')[1].removeprefix('tests/')}`" if failed else ""
 
 
 def _python(copy: Path, arguments: Sequence[str], seconds: int) -> subprocess.CompletedProcess[str]:

@@ -54,8 +54,10 @@ class Stage:
     def followers(self) -> list[Machine]:
         return [machine for machine in self.cluster.machines.values() if machine is not self.leader]
 
-    def machine(self, name: str) -> Machine:
-        return next(machine for machine in self.cluster.machines.values() if machine.name == name)
+    def in_sync(self, machine: Machine) -> bool:
+        """Whether the in-sync set names this disk."""
+        state = self.cluster.state
+        return state is not None and machine.member in state.in_sync
 
     def strike(self, kind: str, machine: Machine) -> None:
         """Something befalls a machine now."""
