@@ -171,6 +171,8 @@ class PaperNode:
                 cluster.read(self)
             case fx.CreateState() | fx.WriteState() | fx.TakeLead() | fx.RecreateLeader():
                 cluster.write(self, effect)
+            case fx.ResumeLog():
+                self.feed(ev.LogResumed())
             case fx.Resign():
                 if cluster.service.leader == self.identity:
                     cluster.drop_leader()

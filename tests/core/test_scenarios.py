@@ -271,3 +271,23 @@ def test_a_node_that_may_not_lead_knows_why() -> None:
     cluster.run(8000)
     assert cluster.leader is None
     assert cluster.nodes[follower].replica.situation.not_standing == "not in the in-sync set"
+
+
+def test_a_node_whose_disk_was_full_follows_again_when_there_is_room_and_no_other_failure_is_forgiven() -> None:
+    cluster = healthy()
+    follower = cluster.nodes[follower_of(cluster)]
+    follower.feed(ev.DataPathChanged("the disk is nearly full"))
+    follower.feed(ev.LocalFailed("no room", full=True))
+    cluster.run_until(lambda: follower.name not in cluster.in_sync())
+    cluster.offer(leader_of(cluster), "1.2.3")
+    cluster.run(500)
+    follower.feed(ev.DataPathChanged(None))
+    cluster.run_until(lambda: follower.name in cluster.in_sync())
+    assert cluster.holds(follower.disk, "1.2.3", cluster.promised["1.2.3"])
+
+    follower.feed(ev.LocalFailed("no room", full=True))
+    follower.feed(ev.LocalFailed("fsync failed"))
+    follower.feed(ev.DataPathChanged(None))
+    cluster.run(2000)
+    assert follower.replica.situation.fenced is not None
+    assert follower.name not in cluster.in_sync()
