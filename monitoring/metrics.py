@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from replication.api import ReplicatorStatistics, Role
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
-_STATUSES: Final = ("0000", "A700", "A900", "C000", "0110", "0111")
+_STATUSES: Final = ("0000", "A700", "A900", "C000", "0110", "0111", "0122")
 _REJECTIONS: Final = ("application_context", "calling_ae", "called_ae", "protocol_version", "draining", "limit")
 _CLOSES: Final = ("released", "peer-aborted", "protocol-error", "idle", "stalled", "drained", "connection-lost")
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -25,6 +25,7 @@ class Metrics:
     def __init__(self, snapshot: Callable[[], ReplicatorStatistics], *, version: str) -> None:
         self.registry = registry = CollectorRegistry(auto_describe=False)
         Gauge("perenne_build", "Version of this node", ["version"], registry=registry).labels(version).set(1)
+        self._refused = Counter("perenne_connections_refused", "Connections dropped at once", registry=registry)
         self._opened = Counter("perenne_associations_opened", "Associations accepted", registry=registry)
         self._rejected = Counter(
             "perenne_associations_rejected", "Associations rejected", ["reason"], registry=registry
@@ -52,6 +53,9 @@ class Metrics:
         return generate_latest(self.registry)
 
     # The DICOM port's observer
+
+    def connection_refused(self) -> None:
+        self._refused.inc()
 
     def association_opened(self, calling_ae: str) -> None:
         self._opened.inc()

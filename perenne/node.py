@@ -241,6 +241,8 @@ class Node:
         self._watchdog.start()
         ports = {"dicom": self.dimse.port, "http": self.http.port, "peer": self.replicator.network.port}
         _LOG.info("the node runs", extra={"node": self.replicator.me.id, **ports})
+        if self.replicator.settings.refusal:
+            _LOG.warning("every C-STORE will be refused", extra={"reason": self.replicator.settings.refusal})
 
     async def stop(self) -> None:
         """The leader hands over first; then associations finish or are released; then everything is closed."""

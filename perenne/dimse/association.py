@@ -75,7 +75,9 @@ class Host(Protocol):
     observer: DimseObserver
     receive_buffer: memoryview
 
-    def refuses_connection(self) -> bool: ...
+    def refuses_connection(self) -> bool:
+        """Whether there are too many; counts and logs it when so."""
+        ...
 
     def refuses_association(self) -> Rejection | None: ...
 

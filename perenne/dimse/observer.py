@@ -7,6 +7,10 @@ from typing import Protocol
 class DimseObserver(Protocol):
     """Called in the event loop; must be quick and must not raise."""
 
+    def connection_refused(self) -> None:
+        """A connection was dropped at once: too many are open."""
+        ...
+
     def association_opened(self, calling_ae: str) -> None: ...
 
     def association_rejected(self, reason: str) -> None:
@@ -29,6 +33,8 @@ class DimseObserver(Protocol):
 
 class NoObserver:
     """Hears nothing."""
+
+    def connection_refused(self) -> None: ...
 
     def association_opened(self, calling_ae: str) -> None: ...
 

@@ -177,6 +177,8 @@ class Operations:
             self._link.progressed()
 
     def _answer(self, incoming: Incoming, answer: Answer) -> None:
+        if answer.status != codes.SUCCESS:
+            self._service.tell(answer)
         self._link.send(incoming.context.context_id, response_to(incoming.command, answer.status, answer.comment))
         self._observer.stored(incoming.size, self._clock() - incoming.started, answer.status)
 

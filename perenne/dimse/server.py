@@ -13,6 +13,7 @@ from perenne.dimse.association import Association
 from perenne.dimse.budget import Budget
 from perenne.dimse.negotiation import CallingPolicy, Rejection
 from perenne.dimse.observer import DimseObserver, DimseStatistics, NoObserver
+from perenne.dimse.refusals import Refusals
 from perenne.dimse.settings import DimseSettings
 from perenne.dimse.store import Scanner, StoreService
 from replication.api import Committer
@@ -42,7 +43,10 @@ class DimseServer:
         self.policy = CallingPolicy((), {})
         self.budget = Budget(association_bytes=settings.association_bytes, total_bytes=settings.total_bytes)
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="dimse-staging")
-        self.service = StoreService(committer, staging, scanner, self._executor, settings.background_bytes)
+        self._refusals = Refusals()
+        self.service = StoreService(
+            committer, staging, scanner, self._executor, settings.background_bytes, self._refusals
+        )
         self.receive_buffer = memoryview(bytearray(_RECEIVE_BUFFER))
         self._numbers = itertools.count(1)
         self._associations: set[Association] = set()
@@ -111,6 +115,7 @@ class DimseServer:
         self.service.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.service.close()
+        self._refusals.close()
         self._executor.shutdown()
 
     def statistics(self) -> DimseStatistics:
@@ -125,7 +130,11 @@ class DimseServer:
     # What associations ask (association.Host)
 
     def refuses_connection(self) -> bool:
-        return len(self._associations) >= self.settings.max_associations + _SPARE_CONNECTIONS
+        if len(self._associations) < self.settings.max_associations + _SPARE_CONNECTIONS:
+            return False
+        self.observer.connection_refused()
+        self._refusals.tell("connection dropped", "too many connections")
+        return True
 
     def refuses_association(self) -> Rejection | None:
         if self._draining:

@@ -15,6 +15,7 @@ from perenne.dimse.command import Command
 from perenne.dimse.intake import Intake
 from perenne.dimse.meta import file_meta
 from perenne.dimse.negotiation import AcceptedContext
+from perenne.dimse.refusals import Refusals
 from perenne.dimse.uids import VERIFICATION
 from replication.api import Committer, ConflictRefused, Draft, NotPromised
 from storage.dataset import DEFLATED, Attributes
@@ -70,6 +71,7 @@ class StoreService:
         scanner: Scanner,
         executor: Executor,
         background_bytes: int,
+        refusals: Refusals,
     ) -> None:
         self._committer = committer
         self._staging = staging
@@ -78,6 +80,7 @@ class StoreService:
         # One thread: hostile data sets wait for each other, not for writes, and take no more than half of the GIL.
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="dimse-reading")
         self._background_bytes = min(background_bytes, staging.memory_instance_bytes)
+        self._refusals = refusals
         self._committing: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
@@ -147,6 +150,10 @@ class StoreService:
                 staged.release()
             return draft
         return await self._commit(draft)
+
+    def tell(self, answer: Answer) -> None:
+        """Let the log know of an answer that is not Success, before it is given."""
+        self._refusals.tell(f"C-STORE answered {answer.status:04X}", answer.comment)
 
     async def _commit(self, draft: Draft) -> Answer:
         task = asyncio.current_task()

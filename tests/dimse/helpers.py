@@ -122,6 +122,10 @@ class Ledger:
     closed: list[str] = field(default_factory=lambda: list[str]())
     stores: list[tuple[int, int]] = field(default_factory=lambda: list[tuple[int, int]]())
     echoes: int = 0
+    refused: int = 0
+
+    def connection_refused(self) -> None:
+        self.refused += 1
 
     def association_opened(self, calling_ae: str) -> None:
         self.opened.append(calling_ae)

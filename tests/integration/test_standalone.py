@@ -62,6 +62,8 @@ def test_without_a_second_copy_it_refuses_and_names_the_ways_out(tmp_path: Path)
         assert code == 503
         assert b"allow" in body
         assert b"tier" in body
+        log = node.running.log.read_text()
+        assert "every C-STORE will be refused" in log and "C-STORE answered A700" in log, "the operator is told too"
         assert node.get("/livez")[0] == 200
 
 
