@@ -47,10 +47,10 @@ VersionOption = Annotated[
 
 @app.callback()
 def _top(version: VersionOption = False) -> None:
-    """Perenne is a DICOM archive that answers Success only when an image lies on at least two nodes, unless you allow one.
+    """Perenne is a DICOM archive: it answers Success when an image lies on two nodes at least, unless you allow one.
 
-    Run a node: `perenne node --config FILE`. Look at all of them: `perenne status`. Check a disk: `perenne log verify`.
-    Each verb explains itself: `perenne VERB --help`.
+    Run a node: `perenne node --config FILE`. Look at all of them: `perenne status`. Check a disk: `perenne log
+    verify`. Each verb explains itself: `perenne VERB --help`.
     """
 
 
