@@ -2,7 +2,7 @@
 
 The file is TOML; `PERENNE_<SECTION>__<KEY>` in the environment overrides a key (docs/observability.md is about
 watching; `perenne config check FILE` explains what is wrong here). Every key, its default and its effect stand in
-this file.
+this file; docs/configuration.md is written from it.
 """
 
 from dataclasses import dataclass, field
@@ -61,6 +61,8 @@ class PeerConfig:
     """The port on which nodes talk to each other."""
 
     host: str = "0.0.0.0"  # a server: its port is meant to be reached
+    """The address to listen on; 0.0.0.0 is every interface."""
+
     port: int = 11111
     """0 takes any free port; it is announced through ZooKeeper."""
 
@@ -76,12 +78,20 @@ class DimseConfig:
     """The DICOM port. Limits are for one node."""
 
     ae_title: str = "PERENNE"
+    """The AE title of this node; the nodes of a cluster may share one."""
+
     host: str = "0.0.0.0"
+    """The address to listen on; 0.0.0.0 is every interface."""
+
     port: int = 11112
+    """The registered DICOM ports are 104 and 11112; 0 takes any free port."""
+
     require_called_ae: bool = False
     """Refuse associations that call another AE title than ours."""
 
     max_associations: int = 200
+    """Further associations are rejected for the time being."""
+
     max_pdu_bytes: int = 128 * 1024
     """Largest P-DATA-TF PDU that we offer to receive (PS3.8 annex D.1)."""
 
@@ -109,6 +119,8 @@ class AeConfig:
     """One `[[ae]]` entry. With at least one, only these may associate."""
 
     title: str
+    """The calling AE title."""
+
     host: str | None = None
     """A name, an address, or a network such as 10.1.0.0/16; absent allows any."""
 
@@ -118,7 +130,10 @@ class HttpConfig:
     """The port for load balancers, Prometheus and people. It has no authentication: keep it inside."""
 
     host: str = "0.0.0.0"
+    """The address to listen on; 0.0.0.0 is every interface."""
+
     port: int = 8080
+    """0 takes any free port."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +161,8 @@ class LogConfig:
     """What the node writes to standard error. Never patient data."""
 
     level: str = "info"
+    """`debug`, `info`, `warning` or `error`."""
+
     format: str = "json"
     """`json`: one object per line. `text`: for eyes."""
 

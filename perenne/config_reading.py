@@ -15,6 +15,10 @@ from perenne.config_checks import check
 
 PREFIX: Final = "PERENNE_"
 _SIZE: Final = re.compile(r"(\d+)\s*([kmgt]i?)?b?", re.IGNORECASE)
+_SERVICE: Final = re.compile(
+    r"PERENNE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
+)
+_SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 _POWER: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _BOOLEAN: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -97,10 +101,14 @@ class _Reading:
         return tuple(made)
 
     def override(self, sections: dict[str, Any], known: Mapping[str, object], environment: Mapping[str, str]) -> None:
-        """Put `PERENNE_SECTION__KEY` over the file. Variables without `__` belong to others (Kubernetes sets some)."""
+        """Put `PERENNE_SECTION__KEY` over the file. Whatever else begins so is a mistake, or Kubernetes'."""
         for variable, text in sorted(environment.items()):
             section, separator, key = variable.removeprefix(PREFIX).lower().partition("__")
-            if not variable.startswith(PREFIX) or not separator:
+            if not variable.startswith(PREFIX) or _of_kubernetes(variable, text):
+                continue
+            if not separator:
+                step = _spelling(variable)
+                self.problems.append(Problem(f"environment {variable}", "sets nothing", step))
                 continue
             if section not in known or section == "ae":
                 cause = "[[ae]] cannot be set here" if section == "ae" else f"there is no section [{section}]"
@@ -154,6 +162,22 @@ class _Reading:
         if not isinstance(value, str):
             raise _Unfit(f"{value!r} is not a string")
         return value
+
+
+def _of_kubernetes(variable: str, text: str) -> bool:
+    """Whether it is one of those that Kubernetes sets for a service called `perenne` or `perenne-something`."""
+    return bool(_SERVICE.fullmatch(variable)) or (variable.endswith("_PORT") and bool(_SERVICE_URL.match(text)))
+
+
+def _spelling(variable: str) -> str:
+    """The variable that was meant, or how they are spelt."""
+    sections = typing.get_type_hints(Config)
+    names = [f"{PREFIX}{s}__{m.name}".upper() for s, k in sections.items() if s != "ae" for m in fields(k)]
+    by_words = {name.replace("__", "_"): name for name in names}
+    close = difflib.get_close_matches(variable.upper(), by_words, n=1, cutoff=0.8)
+    if close:
+        return f"Did you mean {by_words[close[0]]}?"
+    return f"Write {PREFIX}SECTION__KEY, with two underscores between them (docs/configuration.md)."
 
 
 @dataclass(frozen=True, slots=True)

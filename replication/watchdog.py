@@ -1,5 +1,6 @@
 """The canary: a small synced write through the disk, again and again, so that a hung disk cannot hide (section 9)."""
 
+import json
 import os
 import threading
 import time
@@ -33,9 +34,22 @@ class Patience:
         """Why stores must be refused. low: what the canary itself reported."""
         return "the disk does not answer" if low is None and canary_age_s > self.stall_s else low
 
-    def is_over(self, canary_age_s: float, low: str | None, loop_age_s: float) -> bool:
-        """Whether the process must end itself."""
-        return (low is None and canary_age_s > self.deadly_s) or loop_age_s > max(self.deadly_s, 10.0)
+    def what_stood_still(self, canary_age_s: float, low: str | None, loop_age_s: float, own_age_s: float) -> str | None:
+        """Say for what the process must end itself; None while it need not.
+
+        own_age_s: since the watchdog itself last looked. If it stood still as well, nothing is known against the disk.
+        """
+        disk = low is None and canary_age_s > self.deadly_s
+        loop = loop_age_s > max(self.deadly_s, 10.0)
+        if not disk and not loop:
+            return None
+        if own_age_s > self.deadly_s / 2:
+            return f"the whole process stood still for {own_age_s:.0f} s: stopped, suspended or starved"
+        if disk and loop:
+            return f"the disk has not answered for {canary_age_s:.0f} s, nor has the event loop for {loop_age_s:.0f} s"
+        if disk:
+            return f"the disk has not answered for {canary_age_s:.0f} s"
+        return f"the event loop has not turned for {loop_age_s:.0f} s; the disk answers"
 
 
 class Watchdog:
@@ -95,12 +109,16 @@ class Watchdog:
             self._turned = time.monotonic()
 
     def _watch(self) -> None:
+        looked = time.monotonic()
         while not self._stop.wait(self._interval_s):
+            own_age_s, looked = time.monotonic() - looked, time.monotonic()
             trouble = self._patience.trouble(self.age_s, self._low)
             if trouble != self._trouble:
                 self._trouble = trouble
                 self._changed(trouble)
-            if self._patience.is_over(self.age_s, self._low, self._loop_age()):
+            why = self._patience.what_stood_still(self.age_s, self._low, self._loop_age(), own_age_s)
+            if why is not None:
                 # Nothing may run any more that could keep the session alive: not even clean-up.
-                os.write(2, b'{"level": "critical", "message": "the data path hangs: this process ends itself"}\n')
+                facts = {"level": "critical", "message": "this process ends itself", "reason": why}
+                os.write(2, json.dumps(facts).encode() + b"\n")
                 os._exit(EXIT_CODE)

@@ -13,7 +13,7 @@ from perenne.cli import offline
 from perenne.config import Config, ConfigError
 from perenne.config_reading import load_config
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(offline.app, name="log", help="Look into a data directory, with no cluster and without changing it.")
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
@@ -47,7 +47,11 @@ VersionOption = Annotated[
 
 @app.callback()
 def _top(version: VersionOption = False) -> None:
-    """Perenne: a fault-tolerant DICOM archive. Two durable copies before Success."""
+    """Perenne is a DICOM archive: it answers Success when an image lies on two nodes at least, unless you allow one.
+
+    Run a node: `perenne node --config FILE`. Look at all of them: `perenne status`. Check a disk: `perenne log
+    verify`. Each verb explains itself: `perenne VERB --help`.
+    """
 
 
 @app.command()

@@ -1,47 +1,95 @@
 """`script/up` and `script/down`: a cluster to try things out with."""
 
 import argparse
+import fcntl
+import shlex
 import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from perenne.local.cluster import AE_TITLE, LocalCluster, LocalNode
 from perenne.local.processes import DidNotStart
 
+DEFAULT: Final = Path(__file__).resolve().parent.parent.parent / ".local" / "cluster"
 
-def main() -> int:
+
+class Busy(Exception):
+    """Another script/up or script/down works on the same directory."""
+
+
+@contextmanager
+def locked(directory: Path) -> Generator[None]:
+    """Hold the directory: two that start nodes at once would start each twice. Raises Busy, OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "up.lock").open("w") as file:  # closed in children: the cluster does not hold it
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            text = f"another script/up or script/down is at work in {directory}: wait until it has ended"
+            raise Busy(text) from error
+        yield
+
+
+def main(words: Sequence[str] | None = None) -> int:
     """`up [--dir DIR] [--nodes N]` or `down [--dir DIR]`."""
     parser = argparse.ArgumentParser(prog="script/up", description="Start or end a Perenne cluster on this machine.")
     parser.add_argument("what", choices=["up", "down"])
-    parser.add_argument("--dir", type=Path, default=Path(".local/cluster"), help="where it lives (%(default)s)")
+    parser.add_argument("--dir", type=Path, default=DEFAULT, help="where it lives (%(default)s)")
     parser.add_argument("--nodes", type=int, default=None, help="how many nodes (3, or as many as there were)")
-    arguments = parser.parse_args()
-    cluster = LocalCluster.load(arguments.dir)
+    arguments = parser.parse_args(words)
+    directory: Path = arguments.dir.resolve()
+    if arguments.nodes is not None and arguments.nodes < 2:
+        parser.error("--nodes: two durable copies need at least 2 nodes")
     try:
-        if arguments.what == "down":
-            ended = cluster.stop(_say)
-            cluster.save() if ended else None
-            _say(f"ended {ended} processes" if ended else f"nothing of {arguments.dir} was running")
+        if arguments.what == "down" and not directory.exists():
+            _say(f"nothing of {directory} was running")
             return 0
-        nodes = arguments.nodes or len(cluster.nodes) or 3
-        if nodes < 2:
-            parser.error("--nodes: two durable copies need at least 2 nodes")
-        cluster.start(nodes, _say)
-        cluster.save()
-        _report(cluster, cluster.wait_ready())
-    except DidNotStart as error:
+        with locked(directory):
+            return _down(directory) if arguments.what == "down" else _up(directory, arguments.nodes)
+    except (DidNotStart, Busy) as error:
         _say(str(error))
         return 1
     except KeyboardInterrupt:
-        _say("interrupted: what was started goes on running; script/down ends it")
+        _say(f"interrupted: what was started goes on running; {_down_command(directory, DEFAULT)} ends it")
         return 130
+
+
+def _down(directory: Path) -> int:
+    cluster = LocalCluster.load(directory)
+    ended = cluster.stop(_say)
+    if ended:
+        cluster.save()
+    _say(f"ended {ended} processes of {directory}" if ended else f"nothing of {directory} was running")
     return 0
+
+
+def _up(directory: Path, nodes: int | None) -> int:
+    cluster = LocalCluster.load(directory)
+    has = len(cluster.nodes)
+    if nodes is not None and nodes < has:
+        _say(
+            f"the cluster in {directory} has {has} nodes, and none is taken away from it: leave out --nodes, or give"
+            f" another --dir for a cluster of {nodes}. To be without a node for a while, end its process."
+        )
+        return 2
+    cluster.start(nodes or has or 3, _say)
+    cluster.save()
+    report(cluster, cluster.wait_ready())
+    return 0
+
+
+def _down_command(directory: Path, default: Path) -> str:
+    return "script/down" if directory == default else f"script/down --dir {shlex.quote(str(directory))}"
 
 
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def _report(cluster: LocalCluster, leader: LocalNode) -> None:
+def report(cluster: LocalCluster, leader: LocalNode, *, default: Path = DEFAULT) -> None:
+    """Say where everything is, what to try, and what ends it."""
     write = sys.stdout.write
     write(f"\nZooKeeper  127.0.0.1:{cluster.zookeeper_port}\n")
     for node in cluster.nodes:
@@ -51,9 +99,10 @@ def _report(cluster: LocalCluster, leader: LocalNode) -> None:
     write(
         "\nTry:\n"
         f"  dcmsend -aec {AE_TITLE} 127.0.0.1 {follower.dicom_port} FILE.dcm\n"
+        f"  curl -o BACK.dcm http://127.0.0.1:{follower.http_port}/instances/SOP_INSTANCE_UID\n"
         f"  .venv/bin/perenne status --cluster {cluster.directory}/cluster.json\n"
         f"  kill -9 {leader.running.pid if leader.running else 0}    # the leader; then send again\n"
-        "\nscript/down ends it.\n"
+        f"\n{_down_command(cluster.directory, default)} ends it.\n"
     )
 
 

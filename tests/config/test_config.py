@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from perenne import config_table
 from perenne.config import Config, ConfigError
 from perenne.config_reading import load_config
 
@@ -209,3 +210,34 @@ def test_sizes_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_key_outside_of_every_section_is_explained(tmp_path: Path) -> None:
     assert "[dimse]" in problems_of(tmp_path, 'dimse = "x"\n')["dimse"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "step"),
+    [
+        ("PERENNE_DIMSE_PORT", "Did you mean PERENNE_DIMSE__PORT?"),
+        ("PERENNE_CLUSTER_ALOW_SOLO", "Did you mean PERENNE_CLUSTER__ALLOW_SOLO?"),
+        ("PERENNE_FOO", "PERENNE_SECTION__KEY"),
+    ],
+)
+def test_a_variable_that_looks_like_ours_and_sets_nothing_is_a_problem(
+    tmp_path: Path, variable: str, step: str
+) -> None:
+    assert step in problems_of(tmp_path, "", {variable: "104"})[variable]
+
+
+def test_what_kubernetes_sets_for_its_services_is_no_problem(tmp_path: Path) -> None:
+    environment = {
+        "PERENNE_SERVICE_HOST": "10.0.0.1",
+        "PERENNE_SERVICE_PORT": "80",
+        "PERENNE_DIMSE_SERVICE_PORT_DICOM": "104",
+        "PERENNE_PORT": "tcp://10.0.0.1:80",
+        "PERENNE_DIMSE_PORT": "tcp://10.0.0.1:104",
+        "PERENNE_DIMSE_PORT_104_TCP_PROTO": "tcp",
+    }
+    assert load_config(written(tmp_path, ""), environment).dimse.port == Config().dimse.port
+
+
+def test_the_table_of_keys_is_of_this_configuration() -> None:
+    """`.venv/bin/python -m perenne.config_table` writes it anew."""
+    assert config_table.FILE.read_text() == config_table.document()

@@ -246,6 +246,7 @@ def test_every_command_explains_itself() -> None:
         done = perenne(*verbs, "--help")
         assert done.returncode == 0
         assert len(done.stdout) > 200, verbs
+    assert "Perenne is a DICOM archive:" in perenne("--help").stdout
     assert perenne("--version").stdout.strip()
     assert perenne("fly").returncode == 2
 
