@@ -10,7 +10,7 @@ from replication.incoming import Payload
 from replication.messages import Lookup, LookupAnswer
 from storage.errors import StorageError
 from storage.position import RecordKind
-from storage.reader import Payload as StoredPayload
+from storage.reader import StoredRecord
 from storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ where the server granted less than was asked for or the clocks run unevenly.
 class StoredInstance:
     """A Part 10 file from this node's log; its digest was checked when it was read."""
 
-    def __init__(self, payload: StoredPayload) -> None:
-        self._payload = payload
-        self.size = payload.size
+    def __init__(self, stored: StoredRecord) -> None:
+        self._payload = stored.payload
+        self.size = stored.payload.size
+        self.digest = stored.header.digest
 
     def parts(self) -> Iterator[memoryview]:
         return self._payload.parts()
@@ -62,29 +63,36 @@ class Lookups:
         if local is not None:
             return local
         # A record that is known and damaged here is not absent: another replica has it.
-        if self.sequence(uid) is None and self._may_say_absent():
+        if not self._current(uid) and self._may_say_absent():
             raise InstanceAbsent(uid)
         return await self._ask_others(uid)
 
-    def sequence(self, uid: str) -> int | None:
-        """The committed record that is current under a UID, as far as this node knows."""
+    def _current(self, uid: str) -> list[int]:
+        """The committed record that is current under a UID, as far as this node knows, and those with the same
+        content: an instance whose record was damaged may have been stored again.
+        """
         replicator = self._replicator
         committed = replicator.core.situation.committed.sequence
-        known = [version.sequence for version in replicator.recent.versions(uid) if version.sequence <= committed]
+        known = [version for version in replicator.recent.versions(uid) if version.sequence <= committed]
+        if not known:
+            return []
         newest = replicator.settings.core.conflict_policy.value == "newest"
-        return (known[-1] if newest else known[0]) if known else None
+        first = known[-1 if newest else 0]
+        content = (first.dataset, first.transfer_syntax_uid)
+        same = [v.sequence for v in known if v is not first and (v.dataset, v.transfer_syntax_uid) == content]
+        return [first.sequence, *same]
 
     async def _here(self, uid: str) -> StoredInstance | None:
         replicator = self._replicator
-        sequence = self.sequence(uid)
-        if sequence is None:
-            return None
-        try:
-            loop = asyncio.get_running_loop()
-            stored = await loop.run_in_executor(replicator.readers, replicator.log.read, sequence)
-        except StorageError:
-            return None  # damaged here: another replica has it
-        return StoredInstance(stored.payload) if stored.header.kind is RecordKind.INSTANCE else None
+        loop = asyncio.get_running_loop()
+        for sequence in self._current(uid):
+            try:
+                stored = await loop.run_in_executor(replicator.readers, replicator.log.read, sequence)
+            except StorageError:
+                continue  # damaged here: another record or another replica has it
+            if stored.header.kind is RecordKind.INSTANCE:
+                return StoredInstance(stored)
+        return None
 
     def _may_say_absent(self) -> bool:
         """An active leader that heard from coordination lately knows every committed record, if it could read each."""
@@ -145,11 +153,8 @@ class Lookups:
         uid = message.sop_instance_uid
         found = await self._here(uid)
         if found is None:
-            outcome = "absent" if self._may_say_absent() and self.sequence(uid) is None else "unknown"
+            outcome = "absent" if self._may_say_absent() and not self._current(uid) else "unknown"
             self._replicator.network.send(link, LookupAnswer(message.nonce, outcome, b"", 0))
             return
-        sequence = self.sequence(uid)
-        entry = self._replicator.log.entry(sequence) if sequence is not None else None
-        digest = entry.digest if entry is not None else b""
         payload = found if message.send_bytes else None
-        self._replicator.network.send(link, LookupAnswer(message.nonce, "present", digest, 0), payload)
+        self._replicator.network.send(link, LookupAnswer(message.nonce, "present", found.digest, 0), payload)

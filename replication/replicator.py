@@ -122,6 +122,7 @@ class Replicator:
         self.group = runtime.commit_queue(log, self._hop_durable, self._hop_failed)
         value = promise.value
         self.core = Replica(settings.core, log, ports, promise=value.epoch, floor=value.floor, counter=value.counter)
+        log.damage.changed = self._hop_damage
         self._feeder = Feeder(
             log,
             disk,
@@ -307,6 +308,15 @@ class Replicator:
     def _hop_failed(self, error: StorageError) -> None:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._failed, error)
+
+    def _hop_damage(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._damage_changed)
+
+    def _damage_changed(self) -> None:
+        found = self.log.damaged()
+        _LOG.error("known damage in the log changed", extra={"records": len(found), "lowest": list(found[:10])})
+        self._feed_open(ev.DamageChanged(frozenset(found)))
 
     def _durable(self, point: LogPoint) -> None:
         if not self._closed:

@@ -108,6 +108,8 @@ class Situation:
         """The highest commit point this node was ever told, or reached as leader."""
         self.committed = floor
         """What of `told` is durable here: may be served and indexed."""
+        self.damaged = ledger.damaged()
+        """Records that are known to be damaged here: this node is no holder of them."""
         self.fenced: str | None = None
         self.trouble: str | None = None
         self.relinquished = -1
