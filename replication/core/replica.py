@@ -41,7 +41,7 @@ from replication.core.events import (
     Truncated,
 )
 from replication.core.follower import Following
-from replication.core.handover import Handover
+from replication.core.handover import TRANSFER_US, Handover
 from replication.core.leader import Leadership
 from replication.core.ledger import Ledger
 from replication.core.ports import LogView
@@ -531,11 +531,14 @@ class Replica:
             return
         state = seen.state
         hinted = state.transfer is not None and state.transfer.to == situation.me.id
-        if state.transfer is not None and not hinted and situation.wall_us < state.transfer.until_us:
-            return
         vacant_ms = situation.now_ms - (
             self._vacant_since_ms if self._vacant_since_ms is not None else situation.now_ms
         )
+        # The leader's clock may have been hours ahead: whoever saw the place empty for as long as a transfer lasts
+        # need not believe it.
+        awaited = state.transfer is not None and situation.wall_us < state.transfer.until_us
+        if awaited and not hinted and vacant_ms < TRANSFER_US // 1000:
+            return
         # The pre-vote may delay an election, not prevent it: a leader cut off from the coordination service for good
         # cannot mend the in-sync set.
         insist = hinted or vacant_ms > 2 * situation.settings.session_timeout_ms

@@ -1,7 +1,9 @@
 """Scenarios of the protocol, each a short transcript: what happens, and what must hold then."""
 
+from dataclasses import replace
+
 from replication.core.effects import Verdict
-from replication.core.values import Phase
+from replication.core.values import Phase, ReplicaId, Transfer, VersionedState
 from tests.core.paper_cluster import PaperCluster
 
 
@@ -213,3 +215,17 @@ def test_a_new_leader_does_not_know_what_was_acknowledged_until_its_own_record_i
 
     cluster.run_until(led)
     assert False in seen, "it was active before it knew"
+
+
+def test_a_transfer_by_a_clock_that_was_hours_ahead_delays_an_election_by_seconds_only() -> None:
+    cluster = healthy("ab")
+    leader, target = leader_of(cluster), follower_of(cluster)
+    cluster.kill(target)
+    cluster.run(100)
+    cluster.kill(leader)
+    seen = cluster.service.state
+    assert seen is not None
+    transfer = Transfer(ReplicaId(target), cluster.now * 1000 + 3_600_000_000)
+    cluster.service.state = VersionedState(replace(seen.state, transfer=transfer), seen.version)
+    cluster.start(leader)
+    cluster.run_until(lambda: cluster.leader is not None, 10_000)
