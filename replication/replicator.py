@@ -501,6 +501,10 @@ class Replicator:
         leadership = self.core.leadership
         return leadership is not None and peer.member in leadership.in_sync
 
+    def blocked_at(self, replica: ReplicaId) -> int:
+        """The record that keeps a replica from catching up, because it cannot be read here; 0 when none does."""
+        return self._feeder.blocked_at(replica)
+
     # Coordination
 
     def nodes(self, live: Mapping[ReplicaId, LiveNode]) -> None:
