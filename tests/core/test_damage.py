@@ -77,6 +77,25 @@ def test_a_new_leader_learns_of_damage_before_it_answers_for_a_duplicate() -> No
     assert sound_copies(cluster, "1.2") == 2
 
 
+def test_a_new_leader_answers_for_no_duplicate_before_every_member_said_what_it_lacks() -> None:
+    cluster = healthy("ab")
+    leader, follower = leader_of(cluster), follower_of(cluster)
+    stored(cluster, "1.2")
+    cluster.run(1500)
+    cluster.rot(follower, "1.2")
+    cluster.kill(leader)
+    cluster.separate(leader, follower)
+    cluster.start(leader)
+    cluster.run_until(lambda: cluster.leader is not None)
+    again = cluster.offer(leader, "1.2")
+    cluster.run(1000)
+    assert again not in cluster.nodes[leader].settled
+    cluster.heal()
+    cluster.run_until(lambda: again in cluster.nodes[leader].settled)
+    assert cluster.nodes[leader].settled[again] is Verdict.STORED
+    assert sound_copies(cluster, "1.2") == 2
+
+
 def test_a_record_found_damaged_before_it_is_committed_is_written_again() -> None:
     cluster = healthy("ab")
     leader, follower = leader_of(cluster), follower_of(cluster)
