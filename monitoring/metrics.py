@@ -143,8 +143,13 @@ def _counters(s: ReplicatorStatistics) -> Iterator[Metric]:
 def _lags(s: ReplicatorStatistics) -> Iterator[Metric]:
     records = GaugeMetricFamily("perenne_replica_lag_records", "Records a replica lacks", labels=["replica"])
     seconds = GaugeMetricFamily("perenne_replica_lag_seconds", "Age of the oldest of them", labels=["replica"])
+    blocked = GaugeMetricFamily(
+        "perenne_replica_blocked", "1 while a damaged record keeps it from catching up", labels=["replica"]
+    )
     for lag in s.lags:
+        blocked.add_metric([lag.replica], float(lag.blocked_at > 0))
         records.add_metric([lag.replica], lag.records)
         seconds.add_metric([lag.replica], lag.seconds)
     yield records
     yield seconds
+    yield blocked

@@ -315,11 +315,21 @@ class Node:
                 "chain": s.end.chain.hex(),
             },
             "lags": [
-                {"replica": lag.replica, "in_sync": lag.in_sync, "records": lag.records, "seconds": lag.seconds}
+                {
+                    "replica": lag.replica,
+                    "in_sync": lag.in_sync,
+                    "records": lag.records,
+                    "seconds": lag.seconds,
+                    "blocked_at": lag.blocked_at,
+                }
                 for lag in s.lags
             ],
             **surveyed,
-            "disk": {"free_bytes": self._disk.free_bytes(), "damaged_records": s.damaged_records},
+            "disk": {
+                "free_bytes": self._disk.free_bytes(),
+                "damaged_records": s.damaged_records,
+                "damaged": self.log.damaged()[:100],
+            },
             "refusal": self.why_not_ready(),
             "frozen": s.frozen,
             "not_standing": s.not_standing,

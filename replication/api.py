@@ -79,6 +79,8 @@ class ReplicaLag:
     records: int
     bytes: int
     seconds: float
+    blocked_at: int = 0
+    """The damaged record at which its catch-up stands still; 0 when none does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final
 
-from replication.core.values import Identity
+from replication.core.values import Identity, ReplicaId
 from replication.messages import Append, Fetched, FetchEnd, Segment, to_point, to_record
 from replication.peers import PeerNetwork
 from replication.recent import Recent, RecentRecord
@@ -19,6 +19,8 @@ from storage.position import LogPoint
 from storage.staging import PIECE
 
 _LOG: Final = logging.getLogger("perenne.feeder")
+BLOCKED_S: Final = 2.0
+"""A record that cannot be read is tried again after this long: it may be repaired, or another node leads by then."""
 WINDOW_BYTES: Final = 64 * 1024 * 1024
 """What may be sent and not yet confirmed, per follower; one record may always be."""
 
@@ -34,6 +36,10 @@ class _Stream:
     reading: bool = False
     alone: int = 0
     """A whole segment is under way up to this sequence: nothing follows before it is confirmed."""
+    piecewise: int = 0
+    """The segment that begins with this record went out whole before and did not arrive: it goes record by record."""
+    blocked_at: int = 0
+    """The record at which the stream stands still because it cannot be read."""
 
 
 class Feeder:
@@ -63,13 +69,21 @@ class Feeder:
         self._committed = committed
         self._in_sync = in_sync
         self._streams: dict[int, _Stream] = {}
+        self._whole: dict[Identity, int] = {}
+        """By process, the first record of a segment that was sent whole and is not confirmed."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused: dict[int, int] = {}
         """By link, the end of a whole segment that was not taken: its records go one by one, up to the damaged one."""
 
     def start(self, link: int, peer: Identity, epoch: int, after: LogPoint) -> None:
-        self._streams[link] = _Stream(peer, epoch, after, self._end())
+        stream = self._streams[link] = _Stream(peer, epoch, after, self._end())
+        if self._whole.get(peer) == after.sequence + 1:
+            stream.piecewise = after.sequence + 1
         self.pump(link)
+
+    def blocked_at(self, replica: ReplicaId) -> int:
+        """The record that keeps a replica from catching up, because it cannot be read here; 0 when none does."""
+        return max((s.blocked_at for s in self._streams.values() if s.peer.id == replica), default=0)
 
     def stop(self, link: int) -> None:
         stream = self._streams.pop(link, None)
@@ -83,8 +97,9 @@ class Feeder:
             return
         while stream.outstanding and stream.outstanding[0][0] <= sequence:
             stream.bytes -= stream.outstanding.popleft()[1]
-        if sequence >= stream.alone:
+        if stream.alone and sequence >= stream.alone:
             stream.alone = 0
+            self._whole.pop(stream.peer, None)
         self.pump(link)
 
     def pump_all(self) -> None:
@@ -138,7 +153,8 @@ class Feeder:
             segment = next((s for s in self._log.segments() if s.first == sequence and s.sealed), None)
             last = segment.last if segment is not None else None
             refused = last is not None and last <= self._refused.get(link, 0)
-            if segment is not None and last is not None and last <= self._committed().sequence and not refused:
+            whole = segment is not None and last is not None and self._may_go_whole(stream, sequence, last)
+            if segment is not None and last is not None and whole and not refused:
                 end = self._log.point_at(last)
                 if end is not None:
                     content = _SegmentFile(self._disk, segment.name, segment.bytes)
@@ -146,17 +162,29 @@ class Feeder:
                     message = Segment(stream.epoch, to_point(stream.sent), to_point(end), committed)
                     self._network.send(link, message, content)
                     stream.alone = last
+                    self._whole[stream.peer] = sequence
                     self._sent(stream, end, content.size)
                     return
             stored = await loop.run_in_executor(self._readers, self._log.read, sequence)
+            stream.blocked_at = 0
             if self._streams.get(link) is stream:
                 self._send(link, stream, RecentRecord(stored.header, stored.chain, stored.payload))
         except StorageError as error:
-            _LOG.error("a record cannot be read for a follower", extra={"sequence": sequence, "reason": str(error)})
-            self.stop(link)
+            # The stream stays: ended here, nobody would begin it again, and the follower would wait for ever.
+            stream.blocked_at = sequence
+            facts = {"peer": stream.peer.id, "sequence": sequence, "reason": str(error)}
+            _LOG.error("a follower cannot catch up: a record cannot be read", extra=facts)
+            await asyncio.sleep(BLOCKED_S)
         finally:
             stream.reading = False
         self.pump(link)
+
+    def _may_go_whole(self, stream: _Stream, first: int, last: int) -> bool:
+        """A segment with damage in it is refused as a whole; record by record, the sound part arrives and the rest is
+        found.
+        """
+        damaged = any(first <= sequence <= last for sequence in self._log.damaged())
+        return last <= self._committed().sequence and stream.piecewise != first and not damaged
 
     async def send_tail(self, link: int, nonce: int, after: LogPoint, last: int) -> None:
         """Answer a candidate that lacks the end of this log."""

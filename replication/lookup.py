@@ -14,7 +14,7 @@ from storage.dataset import UnreadableDataSet, read_meta
 from storage.digest import META_LIMIT_BYTES
 from storage.errors import StorageError
 from storage.position import RecordKind
-from storage.reader import Payload as StoredPayload
+from storage.reader import StoredRecord
 from storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ where the server granted less than was asked for or the clocks run unevenly.
 class StoredInstance:
     """A Part 10 file from this node's log; its digest was checked when it was read."""
 
-    def __init__(self, payload: StoredPayload) -> None:
-        self._payload = payload
-        self.size = payload.size
+    def __init__(self, stored: StoredRecord) -> None:
+        self._payload = stored.payload
+        self.size = stored.payload.size
+        self.digest = stored.header.digest
 
     def parts(self) -> Iterator[memoryview]:
         return self._payload.parts()
@@ -70,34 +71,39 @@ class Lookups:
             return local
         # A record that is known and damaged here is not absent: another replica has it. And what a leader's index does
         # not name may be named by another's: a flipped bit in an index denies nothing that somebody else knows.
-        return await self._ask_others(uid, absent=self.sequence(uid) is None and self._may_say_absent())
+        return await self._ask_others(uid, absent=not self._current(uid) and self._may_say_absent())
 
-    def sequence(self, uid: str) -> int | None:
-        """The committed record that is current under a UID, as far as this node knows."""
+    def _current(self, uid: str) -> list[int]:
+        """The committed record that is current under a UID, as far as this node knows, and those with the same
+        content: an instance whose record was damaged may have been stored again.
+        """
         replicator = self._replicator
         committed = replicator.core.situation.committed.sequence
-        known = [version.sequence for version in replicator.recent.versions(uid) if version.sequence <= committed]
+        known = [version for version in replicator.recent.versions(uid) if version.sequence <= committed]
+        if not known:
+            return []
         newest = replicator.settings.core.conflict_policy.value == "newest"
-        return (known[-1] if newest else known[0]) if known else None
+        first = known[-1 if newest else 0]
+        content = (first.dataset, first.transfer_syntax_uid)
+        same = [v.sequence for v in known if v is not first and (v.dataset, v.transfer_syntax_uid) == content]
+        return [first.sequence, *same]
 
     async def _here(self, uid: str) -> StoredInstance | None:
         replicator = self._replicator
-        sequence = self.sequence(uid)
-        if sequence is None:
-            return None
         loop = asyncio.get_running_loop()
-        try:
-            read = partial(replicator.log.read, sequence, whole_limit=IN_MEMORY_BYTES)
-            stored = await loop.run_in_executor(replicator.readers, read)
-        except StorageError:
-            return None  # damaged here: another replica has it
-        if stored.header.kind is not RecordKind.INSTANCE or not await loop.run_in_executor(
-            replicator.readers, _is_called, stored.payload, uid
-        ):
+        for sequence in self._current(uid):
+            try:
+                read = partial(replicator.log.read, sequence, whole_limit=IN_MEMORY_BYTES)
+                stored = await loop.run_in_executor(replicator.readers, read)
+                called = await loop.run_in_executor(replicator.readers, _is_called, stored, uid)
+            except StorageError:
+                continue  # damaged here: another record or another replica has it
+            if called:
+                return StoredInstance(stored)
             _LOG.critical("the index names another record: rebuilding it from the log", extra={"sequence": sequence})
             replicator.distrust_index()
             return None
-        return StoredInstance(stored.payload)
+        return None
 
     def _may_say_absent(self) -> bool:
         """An active leader that heard from coordination lately knows every committed record, if it could read each."""
@@ -165,19 +171,21 @@ class Lookups:
         uid = message.sop_instance_uid
         found = await self._here(uid)
         if found is None:
-            outcome = "absent" if self._may_say_absent() and self.sequence(uid) is None else "unknown"
+            outcome = "absent" if self._may_say_absent() and not self._current(uid) else "unknown"
             self._replicator.network.send(link, LookupAnswer(message.nonce, outcome, b"", 0))
             return
-        sequence = self.sequence(uid)
-        entry = self._replicator.log.entry(sequence) if sequence is not None else None
-        digest = entry.digest if entry is not None else b""
         payload = found if message.send_bytes else None
-        self._replicator.network.send(link, LookupAnswer(message.nonce, "present", digest, 0), payload)
+        self._replicator.network.send(link, LookupAnswer(message.nonce, "present", found.digest, 0), payload)
 
 
-def _is_called(payload: StoredPayload, uid: str) -> bool:
-    """Whether a Part 10 file says of itself what the index says of it; one without a name of its own may be it."""
-    head = next(payload.parts(), memoryview(b""))[:META_LIMIT_BYTES]
+def _is_called(stored: StoredRecord, uid: str) -> bool:
+    """Whether a record is an instance that says of itself what the index says of it; one without a name may be it.
+
+    Raises StorageError when its bytes cannot be read.
+    """
+    if stored.header.kind is not RecordKind.INSTANCE:
+        return False
+    head = next(stored.payload.parts(), memoryview(b""))[:META_LIMIT_BYTES]
     try:
         return read_meta(head).sop_instance_uid in ("", uid)
     except UnreadableDataSet:

@@ -4,9 +4,13 @@ A node sends requests only on connections that it dialled, and answers on the co
 Points travel as (epoch, sequence, chain). A `payload` travels behind the message in the same frame, as raw bytes.
 """
 
+from typing import Final
+
 import msgspec
 
 from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind
+
+DAMAGED_LIMIT: Final = 10_000
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -188,6 +192,17 @@ class Leave(_Message, frozen=True):
     reason: str
 
 
+class Damaged(_Message, frozen=True):
+    """Follower: these records are known to be damaged here, so do not count this node as their
+    holder; none: it is sound.
+
+    Said before each StreamEnd and at every change. Lowest first, at most DAMAGED_LIMIT; `more`: there are others.
+    """
+
+    sequences: list[int]
+    more: bool = False
+
+
 class Propose(_Message, frozen=True):
     """Follower to leader: number this instance. The payload is the whole Part 10 file."""
 
@@ -267,6 +282,7 @@ Message = (
     | Confirmed
     | Rejected
     | Leave
+    | Damaged
     | Propose
     | ProposeResult
     | Fetch

@@ -22,10 +22,12 @@ from replication.feeder import Feeder
 from replication.incoming import Payload
 from replication.indexing import Indexing
 from replication.lookup import Lookups
+from replication.mender import Mender
 from replication.messages import (
     Append,
     Confirmed,
     Fetched,
+    FetchEnd,
     Lookup,
     LookupAnswer,
     Message,
@@ -123,6 +125,7 @@ class Replicator:
         self.group = runtime.commit_queue(log, self._hop_durable, self._hop_failed)
         value = promise.value
         self.core = Replica(settings.core, log, ports, promise=value.epoch, floor=value.floor, counter=value.counter)
+        log.damage.changed = self._hop_damage
         self._feeder = Feeder(
             log,
             disk,
@@ -135,6 +138,7 @@ class Replicator:
         )
         self.coordinator = Coordinator(coordination, settings.cluster, self.me, self._describe, self, runtime.wall_us)
         self.lookups = Lookups(self)
+        self.mender = Mender(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}
         self._events: deque[ev.Event] = deque()
         self._stepping = False
@@ -157,6 +161,7 @@ class Replicator:
         await self.coordinator.start()
         self.spawn(self._tick())
         self._indexing.follow(self.core.situation.committed)
+        self.mender.wake()
 
     async def hand_over(self, seconds: float) -> None:
         """Give the lead away before the node stops; returns at once on a follower."""
@@ -315,14 +320,26 @@ class Replicator:
 
     def _hop_failed(self, error: StorageError) -> None:
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._failed, error)
+            self._loop.call_soon_threadsafe(self.log_failed, error)
+
+    def _hop_damage(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._damage_changed)
+
+    def _damage_changed(self) -> None:
+        found = self.log.damaged()
+        _LOG.error("known damage in the log changed", extra={"records": len(found), "lowest": list(found[:10])})
+        self._feed_open(ev.DamageChanged(frozenset(found)))
+        if not self._closed:
+            self.mender.wake()
 
     def _durable(self, point: LogPoint) -> None:
         if not self._closed:
             self.feed(ev.LocalDurable(point))
             self._release()
 
-    def _failed(self, error: StorageError) -> None:
+    def log_failed(self, error: StorageError) -> None:
+        """The log cannot be written any more: this node confirms nothing."""
         _LOG.critical("the log cannot be written", extra={"reason": str(error)})
         self.feed(ev.LocalFailed(str(error), full=isinstance(error, StorageFull)))
 
@@ -370,7 +387,7 @@ class Replicator:
         try:
             names = await asyncio.wrap_future(self.group.call(lambda: self.log.truncate_after(point.sequence)))
         except StorageError as error:
-            self._failed(error)
+            self.log_failed(error)
             return
         _LOG.warning("records were moved to lost+found", extra={"records": len(names), "after": point.sequence})
         self.lost_and_found += len(names)
@@ -441,6 +458,7 @@ class Replicator:
         _LOG.info("lost a peer", extra={"link": link, "reason": reason})
         self._feeder.stop(link)
         self.lookups.link_down(link)
+        self.mender.link_down(link)
         if not self._closed:
             self.feed(ev.LinkDown(link))
 
@@ -459,6 +477,8 @@ class Replicator:
                 self._propose_came(link, peer, message, payload)
             case ProposeResult():
                 self.feed(ev.ProposalAnswered(link, message.ticket, message.outcome, message.reason))
+            case Fetched() | FetchEnd() if self.mender.asked(message.nonce):
+                self.mender.answered(message, payload)
             case Fetched() if isinstance(payload, Staged):
                 record = message.record
                 handle = self._hold(payload)
@@ -510,6 +530,10 @@ class Replicator:
     def _is_in_sync(self, peer: Identity) -> bool:
         leadership = self.core.leadership
         return leadership is not None and peer.member in leadership.in_sync
+
+    def blocked_at(self, replica: ReplicaId) -> int:
+        """The record that keeps a replica from catching up, because it cannot be read here; 0 when none does."""
+        return self._feeder.blocked_at(replica)
 
     # Coordination
 

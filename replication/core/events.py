@@ -119,6 +119,12 @@ class LocalDurable(Struct, frozen=True):
     point: LogPoint
 
 
+class DamageChanged(Struct, frozen=True):
+    """Every record that is known to be damaged here, now: sent at each change, also when one was repaired."""
+
+    sequences: frozenset[int]
+
+
 class LocalFailed(Struct, frozen=True):
     """A write or fsync of the log failed; the segment is poisoned. Nothing more is confirmed by this process.
 
@@ -202,6 +208,7 @@ Event = (
     | SegmentReceived
     | RecordFetched
     | LocalDurable
+    | DamageChanged
     | LocalFailed
     | Truncated
     | SegmentInstalled

@@ -15,9 +15,11 @@ from replication.core.reconcile import epoch_table
 from replication.core.situation import Situation
 from replication.core.values import Identity
 from replication.messages import (
+    DAMAGED_LIMIT,
     Align,
     Aligned,
     Confirmed,
+    Damaged,
     Heartbeat,
     Leave,
     Message,
@@ -91,6 +93,7 @@ class Following:
             situation.emit(LeadershipChanged(leader, message.epoch, "announced itself"))
         self.stream = Stream(link, leader, message.epoch, heard_ms=situation.now_ms)
         end = situation.ledger.end
+        self.tell_damage()  # first: no confirmation is counted before it is known what it is worth
         answer = StreamEnd(
             message.epoch,
             situation.promise,
@@ -258,6 +261,13 @@ class Following:
             if point is not None:
                 situation.committed = point
                 situation.emit(Committed(point))
+
+    def tell_damage(self) -> None:
+        """Tell the leader which records this node does not hold any more."""
+        if self.stream is not None:
+            found = sorted(self._situation.damaged)
+            message = Damaged(found[:DAMAGED_LIMIT], more=len(found) > DAMAGED_LIMIT)
+            self._situation.send(self.stream.link, message)
 
     def leave(self, reason: str) -> None:
         """Ask the leader to take this node out of the in-sync set."""

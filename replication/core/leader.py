@@ -19,7 +19,7 @@ from replication.core.situation import Situation
 from replication.core.statewriter import StateWriter, Written
 from replication.core.streams import Streams
 from replication.core.values import TIER_MEMBER, Member, Phase
-from replication.messages import Aligned, Confirmed, Heartbeat, Leave, Message, Rejected, StreamEnd, to_point
+from replication.messages import Aligned, Confirmed, Damaged, Heartbeat, Leave, Message, Rejected, StreamEnd, to_point
 from storage.position import LogPosition, chain_after
 
 RETRY_MS = 200
@@ -111,6 +111,7 @@ class Leadership:
             gone=(unlinked | self._silent) - {TIER_MEMBER},
             behind=(),
             ready=(),
+            damaged=(),
             minimum_copies=situation.settings.minimum_copies,
         )
         self._writer.write(replace(state, phase=Phase.ACTIVE, in_sync=in_sync, floor=situation.told, transfer=None))
@@ -162,7 +163,7 @@ class Leadership:
         situation = self._situation
         self.phase = Phase.ACTIVE
         self.active_ms = situation.now_ms
-        self._proposals.leadership_began(situation.told.sequence)
+        self._proposals.leadership_began(situation.told.sequence, self.epoch_record)
         situation.emit(LeadershipChanged(situation.me, self.epoch, "elected"))
         self.streams.open_missing()
         self.tend()
@@ -201,6 +202,9 @@ class Leadership:
         elif isinstance(message, Leave):
             stream.leaving = True
             self._tend_membership()
+        elif isinstance(message, Damaged):
+            self.streams.told_of_damage(stream, message)
+            self._tend_membership()
 
     # Committing
 
@@ -213,7 +217,7 @@ class Leadership:
             return  # a duplicate would not be known for one
         for ticket in self._proposals.held():
             before = situation.ledger.end.sequence
-            size = self._proposals.number(ticket, self.epoch)
+            size = self._proposals.number(ticket, self.epoch, self.unsound)
             if situation.ledger.end.sequence > before:
                 self.uncommitted.append(Uncommitted(before + 1, size, situation.now_ms))
                 self.uncommitted_bytes += size
@@ -240,7 +244,16 @@ class Leadership:
         while self.uncommitted and self.uncommitted[0].sequence <= reached:
             self.uncommitted_bytes -= self.uncommitted.popleft().size
         situation.emit(Committed(point))
-        self._proposals.committed(reached)
+        self._proposals.committed(reached, self.unsound)
+
+    def unsound(self, sequence: int) -> bool:
+        """Whether a member that is counted is known to hold this record damaged: then no Success may rest on it."""
+        if sequence in self._situation.damaged:
+            return True
+        said = self.streams.damage
+        return bool(said) and any(
+            damage.more or sequence in damage.sequences for member, damage in said.items() if member in self.required()
+        )
 
     # Time
 
@@ -277,6 +290,7 @@ class Leadership:
             gone=self._gone(),
             behind=self.streams.behind() & state.in_sync,
             ready=self.streams.ready(self.epoch_record),
+            damaged=self.streams.damage.keys(),
             minimum_copies=self._situation.settings.minimum_copies,
         )
         if wanted != state.in_sync or self._writer.unresolved:

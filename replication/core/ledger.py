@@ -36,6 +36,9 @@ class Ledger:
     def intact(self) -> bool:
         return self._log.intact
 
+    def damaged(self) -> frozenset[int]:
+        return frozenset(self._log.damaged())
+
     def appended(self, header: RecordHeader, chain: bytes) -> None:
         """Note a record that the driver was told to append. It is the next one: the callers have checked."""
         self.end = LogPoint(header.position, chain)

@@ -15,6 +15,7 @@ def desired_set(
     gone: Collection[Member],
     behind: Collection[Member],
     ready: Collection[Member],
+    damaged: Collection[Member],
     minimum_copies: int,
 ) -> frozenset[Member]:
     """Return the set to propose; equal to `current` when nothing should change.
@@ -23,12 +24,15 @@ def desired_set(
     since below that nothing is acknowledged and each member kept is one more that may lead.
     behind: members that hold less than the commit point; they are removed unconditionally, because the set must
     never name a replica that lacks a committed record. ready: replicas that caught up. A ready replica replaces
-    any older incarnation of itself.
+    any older incarnation of itself. damaged: members that know of damage in their own log, and so may not lead; they
+    are in the set only where too few sound ones are left, as holders of what is stored from now on (ADR 0006).
     """
     returned = {member.id for member in ready}
     replaced = {member for member in current if member.id in returned and member not in ready}
     base = (current - frozenset(behind)) | frozenset(ready) | {own}
     shrunk = base - (frozenset(gone) - {own}) - frozenset(replaced)
-    if len(shrunk) >= minimum_copies:
-        return shrunk
+    sound = shrunk - (frozenset(damaged) - {own})
+    for wanted in (sound, shrunk):
+        if len(wanted) >= minimum_copies:
+            return wanted
     return base

@@ -32,6 +32,10 @@ class LogView(Protocol):
         """False while a record is known to be damaged or the tail is unsettled: such a node may not lead."""
         ...
 
+    def damaged(self) -> Sequence[int]:
+        """Sequences of the records that are known to be damaged; changes are told by `DamageChanged`."""
+        ...
+
 
 class KnownVersion(Struct, frozen=True):
     """One data set held under a SOP Instance UID, committed or not."""

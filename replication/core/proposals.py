@@ -5,9 +5,10 @@ also "duplicate" and "conflict refused" rest on the record that was there first 
 """
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from replication.core.effects import AppendProposal, CloseLink, RelayProposal, Settle, Verdict
+from replication.core.effects import COMMITTED, AppendProposal, CloseLink, RelayProposal, Settle, Verdict
 from replication.core.events import ProposalAnswered, Proposed
 from replication.core.ports import KnownVersion
 from replication.core.situation import ConflictPolicy, Situation
@@ -29,7 +30,7 @@ class _Pending:
     offer: Proposed
     stage: _Stage = _Stage.HELD
     link: int = 0
-    sequence: int = 0
+    rests_on: int = 0
     verdict: Verdict = Verdict.STORED
     retry_at_ms: int = 0
 
@@ -48,6 +49,8 @@ class Proposals:
     """What this leadership numbered and did not yet see committed: the catalogue hears of it a little later."""
     _numbered_at: dict[int, str] = field(default_factory=dict[int, str])
     _settled_to: int = 0
+    _proven_from: int = 0
+    """This epoch's own record: once it is committed, every member has said which records it holds damaged."""
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -64,22 +67,26 @@ class Proposals:
         now = self.situation.now_ms
         return sorted(ticket for ticket in self._held if self._pending[ticket].retry_at_ms <= now)
 
-    def number(self, ticket: int, epoch: int) -> int:
+    def number(self, ticket: int, epoch: int, unsound: Callable[[int], bool]) -> int:
         """Active leader: give the offer its place in the log, or find the record that it duplicates.
 
-        Returns the payload bytes of the offer.
+        unsound(sequence): a member holds that record damaged. An instance that lies in such records only is appended
+        anew, so that everybody holds it again (ADR 0006). Returns the payload bytes of the offer.
         """
         pending = self._pending[ticket]
         offer = pending.offer
         versions = self._versions(offer.sop_instance_uid)
+        same, others = list[int](), list[int]()
         for version in versions:
-            if (version.dataset, version.transfer_syntax_uid) == (offer.dataset, offer.transfer_syntax_uid):
-                self._await(ticket, version.sequence, Verdict.DUPLICATE)
-                return offer.size
-        if versions and self.situation.settings.conflict_policy is ConflictPolicy.REFUSE:
-            self._await(ticket, versions[-1].sequence, Verdict.CONFLICT_REFUSED)
+            equal = (version.dataset, version.transfer_syntax_uid) == (offer.dataset, offer.transfer_syntax_uid)
+            (same if equal else others).append(version.sequence)
+        sound = next((sequence for sequence in same if not unsound(sequence)), None)
+        if sound is not None:
+            self._await(ticket, sound, Verdict.DUPLICATE)
+        elif others and not same and self.situation.settings.conflict_policy is ConflictPolicy.REFUSE:
+            self._await(ticket, others[-1], Verdict.CONFLICT_REFUSED)
         else:
-            self._append(ticket, epoch, conflict=bool(versions))
+            self._append(ticket, epoch, conflict=bool(others))
         return offer.size
 
     def _versions(self, uid: str) -> list[KnownVersion]:
@@ -112,12 +119,13 @@ class Proposals:
 
     def _await(self, ticket: int, sequence: int, verdict: Verdict) -> None:
         pending = self._pending[ticket]
-        if sequence <= self._settled_to:
+        until = max(sequence, self._proven_from)
+        if until <= self._settled_to:
             self._settle(ticket, verdict, "")
             return
         self._move(pending, _Stage.AWAITED)
-        pending.sequence, pending.verdict = sequence, verdict
-        self._awaiting.setdefault(sequence, []).append(ticket)
+        pending.rests_on, pending.verdict = sequence, verdict
+        self._awaiting.setdefault(until, []).append(ticket)
 
     def relay(self, ticket: int, link: int) -> None:
         """Follower: hand the offer to the leader at the other end of `link`."""
@@ -140,8 +148,11 @@ class Proposals:
         else:
             self._settle(event.ticket, verdict, event.reason)
 
-    def committed(self, sequence: int) -> None:
-        """Active leader: everything up to `sequence` is committed; answer whatever rested on it."""
+    def committed(self, sequence: int, unsound: Callable[[int], bool]) -> None:
+        """Active leader: everything up to `sequence` is committed; answer whatever rested on it.
+
+        Where the record was found damaged meanwhile, the offer starts over.
+        """
         while self._settled_to < sequence:
             self._settled_to += 1
             uid = self._numbered_at.pop(self._settled_to, None)
@@ -149,7 +160,11 @@ class Proposals:
                 self._forget_numbered(uid, self._settled_to)
             for ticket in self._awaiting.pop(self._settled_to, ()):
                 pending = self._pending.get(ticket)
-                if pending is not None:
+                if pending is None:
+                    continue
+                if pending.verdict in COMMITTED and unsound(pending.rests_on):
+                    self._move(pending, _Stage.HELD)
+                else:
                     self._settle(ticket, pending.verdict, "")
 
     def _forget_numbered(self, uid: str, sequence: int) -> None:
@@ -159,9 +174,11 @@ class Proposals:
         else:
             del self._numbered[uid]
 
-    def leadership_began(self, committed: int) -> None:
-        """Nothing above `committed` is settled: tickets that rest on a record wait for it to be committed anew."""
-        self._settled_to = committed
+    def leadership_began(self, committed: int, epoch_record: int) -> None:
+        """Nothing above `committed` is settled: tickets that rest on a record wait for it to be committed anew, and no
+        answer is given before `epoch_record` is.
+        """
+        self._settled_to, self._proven_from = committed, epoch_record
 
     def leadership_ended(self) -> None:
         """What is not committed is not ours to answer any more: relayed tickets go back, own ones start over."""

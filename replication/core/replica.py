@@ -18,6 +18,7 @@ from replication.core.effects import (
 from replication.core.election import Candidacy
 from replication.core.eligibility import why_not_eligible
 from replication.core.events import (
+    DamageChanged,
     DataPathChanged,
     Event,
     HandOverRequested,
@@ -54,6 +55,8 @@ from replication.messages import Fetch, FetchEnd, OpenStream, Survey, SurveyAnsw
 from storage.position import GENESIS, LogPoint
 
 READ_RETRY_MS = 500
+GIVE_WAY_MS = 10_000
+"""Between two attempts of a damaged leader to hand over: each holds new records back until it is done or given up."""
 NO_LEADER_PATIENCE = 3
 """Session time-outs without a leader after which a store is refused before its bytes are taken."""
 
@@ -79,6 +82,7 @@ class Replica:
         self._knew_a_leader = False
         self._hand_over: HandOverRequested | None = None
         self._hand_over_until_ms = 0
+        self._give_way_ms = 0
         self._left = False
         self._stopping = False
         self._registered = False
@@ -166,6 +170,8 @@ class Replica:
                 self._on_record_fetched(event)
             case Truncated():
                 self._on_truncated(event)
+            case DamageChanged():
+                self._on_damage_changed(event)
             case LocalFailed():
                 self._on_local_failed(event)
             case DataPathChanged():
@@ -348,7 +354,8 @@ class Replica:
             nonce=message.nonce,
             promise=situation.wanted_promise,
             end=to_point(situation.ledger.durable),
-            verified=situation.ledger.intact and situation.fenced is None,
+            # Damage elsewhere takes nothing from the tail: whoever copies it proves each record.
+            verified=situation.fenced is None,
             sees_leader=active or self.following.hears_leader(4 * beat),
             state_counter=situation.counter,
         )
@@ -386,6 +393,11 @@ class Replica:
             self.leadership.local_durable()
         else:
             self.following.confirm()
+
+    def _on_damage_changed(self, event: DamageChanged) -> None:
+        if event.sequences != self.situation.damaged:
+            self.situation.damaged = event.sequences
+            self.following.tell_damage()
 
     def _on_local_failed(self, event: LocalFailed) -> None:
         situation = self.situation
@@ -438,7 +450,8 @@ class Replica:
 
     def _successor(self, leadership: Leadership, to: ReplicaId | None) -> ReplicaId | None:
         confirmed = leadership.streams.confirmations()
-        fit = [m for m in leadership.in_sync if m in confirmed and (to is None or m.id == to)]
+        sound = leadership.streams.sound() & leadership.in_sync
+        fit = [m for m in sound if to is None or m.id == to]
         return max(fit, key=lambda member: (confirmed[member], member.id)).id if fit else None
 
     # Roles
@@ -474,6 +487,18 @@ class Replica:
             situation.state_fresh = False
         elif leadership is not None and leadership.handover is not None:
             self._tend_hand_over(leadership, leadership.handover)
+        elif leadership is not None and situation.damaged:
+            self._give_way(leadership)
+
+    def _give_way(self, leadership: Leadership) -> None:
+        """A node that knows of damage in its log leads only while no sound member of the set can (ADR 0006)."""
+        now = self.situation.now_ms
+        if leadership.phase is not Phase.ACTIVE or now < self._give_way_ms:
+            return
+        target = self._successor(leadership, None)
+        if target is not None:
+            self._give_way_ms = now + GIVE_WAY_MS
+            leadership.handover = Handover(self.situation, target, final=False)
 
     def _tend_hand_over(self, leadership: Leadership, handover: Handover) -> None:
         if handover.done or (handover.failed and handover.final):
@@ -485,8 +510,9 @@ class Replica:
                 self._hand_over = None
         elif handover.failed:
             leadership.handover = None
-            self._hand_over = None
-            self.situation.emit(HandOverDone(None, handover.failed))
+            if self._hand_over is not None:  # somebody asked for it
+                self._hand_over = None
+                self.situation.emit(HandOverDone(None, handover.failed))
 
     def _watch_hand_over(self) -> None:
         """A requested switchover is done when the cluster state names another active leader."""

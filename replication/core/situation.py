@@ -113,6 +113,8 @@ class Situation:
         """What of `told` is durable here: may be served and indexed."""
         self.unsettled = settings.host_rebooted
         """The host rebooted, and nothing has shown yet that this log lost nothing that was committed."""
+        self.damaged = ledger.damaged()
+        """Records that are known to be damaged here: this node is no holder of them."""
         self.fenced: str | None = None
         self.full = False
         """Whether it is fenced for want of room alone."""

@@ -11,7 +11,7 @@ from replication.core.effects import CloseLink, StartSending, StopSending
 from replication.core.reconcile import TABLE_LENGTH, LogsContradict, last_common
 from replication.core.situation import Link, Situation
 from replication.core.values import Identity, Member
-from replication.messages import Align, Aligned, Confirmed, OpenStream, StreamEnd, to_point
+from replication.messages import Align, Aligned, Confirmed, Damaged, OpenStream, StreamEnd, to_point
 from storage.position import GENESIS, LogPoint
 
 REOPEN_MS = 500
@@ -54,6 +54,8 @@ class Streams:
         self._situation = situation
         self._epoch = epoch
         self.by_link: dict[int, Stream] = {}
+        self.damage: dict[Member, Damaged] = {}
+        """What members said of their damage, by the last word of each; it outlives a link."""
 
     def of(self, member: Member) -> Stream | None:
         return next((s for s in self.by_link.values() if s.peer.member == member), None)
@@ -203,6 +205,17 @@ class Streams:
         if stream.stage is Stage.STREAMING:
             return now - stream.progress_ms > settings.stall_timeout_ms + allowance_ms
         return now - stream.opened_ms > settings.stall_timeout_ms
+
+    def told_of_damage(self, stream: Stream, message: Damaged) -> None:
+        if message.sequences or message.more:
+            self.damage[stream.peer.member] = message
+        else:
+            self.damage.pop(stream.peer.member, None)
+
+    def sound(self) -> set[Member]:
+        """Members that may be given the lead: fed, not about to leave, and without known damage."""
+        fed = (stream for stream in self.by_link.values() if stream.stage is Stage.STREAMING and not stream.leaving)
+        return {stream.peer.member for stream in fed} - self.damage.keys()
 
     def behind(self) -> set[Member]:
         """Members that hold less than is committed."""

@@ -40,7 +40,7 @@ class PaperLog:
     records: list[PaperRecord] = field(default_factory=list[PaperRecord])
     durable_count: int = 0
     lost_and_found: list[PaperRecord] = field(default_factory=list[PaperRecord])
-    intact: bool = True
+    rotten: set[int] = field(default_factory=set[int])
 
     @property
     def end(self) -> LogPoint:
@@ -64,6 +64,13 @@ class PaperLog:
             else:
                 spans.append(EpochSpan(position.epoch, position.sequence, position.sequence))
         return spans
+
+    @property
+    def intact(self) -> bool:
+        return not self.rotten
+
+    def damaged(self) -> list[int]:
+        return sorted(self.rotten)
 
     complete = True
 
@@ -151,8 +158,8 @@ class PaperNode:
         epoch, upto = self.senders[link]
         log = self.disk.log
         for _ in range(4):
-            if upto >= len(log.records):
-                break
+            if upto >= len(log.records) or upto + 1 in log.rotten:
+                break  # what fails its digest is not sent
             previous, record = log.point_at(upto), log.records[upto]
             assert previous is not None
             self.cluster.transmit_record(self, link, epoch, previous, record, self.replica.situation.told)
@@ -216,7 +223,9 @@ class PaperNode:
         log.lost_and_found += log.records[point.sequence :]
         del log.records[point.sequence :]
         log.durable_count = min(log.durable_count, point.sequence)
+        log.rotten = {sequence for sequence in log.rotten if sequence <= point.sequence}
         self.feed(ev.Truncated(point))
+        self.feed(ev.DamageChanged(frozenset(log.rotten)))
 
     def _settle(self, effect: fx.Settle) -> None:
         relayed = self.relayed.pop(effect.ticket, None)
@@ -347,6 +356,24 @@ class PaperCluster:
     def drop_leader(self) -> None:
         self.service.leader, self.service.leader_session = None, 0
         self._tell_all()
+
+    # Disks
+
+    def rot(self, name: str, uid: str) -> int:
+        """Damage what a node holds of an instance, and let it notice; return how many records that were."""
+        log = self.disks[name].log
+        found = {r.header.position.sequence for r in log.records[: log.durable_count] if r.uid == uid} - log.rotten
+        self._rotten(name, log.rotten | found)
+        return len(found)
+
+    def mend(self, name: str) -> None:
+        """Repair every record of a node."""
+        self._rotten(name, set())
+
+    def _rotten(self, name: str, sequences: set[int]) -> None:
+        self.disks[name].log.rotten = sequences
+        if name in self.nodes:
+            self.nodes[name].feed(ev.DamageChanged(frozenset(sequences)))
 
     # Coordination
 
@@ -480,6 +507,8 @@ class PaperCluster:
     def transmit_tail(self, sender: PaperNode, effect: fx.SendTail) -> None:
         log = sender.disk.log
         for sequence in range(effect.after.sequence + 1, effect.last + 1):
+            if sequence in log.rotten:
+                break
             previous, record = log.point_at(sequence - 1), log.records[sequence - 1]
             assert previous is not None
 
@@ -542,7 +571,8 @@ class PaperCluster:
     @staticmethod
     def holds(disk: PaperDisk, uid: str, dataset: bytes) -> bool:
         durable = disk.log.records[: disk.log.durable_count]
-        return any(r.uid == uid and r.header.dataset == dataset for r in durable)
+        sound = (r for r in durable if r.header.position.sequence not in disk.log.rotten)
+        return any(r.uid == uid and r.header.dataset == dataset for r in sound)
 
     # What holds at any time
 

@@ -85,7 +85,7 @@ class ClusterMachine(RuleBasedStateMachine):
     def coordination(self, up: bool) -> None:
         self.cluster.service.up = up
 
-    @precondition(lambda self: self.cluster.fully_redundant())
+    @precondition(lambda self: self.cluster.fully_redundant() and not self.rotten())
     @rule(name=names)
     def lose_one_disk(self, name: str) -> None:
         """The promise is about the loss of any one replica: a disk is lost only while all three hold everything."""
@@ -94,6 +94,20 @@ class ClusterMachine(RuleBasedStateMachine):
             self.cluster.kill(name)
             self.cluster.wipe(name)
             self.cluster.start(name)
+
+    @precondition(lambda self: self.cluster.fully_redundant() and not self.rotten())
+    @rule(name=names, last=st.integers(0, 3))
+    def rot(self, name: str, last: int) -> None:
+        """Damage at one node counts as the loss of one replica."""
+        if name in self.cluster.nodes:
+            self.cluster.rot(name, f"1.{self.uids - last}")
+
+    @rule(name=names)
+    def mend(self, name: str) -> None:
+        self.cluster.mend(name)
+
+    def rotten(self) -> bool:
+        return any(disk.log.rotten for disk in self.cluster.disks.values())
 
     @invariant()
     def nothing_contradicts(self) -> None:
@@ -105,6 +119,7 @@ class ClusterMachine(RuleBasedStateMachine):
         cluster.apply_late()
         cluster.heal()
         for name in NAMES:
+            cluster.mend(name)
             if name in cluster.nodes:
                 cluster.resume(name)
                 cluster.nodes[name].unknown_next = ""

@@ -1,8 +1,10 @@
 """Scenarios of the protocol, each a short transcript: what happens, and what must hold then."""
 
+from dataclasses import replace
+
 from replication.core import events as ev
 from replication.core.effects import Verdict
-from replication.core.values import Identity, Phase, ReplicaId
+from replication.core.values import Identity, Phase, ReplicaId, Transfer, VersionedState
 from replication.messages import OpenStream, StreamEnd, to_point
 from storage.position import GENESIS
 from tests.core.paper_cluster import PaperCluster
@@ -291,3 +293,17 @@ def test_a_node_whose_disk_was_full_follows_again_when_there_is_room_and_no_othe
     cluster.run(2000)
     assert follower.replica.situation.fenced is not None
     assert follower.name not in cluster.in_sync()
+
+
+def test_a_transfer_by_a_clock_that_was_hours_ahead_delays_an_election_by_seconds_only() -> None:
+    cluster = healthy("ab")
+    leader, target = leader_of(cluster), follower_of(cluster)
+    cluster.kill(target)
+    cluster.run(100)
+    cluster.kill(leader)
+    seen = cluster.service.state
+    assert seen is not None
+    transfer = Transfer(ReplicaId(target), cluster.now * 1000 + 3_600_000_000)
+    cluster.service.state = VersionedState(replace(seen.state, transfer=transfer), seen.version)
+    cluster.start(leader)
+    cluster.run_until(lambda: cluster.leader is not None, 10_000)

@@ -185,6 +185,20 @@ def assert_kept(cluster: LocalCluster, acknowledged: set[str], sent: dict[str, b
     assert not missing, f"{len(missing)} of {len(acknowledged)} acknowledged instances are not on two nodes"
 
 
+def rot(node: LocalNode, data: bytes) -> None:
+    """Change bytes of an instance in a node's log, behind its back."""
+    for segment in (node.data_dir / "log").glob("*.tar"):
+        at = segment.read_bytes().find(data[-40_000:])
+        if at > 0:
+            with segment.open("r+b") as file:
+                file.seek(at + 100)
+                file.write(b"rotten")
+
+
+def damaged(node: LocalNode) -> int:
+    return int(node.status()["disk"]["damaged_records"])
+
+
 def signalled(running: Running | None) -> Running:
     assert running is not None
     return running

@@ -210,15 +210,15 @@ def test_a_record_that_rots_at_one_node_is_served_from_another(tmp_path: Path) -
         assert {status for status, _ in store(rig.leader(cluster), *sent)} == {0}
         cluster.wait_for(lambda: all(rig.instances(node) == 8 for node in cluster.nodes), "all have indexed them")
         for node, (_, data) in zip((rig.leader(cluster), rig.follower(cluster)), sent, strict=False):
-            for segment in (node.data_dir / "log").glob("*.tar"):
-                at = segment.read_bytes().find(data[-40_000:])
-                if at > 0:
-                    with segment.open("r+b") as file:
-                        file.seek(at + 100)
-                        file.write(b"rotten")
+            rig.rot(node, data)
         for node in cluster.nodes:
             assert [read(node, uid) for uid, _ in sent] == [(200, data) for _, data in sent]
-        assert sum(b"perenne_damaged_records 1.0" in node.get("/metrics")[1] for node in cluster.nodes) == 2
+        cluster.wait_for(lambda: not any(map(rig.damaged, cluster.nodes)), "what rotted is repaired from another node")
+        for node in cluster.nodes:
+            held = rig.extracted(node)
+            assert all(held[uid] == data for uid, data in sent)
+            assert read(node, sent[0][0]) == (200, sent[0][1])
+        cluster.wait_for(lambda: len(rig.in_sync(cluster)) == 3, "all nodes are in sync")
 
 
 def test_an_index_that_lies_serves_nothing_wrong_and_is_made_anew(tmp_path: Path) -> None:

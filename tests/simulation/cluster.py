@@ -155,7 +155,7 @@ class Cluster:
             return
         situation = process.core.situation
         if machine.harm and (self.healing or situation.fenced) and self.may_lose(machine):
-            # There is no repair from another replica yet: a damaged log is replaced as a whole.
+            # Only what was read is known and repaired: without a scrub a harmed disk is replaced as a whole.
             process.kill()
             self.replace_disk(machine)
         elif situation.fenced:

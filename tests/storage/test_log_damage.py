@@ -237,6 +237,16 @@ def test_known_damage_survives_a_restart_until_the_record_is_repaired() -> None:
     assert log.intact
 
 
+def test_at_start_damage_is_judged_anew_by_the_medium() -> None:
+    disk, log = filled()
+    for sequence in (1, 2):
+        damage_record(disk, log, sequence)
+        with pytest.raises(RecordCorrupt):
+            log.read(sequence)
+    damage_record(disk, log, 2)  # the bits flip back
+    assert new_log(disk.copy()).damaged() == (1,)
+
+
 def test_damage_is_forgotten_when_the_record_reads_well_again_or_is_cut() -> None:
     disk, log = filled()
     heard: list[tuple[int, ...]] = []
