@@ -543,8 +543,11 @@ class Replicator:
 
     def operation(self, operation: Operation) -> None:
         """An operator asked for something; the leader does it."""
-        if operation.verb != "switchover" or self._operation is not None or self.core.leadership is None:
+        leadership = self.core.leadership
+        if operation.verb != "switchover" or self._operation is not None or leadership is None:
             return
+        if operation.arguments.get("epoch", str(leadership.epoch)) != str(leadership.epoch):
+            return  # asked of the leader before, who may be at it still, or have done it
         self._operation = operation
         to = operation.arguments.get("to")
         self.feed(ev.HandOverRequested(ReplicaId(to) if to else None, self.runtime.wall_us(), final=False))

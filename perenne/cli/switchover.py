@@ -5,6 +5,7 @@ import contextlib
 import json
 import secrets
 import time
+from dataclasses import replace
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
@@ -48,8 +49,7 @@ async def _connected(hosts: str, to: str, seconds: float) -> str:
 
 async def carried_out(coordination: Coordination, to: str, seconds: float) -> str:
     """Ask the leader, and see that it does not happen later: it has a deadline, and is withdrawn at the end."""
-    until_us = int((time.time() + seconds) * 1_000_000)
-    arguments = {"until_us": str(until_us)} | ({"to": to} if to else {})
+    arguments = {"until_us": str(int((time.time() + seconds) * 1_000_000))} | ({"to": to} if to else {})
     operation = Operation("switchover", secrets.token_hex(8), arguments)
     asked, result = False, None
     try:
@@ -57,6 +57,9 @@ async def carried_out(coordination: Coordination, to: str, seconds: float) -> st
             seen = await coordination.read_state()
             if why := why_not(seen.state if seen else None, await coordination.live_nodes(), to):
                 return why
+            if seen is not None:
+                # Asked of this leader, not of its successor: that one must not hand over once more.
+                operation = replace(operation, arguments={**arguments, "epoch": str(seen.state.epoch)})
             asked = True
             await coordination.request_operation(operation)
             while True:

@@ -248,4 +248,4 @@ def test_an_index_that_lies_serves_nothing_wrong_and_is_made_anew(tmp_path: Path
         cluster.wait_for(lambda: rig.instances(liar) == 10, "its index is made anew")
         for node in cluster.nodes:
             assert [read(node, uid) for uid, _ in sent] == [(200, data) for _, data in sent]
-        assert read(liar, "1.5")[0] == 404
+        cluster.wait_for(lambda: read(liar, "1.5")[0] == 404, "it can say again what is absent")
