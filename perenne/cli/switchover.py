@@ -5,8 +5,8 @@ import contextlib
 import json
 import secrets
 import time
-from dataclasses import replace
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 

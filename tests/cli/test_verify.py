@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from storage.disk import RealDisk
-from storage.metadata import NodeIdentity, PromiseFile, write_identity
 from storage.log import Log
+from storage.metadata import NodeIdentity, PromiseFile, write_identity
 from storage.position import LogPoint, RecordHeader
 from storage.record import encode_header
 from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, PAGE
@@ -131,8 +131,8 @@ def test_a_segment_of_another_log_does_not_follow(tmp_path: Path) -> None:
 
 
 def test_a_log_that_is_shorter_than_its_node_knew_is_noticed(tmp_path: Path) -> None:
-    point = filled(tmp_path, 2).end
     write_identity(RealDisk(tmp_path), NodeIdentity("cluster", "n1", "disk"))
+    point = filled(tmp_path, 2).end
     promise = PromiseFile(RealDisk(tmp_path))
     promise.store(epoch=2, floor=point)
     promise.close()
