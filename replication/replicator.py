@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
@@ -10,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 
-from replication.api import CommitOutcome, ConflictRefused, Draft, NotPromised
+from replication.api import CommitOutcome, Draft, NotPromised
 from replication.coordination.port import ClusterRecord, Coordination, LiveNode, NodeRegistration, Operation
 from replication.coordinator import Coordinator
 from replication.core import effects as fx
@@ -19,38 +18,29 @@ from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
 from replication.core.values import Identity, ReplicaId
 from replication.feeder import Feeder
+from replication.inbox import Held, Inbox
 from replication.incoming import Payload
 from replication.indexing import Indexing
 from replication.lookup import Lookups
 from replication.mender import Mender
 from replication.messages import (
-    Append,
-    Confirmed,
-    Fetched,
-    FetchEnd,
-    Lookup,
-    LookupAnswer,
     Message,
-    Propose,
-    ProposeResult,
-    Segment,
 )
 from replication.offers import Offer, Offers
 from replication.opening import UNSETTLED
 from replication.peers import PeerNetwork
-from replication.recent import Recent, RecentRecord
-from replication.rejoin import saved_instances
+from replication.recent import Recent
 from replication.runtime import Runtime
-from storage.dataset import UnreadableDataSet, read_meta
+from replication.writing import Writing
 from storage.disk import Disk
-from storage.errors import StorageError, StorageFull
+from storage.errors import StorageError
 from storage.index import Index
-from storage.indexer import HEAD_BYTES
-from storage.log import BytesPayload, Log
+from storage.log import Log
 from storage.metadata import PromiseFile
 from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind
 from storage.record import small_member
 from storage.staging import Staged, StagingArea
+from storage.writer import CommitQueue
 
 _LOG: Final = logging.getLogger("perenne.replicator")
 TICK_S: Final = 0.05
@@ -104,6 +94,9 @@ class Replicator:
         self.readers = runtime.executor("read", 2)
         self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES, unseen=log.end.sequence)
         self.offers = Offers(self._let_go)
+        self._held = Held()
+        self._writing = Writing(self, disk, log, self._held)
+        self._inbox = Inbox(self, self._held)
         self._indexing = Indexing(log, index, self.recent, self.spawn, runtime.executor("index", 1))
         self.network = PeerNetwork(
             self.me,
@@ -122,11 +115,10 @@ class Replicator:
             epoch_record=_epoch_record,
             received_bytes=self.network.received_bytes,
         )
-        self.group = runtime.commit_queue(log, self._hop_durable, self._hop_failed)
         value = promise.value
         self.core = Replica(settings.core, log, ports, promise=value.epoch, floor=value.floor, counter=value.counter)
         log.damage.changed = self._hop_damage
-        self._feeder = Feeder(
+        self.feeder = Feeder(
             log,
             disk,
             self.recent,
@@ -142,14 +134,11 @@ class Replicator:
         self.live: Mapping[ReplicaId, LiveNode] = {}
         self._events: deque[ev.Event] = deque()
         self._stepping = False
-        self._handles = itertools.count(1)
-        self._staged: dict[int, Payload] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._operation: Operation | None = None
         self._handed_over = asyncio.Event()
-        self._closed = False
+        self.closed = False
         self.frozen: str | None = None
-        self.lost_and_found = _count_saved(disk)
         self.leader_changes = 0
         self.ticked_ms = runtime.now_ms()
 
@@ -173,7 +162,7 @@ class Replicator:
 
     async def close(self) -> None:
         """End everything; what was not answered by now is answered "not promised"."""
-        self._closed = True
+        self.closed = True
         for task in list(self._tasks):
             task.cancel()
         await self.coordinator.close()
@@ -211,6 +200,20 @@ class Replicator:
         )
         return NodeRegistration(self.me.id, self.me.incarnation, situation.floor), live
 
+    @property
+    def group(self) -> CommitQueue:
+        """The log thread."""
+        return self._writing.group
+
+    @property
+    def lost_and_found(self) -> int:
+        """Files in lost+found."""
+        return self._writing.lost_and_found
+
+    def log_failed(self, error: StorageError) -> None:
+        """The log cannot be written any more: this node confirms nothing."""
+        self._writing.log_failed(error)
+
     # Steps
 
     def feed(self, event: ev.Event) -> None:
@@ -225,19 +228,18 @@ class Replicator:
                     self._carry_out(effect)
         finally:
             self._stepping = False
-        self._feeder.pump_all()
+        self.feeder.pump_all()
 
     def _carry_out(self, effect: fx.Effect) -> None:
         match effect:
             case fx.Send():
                 self.network.send(effect.link, effect.message)
             case fx.AppendProposal():
-                self._append_offer(effect)
+                self._writing.append_offer(effect)
             case fx.AppendStaged():
-                self._append_received(effect)
+                self._writing.append_received(effect)
             case fx.AppendOwn():
-                payload = BytesPayload(effect.payload)
-                self._append(RecentRecord(effect.header, effect.chain, payload), payload)
+                self._writing.append_own(effect)
             case fx.Settle():
                 answer = self.offers.settle(effect, self.core.situation.told)
                 if answer is not None:
@@ -252,22 +254,22 @@ class Replicator:
                 boot = self._promise.value.host_boot.removesuffix(UNSETTLED)
                 self._promises.submit(lambda: self._promise.store(host_boot=boot))
             case fx.DropStaged():
-                self._drop(self._staged.pop(effect.handle, None))
+                self.drop(self._held.take(effect.handle))
             case fx.ResumeLog():
-                self.spawn(self._resume())
+                self.spawn(self._writing.resume())
             case fx.StartSending():
                 peer = self.core.situation.links[effect.link].peer
-                self._feeder.start(effect.link, peer, effect.epoch, effect.after)
+                self.feeder.start(effect.link, peer, effect.epoch, effect.after)
             case fx.StopSending():
-                self._feeder.stop(effect.link)
+                self.feeder.stop(effect.link)
             case fx.SendTail():
-                self.spawn(self._feeder.send_tail(effect.link, effect.nonce, effect.after, effect.last))
+                self.spawn(self.feeder.send_tail(effect.link, effect.nonce, effect.after, effect.last))
             case fx.CloseLink():
                 self.network.close_link(effect.link, effect.reason)
             case fx.Truncate():
-                self.spawn(self._truncate(effect.point))
+                self.spawn(self._writing.truncate(effect.point))
             case fx.InstallSegment():
-                self.spawn(self._install(effect))
+                self.spawn(self._writing.install(effect))
             case fx.LeadershipChanged():
                 self.leader_changes += 1
                 who = effect.leader.id if effect.leader else None
@@ -280,80 +282,18 @@ class Replicator:
             case _:
                 self.coordinator.carry_out(effect)
 
-    # The log
-
-    def _append(self, record: RecentRecord, payload: Staged | BytesPayload) -> None:
-        self.recent.add(record)
-        self.group.submit(record.header, record.chain, payload)
-
-    def _append_offer(self, effect: fx.AppendProposal) -> None:
-        offer = self.offers.get(effect.ticket)
-        assert offer is not None, "a ticket is settled once"
-        draft, staged = offer.draft, offer.staged
-        staged.retain()
-        record = RecentRecord(
-            effect.header,
-            effect.chain,
-            staged,
-            draft.sop_instance_uid,
-            draft.transfer_syntax_uid,
-            (offer.origin, offer.ticket_there) if offer.origin is not None else None,
-            _head(staged, HEAD_BYTES if draft.attributes is None else staged.meta_length),
-            draft.attributes,
-        )
-        self._append(record, staged)
-
-    def _append_received(self, effect: fx.AppendStaged) -> None:
-        staged = self._staged.pop(effect.handle)
-        assert isinstance(staged, Staged), "a record has a payload"
-        record = RecentRecord(effect.header, effect.chain, staged)
-        if effect.header.kind is RecordKind.INSTANCE:
-            record.head = _head(staged, HEAD_BYTES)
-            with contextlib.suppress(UnreadableDataSet):
-                meta = read_meta(record.head)
-                record.uid, record.transfer_syntax_uid = meta.sop_instance_uid, meta.transfer_syntax_uid
-        self._append(record, staged)
-
-    def _hop_durable(self, point: LogPoint) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._durable, point)
-
-    def _hop_failed(self, error: StorageError) -> None:
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self.log_failed, error)
+    # Payloads, promises and damage
 
     def _hop_damage(self) -> None:
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._damage_changed)
 
     def _damage_changed(self) -> None:
         found = self.log.damaged()
         _LOG.error("known damage in the log changed", extra={"records": len(found), "lowest": list(found[:10])})
         self._feed_open(ev.DamageChanged(frozenset(found)))
-        if not self._closed:
+        if not self.closed:
             self.mender.wake()
-
-    def _durable(self, point: LogPoint) -> None:
-        if not self._closed:
-            self.feed(ev.LocalDurable(point))
-            self._release()
-
-    def log_failed(self, error: StorageError) -> None:
-        """The log cannot be written any more: this node confirms nothing."""
-        _LOG.critical("the log cannot be written", extra={"reason": str(error)})
-        self.feed(ev.LocalFailed(str(error), full=isinstance(error, StorageFull)))
-
-    async def _resume(self) -> None:
-        await asyncio.wrap_future(self.group.resume())
-        self.recent.cut_after(self.log.end.sequence)
-        _LOG.warning("there is room again: the log is written on", extra={"end": self.log.end.sequence})
-        self.feed(ev.LogResumed())
-
-    def _release(self) -> None:
-        situation = self.core.situation
-        # A follower feeds nobody: what is durable need not stay in memory.
-        keep = situation.told.sequence if self.core.leadership is not None else situation.ledger.durable.sequence
-        self.recent.release_upto(situation.ledger.durable.sequence, keep)
 
     def _let_go(self, staged: Staged) -> None:
         if staged.in_memory:
@@ -361,7 +301,8 @@ class Replicator:
         else:
             self.readers.submit(staged.release)  # removing its file syncs a directory
 
-    def _drop(self, payload: Payload) -> None:
+    def drop(self, payload: Payload) -> None:
+        """Let go of a payload that nobody wants."""
         if isinstance(payload, Staged):
             self._let_go(payload)
         elif isinstance(payload, str):
@@ -380,46 +321,21 @@ class Replicator:
         self._promises.submit(store).add_done_callback(stored)
 
     def _feed_open(self, event: ev.Event) -> None:
-        if not self._closed:
+        if not self.closed:
             self.feed(event)
 
-    async def _truncate(self, point: LogPoint) -> None:
-        try:
-            names = await asyncio.wrap_future(self.group.call(lambda: self.log.truncate_after(point.sequence)))
-        except StorageError as error:
-            self.log_failed(error)
-            return
-        _LOG.warning("records were moved to lost+found", extra={"records": len(names), "after": point.sequence})
-        self.lost_and_found += len(names)
-        self.recent.cut_after(point.sequence)
-        self.feed(ev.Truncated(point))
-        for draft in await self._loop.run_in_executor(self.readers, saved_instances, self._disk, names, self.staging):
-            self.spawn(self._offer_again(draft))
-
-    async def _offer_again(self, draft: Draft) -> None:
-        """What was cut may have been stored nowhere else: it is offered anew, whatever its sender was told."""
-        with contextlib.suppress(NotPromised, ConflictRefused, StorageFull):
-            await self.commit(draft)
-
-    async def _install(self, effect: fx.InstallSegment) -> None:
-        name = self._staged.pop(effect.handle)
-        assert isinstance(name, str), "a segment lies in a file"
-        end: LogPoint | None = None
-        try:
-            installed = await asyncio.wrap_future(self.group.call(lambda: self.log.install_segment(name)))
-            self.recent.installed_upto(installed.sequence)
-            end = installed
-            _LOG.info("took over a whole segment", extra={"end": end.sequence})
-        except StorageError as error:
-            _LOG.error("a segment was refused", extra={"reason": str(error)})
-            self._drop(name)
-        self.feed(ev.SegmentInstalled(end))
+    def release(self) -> None:
+        """Let payloads go that are durable here and needed by nobody."""
+        situation = self.core.situation
+        # A follower feeds nobody: what is durable need not stay in memory.
+        keep = situation.told.sequence if self.core.leadership is not None else situation.ledger.durable.sequence
+        self.recent.release_upto(situation.ledger.durable.sequence, keep)
 
     # Commit point and index
 
     def _committed(self, point: LogPoint) -> None:
         self._indexing.follow(point)
-        self._release()
+        self.release()
 
     def distrust_index(self) -> None:
         """What the index says does not fit the log: forget it, and number and deny nothing until it is built anew."""
@@ -433,20 +349,21 @@ class Replicator:
 
         Raises NotPromised, ConflictRefused, StorageFull.
         """
-        if self._closed:
+        if self.closed:
             draft.staged.release()
             raise NotPromised("the node stops")
         waiter: asyncio.Future[CommitOutcome] = self._loop.create_future()
-        self._offer(Offer(draft.staged, draft, waiter))
+        self.offer(Offer(draft.staged, draft, waiter))
         return await waiter
 
-    def _offer(self, offer: Offer) -> None:
+    def offer(self, offer: Offer) -> None:
+        """Bring an offer before the core."""
         deadline_ms = self.runtime.now_ms() + self.settings.acknowledge_timeout_ms
         self.feed(self.offers.take(offer, now_us=self.runtime.wall_us(), deadline_ms=deadline_ms))
 
     def refusal(self) -> str | None:
         """Why a store would be refused right now, before its bytes are taken; None when it would be accepted."""
-        return "the node stops" if self._closed else self.settings.refusal or self.core.refusal()
+        return "the node stops" if self.closed else self.settings.refusal or self.core.refusal()
 
     # Peers
 
@@ -456,76 +373,17 @@ class Replicator:
 
     def link_down(self, link: int, reason: str) -> None:
         _LOG.info("lost a peer", extra={"link": link, "reason": reason})
-        self._feeder.stop(link)
+        self.feeder.stop(link)
         self.lookups.link_down(link)
         self.mender.link_down(link)
-        if not self._closed:
+        if not self.closed:
             self.feed(ev.LinkDown(link))
 
     def writable(self, link: int) -> None:
-        self._feeder.pump(link)
+        self.feeder.pump(link)
 
     def message(self, link: int, peer: Identity, message: Message, payload: Payload) -> None:
-        """Turn what came from a peer into an event."""
-        match message:
-            case Append():
-                self._record_came(link, peer, message, payload)
-            case Confirmed():
-                self.feed(ev.Received(link, peer, message))
-                self._feeder.confirmed(link, message.durable.sequence)
-            case Propose() if isinstance(payload, Staged):
-                self._propose_came(link, peer, message, payload)
-            case ProposeResult():
-                self.feed(ev.ProposalAnswered(link, message.ticket, message.outcome, message.reason))
-            case Fetched() | FetchEnd() if self.mender.asked(message.nonce):
-                self.mender.answered(message, payload)
-            case Fetched() if isinstance(payload, Staged):
-                record = message.record
-                handle = self._hold(payload)
-                previous = message.previous.log_point()
-                self.feed(ev.RecordFetched(peer, message.nonce, previous, record.header(), record.chain, handle))
-            case Segment() if isinstance(payload, str):
-                points = (message.previous.log_point(), message.end.log_point(), message.committed.log_point())
-                self.feed(ev.SegmentReceived(link, peer, message.epoch, *points, self._hold(payload)))
-            case Lookup():
-                self.spawn(self.lookups.answer(link, message))
-            case LookupAnswer():
-                self.lookups.answered(message, payload)
-            case _:
-                self._drop(payload)
-                self.feed(ev.Received(link, peer, message))
-
-    def _hold(self, payload: Payload) -> int:
-        handle = next(self._handles)
-        self._staged[handle] = payload
-        return handle
-
-    def _record_came(self, link: int, peer: Identity, message: Append, payload: Payload) -> None:
-        record = message.record
-        if message.proposal:
-            offer = self.offers.get(message.proposal)
-            if offer is None or offer.staged.digest != record.digest:
-                self.network.close_link(link, "the instance that was offered is gone: send it whole")
-                return
-            offer.staged.retain()
-            payload = offer.staged
-        if not isinstance(payload, Staged):
-            self.network.close_link(link, "a record came without its payload")
-            return
-        previous, committed = message.previous.log_point(), message.committed.log_point()
-        header, handle = record.header(), self._hold(payload)
-        self.feed(ev.RecordReceived(link, peer, message.epoch, previous, committed, header, record.chain, handle))
-
-    def _propose_came(self, link: int, peer: Identity, message: Propose, payload: Staged) -> None:
-        draft = Draft(
-            staged=payload,
-            sop_class_uid=message.sop_class_uid,
-            sop_instance_uid=message.sop_instance_uid,
-            study_instance_uid=message.study_instance_uid,
-            series_instance_uid=message.series_instance_uid,
-            transfer_syntax_uid=message.transfer_syntax_uid,
-        )
-        self._offer(Offer(payload, draft, link=link, origin=peer, ticket_there=message.ticket))
+        self._inbox.message(link, peer, message, payload)
 
     def _is_in_sync(self, peer: Identity) -> bool:
         leadership = self.core.leadership
@@ -533,7 +391,7 @@ class Replicator:
 
     def blocked_at(self, replica: ReplicaId) -> int:
         """The record that keeps a replica from catching up, because it cannot be read here; 0 when none does."""
-        return self._feeder.blocked_at(replica)
+        return self.feeder.blocked_at(replica)
 
     # Coordination
 
@@ -558,14 +416,6 @@ class Replicator:
         if operation is not None:
             result = f"{effect.to} leads" if effect.to else f"failed: {effect.reason}"
             self.coordinator.finish(operation, result)
-
-
-def _head(staged: Staged, size: int) -> bytes:
-    return bytes(next(staged.parts(), memoryview(b""))[:size])
-
-
-def _count_saved(disk: Disk) -> int:
-    return len(disk.list("lost+found")) if disk.exists("lost+found") else 0
 
 
 def _epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:
