@@ -202,12 +202,10 @@ class Replicator:
 
     @property
     def group(self) -> CommitQueue:
-        """The log thread."""
         return self._writing.group
 
     @property
     def lost_and_found(self) -> int:
-        """Files in lost+found."""
         return self._writing.lost_and_found
 
     def log_failed(self, error: StorageError) -> None:

@@ -9,14 +9,10 @@ from replication.core.effects import (
     CreateState,
     DropStaged,
     Effect,
-    HandOverDone,
-    LeadershipChanged,
     Resign,
     ResumeLog,
     SendTail,
 )
-from replication.core.election import Candidacy
-from replication.core.eligibility import why_not_eligible
 from replication.core.events import (
     DamageChanged,
     DataPathChanged,
@@ -43,50 +39,33 @@ from replication.core.events import (
     Tick,
     Truncated,
 )
-from replication.core.follower import Following
-from replication.core.handover import Handover
-from replication.core.leader import Leadership
 from replication.core.ledger import Ledger
 from replication.core.ports import LogView
-from replication.core.proposals import Proposals
+from replication.core.roles import Roles
 from replication.core.situation import Link, Ports, Settings, Situation
-from replication.core.values import Change, ClusterState, Member, Phase, ReplicaId
+from replication.core.values import Change, ClusterState, Phase
 from replication.messages import Fetch, FetchEnd, OpenStream, Survey, SurveyAnswer, to_point
 from storage.position import GENESIS, LogPoint
 
 READ_RETRY_MS = 500
-GIVE_WAY_MS = 10_000
-"""Between two attempts of a damaged leader to hand over: each holds new records back until it is done or given up."""
 NO_LEADER_PATIENCE = 3
 """Session time-outs without a leader after which a store is refused before its bytes are taken."""
 
 
-class Replica:
+class Replica(Roles):
     """The state machine of one node. `step` is its only way in."""
 
     def __init__(
         self, settings: Settings, log: LogView, ports: Ports, *, promise: int, floor: LogPoint, counter: int
     ) -> None:
-        self.situation = Situation(settings, Ledger(log), ports, promise=promise, floor=floor)
-        self.situation.counter = counter
-        if not self.situation.ledger.holds(floor):
-            self.situation.committed = GENESIS
-        self.proposals = Proposals(self.situation)
-        self.following = Following(self.situation)
-        self.leadership: Leadership | None = None
-        self.candidacy: Candidacy | None = None
-        self._nonce = 0
+        situation = Situation(settings, Ledger(log), ports, promise=promise, floor=floor)
+        situation.counter = counter
+        if not situation.ledger.holds(floor):
+            situation.committed = GENESIS
+        super().__init__(situation)
         self._read_at_ms = 0
         self._floor_at_ms = 0
-        self._leaderless_since_ms: int | None = None
-        self._knew_a_leader = False
-        self._hand_over: HandOverRequested | None = None
-        self._hand_over_until_ms = 0
-        self._give_way_ms = 0
-        self._left = False
-        self._stopping = False
         self._registered = False
-        self._vacant_since_ms: int | None = None
 
     def step(self, event: Event, now_ms: int, wall_us: int) -> list[Effect]:
         """Take one event; return what is to be done about it, in order.
@@ -101,15 +80,6 @@ class Replica:
         return effects
 
     # Read by the driver for statistics and admission
-
-    @property
-    def leader(self) -> ReplicaId | None:
-        """Who leads, as far as this node can tell."""
-        if self.leadership is not None:
-            return self.situation.me.id
-        if self.following.stream is not None:
-            return self.following.stream.leader.id
-        return None
 
     def refusal(self) -> str | None:
         """Why a store would be refused right now, before its bytes are taken; None while it may be accepted."""
@@ -127,10 +97,6 @@ class Replica:
         if not self._knew_a_leader or (since is not None and situation.now_ms - since > patience):
             return "no leader is known"
         return None
-
-    def _leads_actively(self) -> bool:
-        active = self.leadership is not None and self.leadership.phase is Phase.ACTIVE
-        return active and self.situation.ports.catalogue.complete
 
     # Events
 
@@ -179,7 +145,7 @@ class Replica:
             case LogResumed():
                 self._on_log_resumed(event)
             case HandOverRequested():
-                self._on_hand_over_requested(event)
+                self.hand_over_requested(event)
 
     def _on_tick(self, event: Tick) -> None:
         situation = self.situation
@@ -431,148 +397,7 @@ class Replica:
             situation.ledger.resync()
             self.following.begin_anew("there is room again")
 
-    def _on_hand_over_requested(self, event: HandOverRequested) -> None:
-        leadership = self.leadership
-        self._stopping = self._stopping or event.final
-        if leadership is None:
-            self.situation.emit(HandOverDone(None, "" if event.final else "this node does not lead"))
-            return
-        target = self._successor(leadership, event.to)
-        if target is None and not event.final:
-            self.situation.emit(HandOverDone(None, "no in-sync follower can take over"))
-        elif target is None:
-            self._step_down("the node stops")
-            self.situation.emit(Resign())
-            self.situation.emit(HandOverDone(None, "no in-sync follower to hand over to"))
-        else:
-            self._hand_over = event
-            leadership.handover = Handover(self.situation, target, final=event.final)
-
-    def _successor(self, leadership: Leadership, to: ReplicaId | None) -> ReplicaId | None:
-        confirmed = leadership.streams.confirmations()
-        sound = leadership.streams.sound() & leadership.in_sync
-        fit = [m for m in sound if to is None or m.id == to]
-        return max(fit, key=lambda member: (confirmed[member], member.id)).id if fit else None
-
-    # Roles
-
-    def _settle_roles(self) -> None:
-        """After each event: end what is over, begin what is due, move waiting offers on."""
-        situation = self.situation
-        self._end_leadership()
-        if self.candidacy is not None and self.candidacy.over:
-            self.candidacy = None
-        if self.candidacy is not None and self.candidacy.won:
-            self._lead(self.candidacy)
-        if self.leadership is None and self.candidacy is None:
-            self._consider_standing()
-        self._move_offers()
-        if self.leader is not None:
-            self._leaderless_since_ms = None
-            self._knew_a_leader |= self.following.stream is not None or self._leads_actively()
-        elif self._leaderless_since_ms is None:
-            self._leaderless_since_ms = situation.now_ms
-
-    def _end_leadership(self) -> None:
-        leadership, situation = self.leadership, self.situation
-        if situation.fenced and leadership is not None:
-            self._step_down(situation.fenced)
-            situation.emit(Resign())
-        elif situation.fenced and self.following.stream is not None and not self._left:
-            self._left = True
-            self.following.leave("its disk failed")
-        elif leadership is not None and leadership.over is not None:
-            self._step_down(leadership.over)
-            situation.emit(Resign())
-            situation.state_fresh = False
-        elif leadership is not None and leadership.handover is not None:
-            self._tend_hand_over(leadership, leadership.handover)
-        elif leadership is not None and situation.damaged:
-            self._give_way(leadership)
-
-    def _give_way(self, leadership: Leadership) -> None:
-        """A node that knows of damage in its log leads only while no sound member of the set can (ADR 0006)."""
-        now = self.situation.now_ms
-        if leadership.phase is not Phase.ACTIVE or now < self._give_way_ms:
-            return
-        target = self._successor(leadership, None)
-        if target is not None:
-            self._give_way_ms = now + GIVE_WAY_MS
-            leadership.handover = Handover(self.situation, target, final=False)
-
-    def _tend_hand_over(self, leadership: Leadership, handover: Handover) -> None:
-        if handover.done or (handover.failed and handover.final):
-            self._hand_over_until_ms = self.situation.now_ms + 5000
-            self._step_down(f"handed over to {handover.to}")
-            self.situation.emit(Resign())
-            if handover.final:
-                self.situation.emit(HandOverDone(handover.to, handover.failed or ""))
-                self._hand_over = None
-        elif handover.failed:
-            leadership.handover = None
-            if self._hand_over is not None:  # somebody asked for it
-                self._hand_over = None
-                self.situation.emit(HandOverDone(None, handover.failed))
-
-    def _watch_hand_over(self) -> None:
-        """A requested switchover is done when the cluster state names another active leader."""
-        state = self.situation.cluster
-        if self._hand_over is None or self.leadership is not None or state is None or state.leader is None:
-            return
-        if state.phase is Phase.ACTIVE and state.epoch > self.situation.relinquished:
-            self._hand_over = None
-            self.situation.emit(HandOverDone(state.leader.id, ""))
-
-    def _step_down(self, reason: str) -> None:
-        situation, leadership = self.situation, self.leadership
-        if leadership is None:
-            return
-        leadership.streams.stop_all()
-        situation.relinquished = max(situation.relinquished, leadership.epoch)
-        self.leadership = None
-        self.proposals.leadership_ended()
-        situation.emit(LeadershipChanged(None, leadership.epoch, reason))
-
-    def _lead(self, candidacy: Candidacy) -> None:
-        assert candidacy.writer is not None, "an election is won by a write"
-        self.candidacy = None
-        self.following.stop()
-        silent: frozenset[Member] = candidacy.silent
-        self.leadership = Leadership(self.situation, candidacy.writer, self.proposals, silent)
-        self.proposals.leader_announced(self.situation.me)
-        self.leadership.begin()
-
-    def _consider_standing(self) -> None:
-        situation = self.situation
-        seen = situation.state
-        ready = situation.admitted and situation.state_fresh and situation.session is Session.CONNECTED
-        barred = situation.fenced or situation.trouble or self._stopping or self.following.working
-        if seen is None or not ready or barred or situation.leader_present is not None:
-            return
-        if situation.promise != situation.wanted_promise:
-            return
-        state = seen.state
-        hinted = state.transfer is not None and state.transfer.to == situation.me.id
-        # The pre-vote may delay an election, not prevent it: a leader cut off from the coordination service for good
-        # cannot mend the in-sync set.
-        vacant_ms = situation.now_ms - (
-            self._vacant_since_ms if self._vacant_since_ms is not None else situation.now_ms
-        )
-        patience_over = vacant_ms > 2 * situation.settings.session_timeout_ms
-        # Whose clock the hint goes by, and whether it jumped, nobody knows: it may delay for a while only.
-        heeds = state.transfer is not None and not hinted and not patience_over
-        if heeds and state.transfer is not None and situation.wall_us < state.transfer.until_us:
-            return
-        insist = hinted or patience_over
-        if not insist and self.following.hears_leader(4 * situation.settings.heartbeat_ms):
-            return
-        why = situation.not_standing = why_not_eligible(
-            state, situation.me.member, situation.ledger, counter=situation.counter, own_floor=situation.floor
-        )
-        if why is None:
-            self._nonce += 1
-            self.candidacy = Candidacy(situation, seen, self._nonce, insist=insist)
-            self.candidacy.begin()
+    # Offers
 
     def _move_offers(self) -> None:
         if self.leadership is not None:

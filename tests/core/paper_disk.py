@@ -1,0 +1,75 @@
+"""A disk on paper: what a log in memory holds, what of it is durable, what of it is rotten."""
+
+from dataclasses import dataclass, field
+
+from replication.core.ports import KnownVersion
+from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader
+
+
+@dataclass
+class PaperRecord:
+    header: RecordHeader
+    chain: bytes
+    uid: str = ""
+
+    @property
+    def point(self) -> LogPoint:
+        return LogPoint(self.header.position, self.chain)
+
+
+@dataclass
+class PaperLog:
+    """What a disk holds: records, the first `durable_count` of them on stable storage."""
+
+    records: list[PaperRecord] = field(default_factory=list[PaperRecord])
+    durable_count: int = 0
+    lost_and_found: list[PaperRecord] = field(default_factory=list[PaperRecord])
+    rotten: set[int] = field(default_factory=set[int])
+
+    @property
+    def end(self) -> LogPoint:
+        return self.records[-1].point if self.records else GENESIS
+
+    @property
+    def durable(self) -> LogPoint:
+        return self.records[self.durable_count - 1].point if self.durable_count else GENESIS
+
+    def point_at(self, sequence: int) -> LogPoint | None:
+        if sequence == 0:
+            return GENESIS
+        return self.records[sequence - 1].point if sequence <= len(self.records) else None
+
+    def epochs(self) -> list[EpochSpan]:
+        spans: list[EpochSpan] = []
+        for record in self.records:
+            position = record.header.position
+            if spans and spans[-1].epoch == position.epoch:
+                spans[-1] = EpochSpan(position.epoch, spans[-1].first, position.sequence)
+            else:
+                spans.append(EpochSpan(position.epoch, position.sequence, position.sequence))
+        return spans
+
+    @property
+    def intact(self) -> bool:
+        return not self.rotten
+
+    def damaged(self) -> list[int]:
+        return sorted(self.rotten)
+
+    complete = True
+
+    def versions(self, sop_instance_uid: str) -> list[KnownVersion]:
+        return [
+            KnownVersion(r.header.position.sequence, r.header.dataset, "1.2.840.10008.1.2.1")
+            for r in self.records
+            if r.uid == sop_instance_uid
+        ]
+
+
+@dataclass
+class PaperDisk:
+    log: PaperLog = field(default_factory=PaperLog)
+    incarnation: str = ""
+    promise: int = 0
+    floor: LogPoint = GENESIS
+    counter: int = 0
