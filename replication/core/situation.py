@@ -110,6 +110,7 @@ class Situation:
         """What of `told` is durable here: may be served and indexed."""
         self.damaged = ledger.damaged()
         """Records that are known to be damaged here: this node is no holder of them."""
+        self.damage_changes = 0
         self.fenced: str | None = None
         self.trouble: str | None = None
         self.relinquished = -1
