@@ -196,9 +196,12 @@ class Damaged(_Message, frozen=True):
     """Follower: these records are known to be damaged here, so do not count this node as their
     holder; none: it is sound.
 
-    Said before each StreamEnd and at every change. Lowest first, at most DAMAGED_LIMIT; `more`: there are others.
+    Said before each StreamEnd, at every change, and before an instance is proposed, over the link that it takes.
+    number: rises with each change in one process, since one link may overtake another. Lowest first, at most
+    DAMAGED_LIMIT; `more`: there are others.
     """
 
+    number: int
     sequences: list[int]
     more: bool = False
 

@@ -262,12 +262,13 @@ class Following:
                 situation.committed = point
                 situation.emit(Committed(point))
 
-    def tell_damage(self) -> None:
-        """Tell the leader which records this node does not hold any more."""
+    def tell_damage(self, link: int | None = None) -> None:
+        """Tell the leader which records this node does not hold any more, over `link` or that of the stream."""
+        situation = self._situation
         if self.stream is not None:
-            found = sorted(self._situation.damaged)
-            message = Damaged(found[:DAMAGED_LIMIT], more=len(found) > DAMAGED_LIMIT)
-            self._situation.send(self.stream.link, message)
+            found = sorted(situation.damaged)
+            message = Damaged(situation.damage_changes, found[:DAMAGED_LIMIT], more=len(found) > DAMAGED_LIMIT)
+            situation.send(self.stream.link if link is None else link, message)
 
     def leave(self, reason: str) -> None:
         """Ask the leader to take this node out of the in-sync set."""

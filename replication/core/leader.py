@@ -186,6 +186,11 @@ class Leadership:
             self.over = f"a follower has promised epoch {message.promise}"
             self._situation.persist(message.promise)
             return
+        if isinstance(message, Damaged):
+            self.streams.told_of_damage(self._situation.links[link].peer, message)
+            if self.phase is Phase.ACTIVE:
+                self._tend_membership()
+            return
         stream = self.streams.by_link.get(link)
         if stream is None or self.phase is not Phase.ACTIVE:
             return
@@ -201,9 +206,6 @@ class Leadership:
             self.streams.reopen(stream)
         elif isinstance(message, Leave):
             stream.leaving = True
-            self._tend_membership()
-        elif isinstance(message, Damaged):
-            self.streams.told_of_damage(stream, message)
             self._tend_membership()
 
     # Committing
@@ -250,7 +252,7 @@ class Leadership:
         """Whether a member that is counted is known to hold this record damaged: then no Success may rest on it."""
         if sequence in self._situation.damaged:
             return True
-        said = self.streams.damage
+        said = self.streams.damage()
         return bool(said) and any(
             damage.more or sequence in damage.sequences for member, damage in said.items() if member in self.required()
         )
@@ -290,7 +292,7 @@ class Leadership:
             gone=self._gone(),
             behind=self.streams.behind() & state.in_sync,
             ready=self.streams.ready(self.epoch_record),
-            damaged=self.streams.damage.keys(),
+            damaged=self.streams.damage().keys(),
             minimum_copies=self._situation.settings.minimum_copies,
         )
         if wanted != state.in_sync or self._writer.unresolved:

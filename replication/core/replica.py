@@ -363,6 +363,7 @@ class Replica(Roles):
     def _on_damage_changed(self, event: DamageChanged) -> None:
         if event.sequences != self.situation.damaged:
             self.situation.damaged = event.sequences
+            self.situation.damage_changes += 1
             self.following.tell_damage()
 
     def _on_local_failed(self, event: LocalFailed) -> None:
@@ -409,5 +410,8 @@ class Replica(Roles):
             return
         link = self.situation.link_to(stream.leader.id)
         if link is not None:
+            if self.situation.damaged:
+                # A duplicate must not overtake the news that this node lost its copy.
+                self.following.tell_damage(link.number)
             for ticket in held:
                 self.proposals.relay(ticket, link.number)

@@ -115,6 +115,7 @@ class Situation:
         """The host rebooted, and nothing has shown yet that this log lost nothing that was committed."""
         self.damaged = ledger.damaged()
         """Records that are known to be damaged here: this node is no holder of them."""
+        self.damage_changes = 0
         self.fenced: str | None = None
         self.full = False
         """Whether it is fenced for want of room alone."""

@@ -54,8 +54,8 @@ class Streams:
         self._situation = situation
         self._epoch = epoch
         self.by_link: dict[int, Stream] = {}
-        self.damage: dict[Member, Damaged] = {}
-        """What members said of their damage, by the last word of each; it outlives a link."""
+        self._said: dict[Member, tuple[str, Damaged]] = {}
+        """The boot and the last word of each member on its damage; it outlives a link."""
 
     def of(self, member: Member) -> Stream | None:
         return next((s for s in self.by_link.values() if s.peer.member == member), None)
@@ -206,16 +206,19 @@ class Streams:
             return now - stream.progress_ms > settings.stall_timeout_ms + allowance_ms
         return now - stream.opened_ms > settings.stall_timeout_ms
 
-    def told_of_damage(self, stream: Stream, message: Damaged) -> None:
-        if message.sequences or message.more:
-            self.damage[stream.peer.member] = message
-        else:
-            self.damage.pop(stream.peer.member, None)
+    def told_of_damage(self, peer: Identity, message: Damaged) -> None:
+        said = self._said.get(peer.member)
+        if said is None or said[0] != peer.boot or said[1].number <= message.number:
+            self._said[peer.member] = (peer.boot, message)
+
+    def damage(self) -> dict[Member, Damaged]:
+        """What members said of their damage, sound ones left out."""
+        return {member: message for member, (_, message) in self._said.items() if message.sequences}
 
     def sound(self) -> set[Member]:
         """Members that may be given the lead: fed, not about to leave, and without known damage."""
         fed = (stream for stream in self.by_link.values() if stream.stage is Stage.STREAMING and not stream.leaving)
-        return {stream.peer.member for stream in fed} - self.damage.keys()
+        return {stream.peer.member for stream in fed} - self.damage().keys()
 
     def behind(self) -> set[Member]:
         """Members that hold less than is committed."""

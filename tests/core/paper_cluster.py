@@ -194,6 +194,9 @@ class PaperCluster:
         self.links: dict[int, tuple[PaperNode, PaperNode, int]] = {}
         self.cut: set[frozenset[str]] = set()
         self.wire: deque[Deliver] = deque()
+        self.slow = set[int]()
+        """What is sent over these links arrives only when none is slow any more."""
+        self.delayed: list[tuple[PaperNode, int, Callable[[int, PaperNode], ev.Event | None]]] = []
         self.expiries: dict[int, tuple[PaperNode, int]] = {}
         self.tickets = 0
         self.promised: dict[str, bytes] = {}
@@ -213,6 +216,10 @@ class PaperCluster:
         until = self.now + ms
         while self.now < until:
             self.now += STEP_MS
+            if not self.slow:
+                delayed, self.delayed = self.delayed, []
+                for late in delayed:
+                    self._over(*late)
             self._connect()
             self._expire()
             for _ in range(len(self.wire)):
@@ -398,6 +405,10 @@ class PaperCluster:
         dialler.feed(ev.LinkUp(number, other.identity, dialled=True))
         other.feed(ev.LinkUp(reverse, dialler.identity, dialled=False))
 
+    def dial(self, dialler: str, other: str) -> None:
+        """One more link, which the dialler prefers for its requests."""
+        self._link(self.nodes[dialler], self.nodes[other])
+
     def break_link(self, number: int) -> None:
         ends = self.links.pop(number, None)
         if ends is None:
@@ -418,7 +429,9 @@ class PaperCluster:
 
     def _over(self, sender: PaperNode, link: int, make: Callable[[int, PaperNode], ev.Event | None]) -> None:
         ends = self.links.get(link)
-        if ends is not None:
+        if link in self.slow:
+            self.delayed.append((sender, link, make))
+        elif ends is not None:
             _, receiver, back = ends
             self.wire.append((self.now, receiver, lambda: make(back, receiver) if link in self.links else None))
 

@@ -6,7 +6,8 @@ import pytest
 
 from replication.core.effects import Verdict
 from replication.core.membership import desired_set
-from replication.core.values import Member, ReplicaId
+from replication.core.values import Identity, Member, ReplicaId
+from replication.messages import Damaged
 from tests.core.paper_cluster import PaperCluster
 from tests.core.test_scenarios import follower_of, healthy, leader_of
 
@@ -61,6 +62,43 @@ def test_damage_at_a_follower_that_cannot_leave_counts_as_well() -> None:
     assert stored(cluster, "1.2") is Verdict.STORED
     assert sound_copies(cluster, "1.2") == 2
     assert stored(cluster, "1.2") is Verdict.DUPLICATE
+
+
+def test_a_duplicate_does_not_overtake_the_news_of_damage() -> None:
+    """A proposal takes the link that its node dialled, the stream that of the leader: here the stream's is slow."""
+    cluster = healthy("ab")
+    leader, follower = leader_of(cluster), follower_of(cluster)
+    stored(cluster, "1.2")
+    cluster.dial(follower, leader)
+    cluster.run(200)
+    stream = cluster.nodes[follower].replica.following.stream
+    assert stream is not None
+    end = cluster.disks[leader].log.end.sequence
+    cluster.slow = {stream.link}
+    cluster.rot(follower, "1.2")
+    again = cluster.offer(follower, "1.2")
+    cluster.run(100)
+    assert again not in cluster.nodes[follower].settled
+    assert cluster.disks[leader].log.end.sequence == end + 1, "it was stored anew"
+    cluster.slow = set()
+    cluster.run_until(lambda: again in cluster.nodes[follower].settled)
+    assert sound_copies(cluster, "1.2") == 2
+
+
+def test_the_last_word_on_damage_counts_whichever_link_it_takes() -> None:
+    cluster = healthy()
+    leader, follower = leader_of(cluster), follower_of(cluster)
+    leadership = cluster.nodes[leader].replica.leadership
+    assert leadership is not None
+    peer = cluster.nodes[follower].identity
+    leadership.streams.told_of_damage(peer, Damaged(2, []))
+    leadership.streams.told_of_damage(peer, Damaged(1, [5]))
+    assert leadership.streams.damage() == {}
+    leadership.streams.told_of_damage(peer, Damaged(3, [5]))
+    assert leadership.streams.damage().keys() == {peer.member}
+    restarted = Identity(peer.id, peer.incarnation, "later")
+    leadership.streams.told_of_damage(restarted, Damaged(0, []))
+    assert leadership.streams.damage() == {}
 
 
 def test_a_new_leader_learns_of_damage_before_it_answers_for_a_duplicate() -> None:
