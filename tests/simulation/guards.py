@@ -14,6 +14,7 @@ PROPOSALS = "replication/core/proposals.py"
 WRITER = "replication/core/statewriter.py"
 COMMIT = "replication/core/commit.py"
 REPLICA = "replication/core/replica.py"
+ROLES = "replication/core/roles.py"
 RECOVERY = "storage/recovery.py"
 LOG = "storage/log.py"
 
@@ -77,8 +78,8 @@ GUARDS = (
     Guard(
         "a confirmation dies with its stream",
         STREAMS,
-        "        stream.stage, stream.confirmed = Stage.OPENING, GENESIS\n",
-        "        stream.stage = Stage.OPENING\n",
+        "        stream.stage, stream.confirmed, stream.leaving = Stage.OPENING, GENESIS, False\n",
+        "        stream.stage, stream.leaving = Stage.OPENING, False\n",
     ),
     Guard(
         "who lacks a commit leaves the set before it is fed",
@@ -249,13 +250,13 @@ GUARDS = (
     Guard(
         "a duplicate is answered when its record is committed",
         PROPOSALS,
-        "                self._await(ticket, version.sequence, Verdict.DUPLICATE)\n",
-        '                self._settle(ticket, Verdict.DUPLICATE, "")\n',
+        "            self._await(ticket, sound, Verdict.DUPLICATE)\n",
+        '            self._settle(ticket, Verdict.DUPLICATE, "")\n',
     ),
     Guard(
         "a conflict is refused when its record is committed",
         PROPOSALS,
-        "            self._await(ticket, versions[-1].sequence, Verdict.CONFLICT_REFUSED)\n",
+        "            self._await(ticket, others[-1], Verdict.CONFLICT_REFUSED)\n",
         '            self._settle(ticket, Verdict.CONFLICT_REFUSED, "")\n',
     ),
     Guard(
@@ -278,7 +279,7 @@ GUARDS = (
     ),
     Guard(
         "a transfer hint ends",
-        REPLICA,
+        ROLES,
         "heeds = state.transfer is not None and not hinted and not patience_over",
         "heeds = state.transfer is not None and not hinted",
     ),
@@ -364,25 +365,25 @@ GUARDS = (
     Guard(
         "absent is said by a leader that is fresh",
         "replication/lookup.py",
-        "        return leadership is not None and leadership.phase is Phase.ACTIVE and fresh and complete\n",
-        "        return leadership is not None and leadership.phase is Phase.ACTIVE and complete\n",
+        "        return leadership is not None and leadership.knows_commits and fresh and complete\n",
+        "        return leadership is not None and leadership.knows_commits and complete\n",
     ),
     Guard(
-        "absent is said by an active leader",
+        "absent is said by a leader that knows what is committed",
         "replication/lookup.py",
-        "        return leadership is not None and leadership.phase is Phase.ACTIVE and fresh and complete\n",
+        "        return leadership is not None and leadership.knows_commits and fresh and complete\n",
         "        return fresh and complete\n",
     ),
     Guard(
         "a damaged record is not absent",
         "replication/lookup.py",
-        "        if self._may_say_absent() and self.sequence(uid) is None:\n",
-        "        if self._may_say_absent():\n",
+        "absent=not self._current(uid) and self._may_say_absent())",
+        "absent=self._may_say_absent())",
     ),
     Guard(
         "a truncation that fails fences",
-        "replication/replicator.py",
-        "        except StorageError as error:\n            self._failed(error)\n            return\n",
+        "replication/writing.py",
+        "        except StorageError as error:\n            self.log_failed(error)\n            return\n",
         "        except ZeroDivisionError:\n            return\n",
     ),
     Guard(
