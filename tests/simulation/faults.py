@@ -5,22 +5,27 @@ Process: `kill`, `kill_in_write` (in the middle of some later disk operation), `
 `site_power` (every machine at once), `pause` (any length), `hang_disk` (the data path stands still, the session goes
 on), `clock_jump`, `stop` (as a service manager does), `switchover` (the operator verb).
 Disk: `slow_disk`, `fail_sync` (EIO, pages marked clean), `fill_disk` (ENOSPC), `drop_cache`; and those that one disk
-may suffer at a time: `flip_bit`, `lost_write`, `misdirected_write`, `wipe`, `snapshot` and `roll_back`.
+may suffer at a time: `flip_bit`, `rot` (of an instance that is then read there, and sent there again: ADR 0006),
+`lost_write`, `misdirected_write`, `wipe`, `snapshot` and `roll_back`.
 Coordination: `expire`, `outage`, `cut_off`; and once per run at most, `old_backup`, `lose_history`.
 
 An ambush lets one of them strike in the very step in which a node decides something.
 """
 
+import contextlib
 from collections.abc import Callable
 
+from replication.api import ConflictRefused, InstanceAbsent, InstanceUnavailable, NotPromised
 from replication.coordination.port import Operation
 from replication.core import effects as fx
+from storage.errors import StorageError
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import ROOM
 from tests.simulation.machine import Machine
 from tests.simulation.network import Transport
 from tests.simulation.phases import phase_of
 from tests.simulation.process import Process
+from tests.simulation.world import Violation
 from tests.simulation.zookeeper import Snapshot
 
 Fault = Callable[["Faults", Machine], bool]
@@ -36,7 +41,7 @@ AMBUSHED = (
     fx.RecreateLeader,
     fx.SendTail,
 )
-HARMING = ("flip_bit", "lost_write", "misdirected_write", "wipe", "roll_back")
+HARMING = ("flip_bit", "rot", "lost_write", "misdirected_write", "wipe", "roll_back")
 
 
 class Faults:
@@ -306,6 +311,44 @@ def _flip_bit(faults: Faults, machine: Machine) -> bool:
     return True
 
 
+def _rot(faults: Faults, machine: Machine) -> bool:
+    """Flip a bit of an acknowledged instance, let the node notice, and send the instance there again."""
+    cluster, process = faults.cluster, machine.running
+    history = cluster.checks.history
+    known = [
+        (digest, uid) for digest, uid in history.acknowledged.items() if machine.medium.holds(history.content[digest])
+    ]
+    if process is None or not known:
+        return False
+    digest, uid = cluster.chance.choice(known)
+    dataset = history.content[digest]
+    for name, content in machine.medium.files.items():
+        at = content.medium.find(dataset)
+        if name.startswith("log/0") and at >= 0:
+            content.medium[at] ^= 1
+            content.cached[at] ^= 1
+    machine.harm = "rotten record"
+    process.loop.create_task(_notice_and_send_again(cluster, process, uid, dataset))
+    return True
+
+
+async def _notice_and_send_again(cluster: Cluster, process: Process, uid: str, dataset: bytes) -> None:
+    """Success must rest on copies that can be read, once the node that says it knew of the damage."""
+    with contextlib.suppress(InstanceAbsent, InstanceUnavailable, StorageError):
+        await process.replicator.lookups.read(uid)
+    if not process.log.damaged() or process.replicator.refusal() is not None:
+        return
+    try:
+        await process.replicator.commit(process.draft(uid, dataset))
+    except (NotPromised, ConflictRefused, StorageError, OSError):
+        return
+    machines = cluster.machines.values()
+    holders = [m.name for m in machines if m.medium.holds(dataset) or any(d.holds(dataset) for d, _ in m.lost)]
+    if len(holders) < cluster.shape.copies_required:
+        said = f"{process.name} answers Success for {uid} again, with readable copies at {holders} only"
+        raise cluster.world.found(Violation(said))
+
+
 def _lying_disk(attribute: str) -> Callable[[Faults, Machine], bool]:
     def fault(faults: Faults, machine: Machine) -> bool:
         process = machine.running
@@ -416,6 +459,7 @@ KINDS: dict[str, Fault] = {
     "fill_disk": _fill_disk,
     "drop_cache": _drop_cache,
     "flip_bit": _flip_bit,
+    "rot": _rot,
     "lost_write": _lying_disk("lose_next_write"),
     "misdirected_write": _lying_disk("misdirect_next_write"),
     "wipe": _wipe,

@@ -53,7 +53,7 @@ class Plan:
         weights = {kind: chance.expovariate(1) for kind in KINDS if chance.random() < RARE.get(kind, 0.5)}
         for kind in RARE.keys() & weights.keys():
             weights[kind] *= 0.1
-        dangerous = {"roll_back", "lost_write", "misdirected_write", "flip_bit"} & weights.keys()
+        dangerous = {"roll_back", "lost_write", "misdirected_write", "flip_bit", "rot"} & weights.keys()
         nodes = chance.choice((2, 2, 2, 3, 3, 3, 3, 3, 4, 5))
         shape = Shape(
             nodes=nodes,
