@@ -6,7 +6,7 @@ Process: `kill`, `kill_in_write` (in the middle of some later disk operation), `
 `site_power` (every machine at once), `pause` (any length), `hang_disk` (the data path stands still, the session goes
 on), `clock_jump`, `stop` (as a service manager does), `switchover` (the operator verb).
 Disk: `slow_disk`, `fail_sync` (EIO, pages marked clean), `fill_disk` (ENOSPC), `drop_cache`; and those that one disk
-may suffer at a time: `flip_bit`, `lost_write`, `misdirected_write`, `wipe`, `snapshot` and `roll_back`.
+may suffer at a time: `flip_bit`, `rot`, `lost_write`, `misdirected_write`, `wipe`, `snapshot` and `roll_back`.
 Coordination: `expire`, `outage`, `cut_off`; and once per run at most, `old_backup`, `lose_history`.
 """
 
@@ -18,9 +18,10 @@ from tests.simulation.disk import ROOM
 from tests.simulation.machine import Machine
 from tests.simulation.network import Transport
 from tests.simulation.process import Process
+from tests.simulation.rot import rot
 from tests.simulation.zookeeper import Snapshot
 
-HARMING = ("flip_bit", "lost_write", "misdirected_write", "wipe", "roll_back")
+HARMING = ("flip_bit", "rot", "lost_write", "misdirected_write", "wipe", "roll_back")
 """Those that the promise covers on one disk at a time."""
 
 
@@ -311,6 +312,7 @@ KINDS: dict[str, Fault] = {
     "fill_disk": _fill_disk,
     "drop_cache": _drop_cache,
     "flip_bit": _flip_bit,
+    "rot": lambda faults, machine: rot(faults.cluster, machine),
     "lost_write": _lying_disk("lose_next_write"),
     "misdirected_write": _lying_disk("misdirect_next_write"),
     "wipe": _wipe,

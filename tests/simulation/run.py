@@ -56,7 +56,7 @@ class Plan:
             weights[kind] *= 0.1
         if "roll_back" in weights:
             weights["snapshot"] = weights["roll_back"]
-        dangerous = {"roll_back", "lost_write", "misdirected_write", "flip_bit"} & weights.keys()
+        dangerous = {"roll_back", "lost_write", "misdirected_write", "flip_bit", "rot"} & weights.keys()
         nodes = chance.choice((2, 2, 2, 3, 3, 3, 3, 3, 4, 5))
         shape = Shape(
             nodes=nodes,
