@@ -43,6 +43,18 @@ class Indexing:
             self._busy = True
             self._spawn(self._advance())
 
+    def fill_holes(self) -> None:
+        """Records that were damaged may have been repaired: let the index know what they are called."""
+        if self._index.holes:
+            self._spawn(self._fill_holes())
+
+    async def _fill_holes(self) -> None:
+        try:
+            left = await asyncio.get_running_loop().run_in_executor(self._thread, self._indexer.fill_holes)
+            _LOG.info("the index was told of repaired records", extra={"holes_left": left})
+        except Exception as error:  # noqa: BLE001 - the holes stay, and nothing is called absent meanwhile
+            _LOG.error("the index cannot be written", extra={"error": type(error).__name__})
+
     def rebuild(self) -> None:
         """The index cannot be believed: make it anew from the log. `recent` is not complete until that is done."""
         if self._recent.doubtful:

@@ -209,7 +209,6 @@ class Replicator:
         return self._writing.lost_and_found
 
     def log_failed(self, error: StorageError) -> None:
-        """The log cannot be written any more: this node confirms nothing."""
         self._writing.log_failed(error)
 
     # Steps
@@ -292,6 +291,7 @@ class Replicator:
         self._feed_open(ev.DamageChanged(frozenset(found)))
         if not self.closed:
             self.mender.wake()
+            self._indexing.fill_holes()
 
     def _let_go(self, staged: Staged) -> None:
         if staged.in_memory:

@@ -132,21 +132,30 @@ class Index:
 
     def apply(self, batch: Iterable[IndexedRecord], upto: LogPoint, holes: Collection[int] = ()) -> None:
         """Add instances and move `applied`, in one transaction."""
-        records = list(batch)
         with self._lock, self._connection:
-            run = self._connection.executemany
-            run("INSERT OR REPLACE INTO instance VALUES (?,?,?,?,?,?,?,?,?,?)", [_instance(r) for r in records])
-            run(
-                "INSERT OR IGNORE INTO conflict SELECT ?1 WHERE EXISTS"
-                " (SELECT 1 FROM instance WHERE sop_instance_uid = ?1 AND dataset <> ?2)",
-                [(r.sop_instance_uid, r.dataset) for r in records],
-            )
-            run("INSERT OR IGNORE INTO series VALUES (?,?,?,?,?)", [_series(r.attributes) for r in records])
-            run("INSERT OR IGNORE INTO study VALUES (?,?,?,?,?,?,?)", [_study(r.attributes) for r in records])
-            run("INSERT OR IGNORE INTO hole VALUES (?)", [(sequence,) for sequence in holes])
+            self._insert(list(batch))
+            self._connection.executemany("INSERT OR IGNORE INTO hole VALUES (?)", [(sequence,) for sequence in holes])
             self._move(upto)
         self._applied = upto
         self._holes |= frozenset(holes)
+
+    def fill(self, batch: Iterable[IndexedRecord], filled: Collection[int]) -> None:
+        """Add instances whose records were holes; `filled` are holes no more."""
+        with self._lock, self._connection:
+            self._insert(list(batch))
+            self._connection.executemany("DELETE FROM hole WHERE sequence = ?", [(sequence,) for sequence in filled])
+        self._holes -= frozenset(filled)
+
+    def _insert(self, records: Sequence[IndexedRecord]) -> None:
+        run = self._connection.executemany
+        run("INSERT OR REPLACE INTO instance VALUES (?,?,?,?,?,?,?,?,?,?)", [_instance(r) for r in records])
+        run(
+            "INSERT OR IGNORE INTO conflict SELECT ?1 WHERE EXISTS"
+            " (SELECT 1 FROM instance WHERE sop_instance_uid = ?1 AND dataset <> ?2)",
+            [(r.sop_instance_uid, r.dataset) for r in records],
+        )
+        run("INSERT OR IGNORE INTO series VALUES (?,?,?,?,?)", [_series(r.attributes) for r in records])
+        run("INSERT OR IGNORE INTO study VALUES (?,?,?,?,?,?,?)", [_study(r.attributes) for r in records])
 
     def _move(self, upto: LogPoint) -> None:
         self._connection.execute(

@@ -62,6 +62,15 @@ class Indexer:
             first = last + 1
         return added
 
+    def fill_holes(self) -> int:
+        """Index what could not be read when its turn came and can be read now; return how many holes are left."""
+        still: list[int] = []
+        wanted = sorted(self._index.holes)
+        found = [self._record(sequence, None, still) for sequence in wanted]
+        batch = [record for record in found if record is not None]
+        self._index.fill(batch, frozenset(wanted) - frozenset(still))
+        return len(still)
+
     def _record(self, sequence: int, fresh: Fresh | None, holes: list[int]) -> IndexedRecord | None:
         """What is to be indexed of one record; None when it is no instance. One too damaged to tell is a hole."""
         try:
@@ -80,7 +89,7 @@ class Indexer:
         except UnreadableDataSet:
             meta, attributes = None, Attributes()
         uid = meta.sop_instance_uid or attributes.sop_instance_uid if meta else ""
-        if not fresh and not _names(header.path, uid) and self._is_damaged(sequence):
+        if not fresh and not _names(header, uid) and self._is_damaged(sequence):
             # Nothing proves what was read but the header, whose path names the instance.
             uid = _named_by(header)
         elif meta is None:
@@ -108,12 +117,11 @@ class Indexer:
         return Attributes(sop_class_uid=meta.sop_class_uid, sop_instance_uid=meta.sop_instance_uid)
 
 
-def _names(path: str, uid: str) -> bool:
-    """Whether a member path is one of an instance `uid`: what is no UID is called `unknown` there."""
-    stem = path.rpartition("/")[2]
-    return bool(uid) and (stem.startswith((f"{uid}.", "unknown.")))
+def _names(header: RecordHeader, uid: str) -> bool:
+    """Whether a record's path is one of an instance `uid`: what is no UID is called `unknown` there."""
+    return bool(uid) and _named_by(header) in (uid, "unknown")
 
 
 def _named_by(header: RecordHeader) -> str:
     stem = header.path.rpartition("/")[2].removesuffix(".dcm")
-    return stem.removesuffix(f".{header.position.sequence}")
+    return stem.removesuffix(f".v{header.position.sequence}")

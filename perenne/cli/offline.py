@@ -121,7 +121,7 @@ def extract(
 
 def _wanted(found: Found, uid: str) -> bool:
     name = found.header.path.rsplit("/", 1)[-1]
-    return not uid or name == f"{uid}.dcm" or name.startswith(f"{uid}.{found.header.position.sequence}.")
+    return not uid or name == f"{uid}.dcm" or name.startswith(f"{uid}.v{found.header.position.sequence}.")
 
 
 def _extracted(found: Found, to: Path, taken: set[str]) -> bool:
@@ -129,7 +129,7 @@ def _extracted(found: Found, to: Path, taken: set[str]) -> bool:
     name = found.header.path
     if name in taken:
         pure = PurePosixPath(name)
-        name = str(pure.with_name(f"{pure.stem}.{found.header.position.sequence}{pure.suffix}"))
+        name = str(pure.with_name(f"{pure.stem}.v{found.header.position.sequence}{pure.suffix}"))
         sys.stderr.write(f"{found.header.path}: more than one record has this name; this one is written as {name}\n")
     taken.add(name)
     target = to / name

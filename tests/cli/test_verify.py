@@ -222,10 +222,10 @@ def test_two_records_of_one_name_are_both_extracted(tmp_path: Path) -> None:
     log.close()
     done = perenne("log", "extract", str(tmp_path / "n"), str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    assert "unknown.2.dcm" in done.stderr
+    assert "unknown.v2.dcm" in done.stderr
     assert {path.name: path.stat().st_size for path in (tmp_path / "out").rglob("*.dcm")} == {
         "unknown.dcm": 100,
-        "unknown.2.dcm": 200,
+        "unknown.v2.dcm": 200,
     }
 
 

@@ -113,13 +113,20 @@ def test_a_record_that_could_not_be_read_leaves_a_gap_that_is_remembered(tmp_pat
     segment = tmp_path / "data" / log.segments()[0].name
     with segment.open("r+b") as file:
         file.seek(entry.offset)
+        whole = file.read(1024)
+        file.seek(entry.offset)
         file.write(bytes(1024))
     index = Index.open(disk)
     assert Indexer(log, index).advance(log.end) == 0
     index.close()
     again = Index.open(disk)
     assert (again.holes, again.applied) == (frozenset({1}), log.end)
-    again.clear()
+    assert Indexer(log, again).fill_holes() == 1, "it is damaged still"
+    with segment.open("r+b") as file:
+        file.seek(entry.offset)
+        file.write(whole)
+    assert Indexer(log, again).fill_holes() == 0
     assert not again.holes
+    assert again.count_instances() == 1
     again.close()
     log.close()
