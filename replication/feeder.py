@@ -155,6 +155,8 @@ class Feeder:
             refused = last is not None and last <= self._refused.get(link, 0)
             whole = segment is not None and last is not None and self._may_go_whole(stream, sequence, last)
             if segment is not None and last is not None and whole and not refused:
+                if stream.outstanding:
+                    return  # a follower takes a segment once all before it is durable there: its next word wakes us
                 end = self._log.point_at(last)
                 if end is not None:
                     content = _SegmentFile(self._disk, segment.name, segment.bytes)
