@@ -12,7 +12,7 @@ import pytest
 from tests.faults.catalogue import CATALOGUE
 from tests.faults.rounds import Rounds
 
-# Not "leader's disk rolled back": it does not always heal (docs/proof.md), and is played by script/torture until it does.
+# Not "leader's disk rolled back": it does not always heal (docs/proof.md); script/torture plays it until it does.
 IN_CI = (
     "leader killed, started at once",
     "leader cut from everything",
