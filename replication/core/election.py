@@ -18,6 +18,9 @@ COPY_MS = 5000
 RANK_MS = 150
 """A candidate gives way this long to each better placed one, so that they do not bid each other's epochs up."""
 
+MEETING_MS = 5_000
+"""So long after its start a node waits for members of the set that it has not heard."""
+
 
 class Stage(enum.Enum):
     """ASKING: answers are awaited. COPYING: a longer tail is fetched. YIELDING: a better placed candidate goes first.
@@ -119,7 +122,11 @@ class Candidacy:
         # After a reboot of this host the disk may have lost what a silent member still holds.
         settings = self._situation.settings
         waited = self._situation.now_ms - self._started_ms
-        return self._situation.unsettled and bool(self.silent) and waited < settings.reboot_wait_ms
+        rebooted = self._situation.unsettled and bool(self.silent) and waited < settings.reboot_wait_ms
+        # A process that has just started has met nobody yet, and may stand on a disk that was rolled back: whoever
+        # holds more gets the time to say so. Later, a silent member is one that is gone, and is not waited for.
+        meeting = bool(self.silent) and self._situation.now_ms - self._situation.started_ms < MEETING_MS
+        return rebooted or meeting
 
     def _longer_tail(self) -> Member | None:
         """The set member that shows the highest verified end above ours, if one can still supply it."""

@@ -73,6 +73,7 @@ class Replica(Roles):
         now_ms: monotonic milliseconds, never falling. wall_us: Unix microseconds, for record times and hints only.
         """
         situation = self.situation
+        situation.started_ms = situation.started_ms or now_ms
         situation.now_ms, situation.wall_us = now_ms, wall_us
         self._take(event)
         self._settle_roles()

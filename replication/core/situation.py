@@ -89,6 +89,8 @@ class Situation:
         self.ports = ports
         self.out: list[Effect] = []
         self.now_ms = 0
+        self.started_ms = 0
+        """When this process took its first step."""
         self.ticked_ms = 0
         """When the last `Tick` came: what only time changes needs no closer look."""
         self.wall_us = 0

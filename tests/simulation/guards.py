@@ -178,8 +178,14 @@ GUARDS = (
     Guard(
         "silent members are waited for after a reboot",
         ELECTION,
-        "        return self._situation.unsettled and bool(self.silent) and waited < settings.reboot_wait_ms\n",
-        "        return False\n",
+        "        return rebooted or meeting\n",
+        "        return meeting\n",
+    ),
+    Guard(
+        "silent members are waited for after a start",
+        ELECTION,
+        "        return rebooted or meeting\n",
+        "        return rebooted\n",
     ),
     Guard(
         "silent members are asked again",
