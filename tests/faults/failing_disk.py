@@ -135,6 +135,11 @@ def _serve(behind: Path, at: Path) -> None:
             names = ("f_bavail", "f_bfree", "f_blocks", "f_bsize", "f_favail", "f_ffree", "f_files", "f_frsize")
             return {name: getattr_of(found, name) for name in names}
 
+        def chmod(self, path: str, mode: int) -> int:
+            with _as_fuse(mfusepy):
+                os.chmod(self._path(path), mode)
+            return 0
+
         def utimens(self, path: str, times: tuple[int, int] | None = None) -> int:
             with _as_fuse(mfusepy):
                 os.utime(self._path(path), ns=times) if times is not None else os.utime(self._path(path))

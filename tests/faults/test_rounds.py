@@ -12,11 +12,11 @@ import pytest
 from tests.faults.catalogue import CATALOGUE
 from tests.faults.rounds import Rounds
 
-# Not "leader's disk rolled back": it does not always heal (docs/proof.md); script/torture plays it until it does.
 IN_CI = (
     "leader killed, started at once",
     "leader cut from everything",
     "record damaged at the leader",
+    "leader's disk rolled back",
     "fsync fails",
 )
 
