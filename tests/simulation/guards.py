@@ -21,12 +21,13 @@ LOG = "storage/log.py"
 
 @dataclass(frozen=True)
 class Guard:
-    """`old` is in `file` exactly once; `new` takes the guard away."""
+    """`old` is in `file` exactly once; `new` takes the guard away. shown_by: the test (a pytest id) that fails then."""
 
     name: str
     file: str
     old: str
     new: str
+    shown_by: str = ""
 
 
 GUARDS = (

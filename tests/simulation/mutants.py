@@ -38,7 +38,8 @@ def noticed_by(guard: Guard, runs: int, base: Path, quick: bool) -> str:
         if source.count(guard.old) != 1:
             return f"THE LIST IS WRONG: {source.count(guard.old)} places"
         (copy / guard.file).write_text(source.replace(guard.old, guard.new))
-        return _tested(copy, SCENARIOS) or _simulated(copy, runs) or ("" if quick else _tested(copy, TESTS))
+        own = _tested(copy, [guard.shown_by]) if guard.shown_by else ""
+        return own or _tested(copy, SCENARIOS) or _simulated(copy, runs) or ("" if quick else _tested(copy, TESTS))
 
 
 def _simulated(copy: Path, runs: int) -> str:
