@@ -64,9 +64,23 @@ class LocalNode:
         return self.get("/leader")[0] == 200
 
     def status(self) -> dict[str, Any]:
-        """Raises ValueError when the node does not answer."""
-        facts: dict[str, Any] = json.loads(self.get("/status")[1])
+        """Raises DoesNotAnswer."""
+        code, body = self.get("/status")
+        if code == 0:
+            raise DoesNotAnswer(f"{self.id} does not answer on port {self.http_port}")
+        facts: dict[str, Any] = json.loads(body)
         return facts
+
+
+class DoesNotAnswer(ValueError):
+    """A node did not answer over HTTP in time."""
+
+
+def _holds(condition: Callable[[], bool]) -> bool:
+    try:
+        return condition()
+    except DoesNotAnswer:
+        return False
 
 
 class LocalCluster:
@@ -233,9 +247,9 @@ port = {node.http_port}
         return next((node for node in self.nodes if node.alive and node.leads()), None)
 
     def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-        """Wait without caring who is alive. Raises DidNotStart with the logs' ends."""
+        """Wait; who does not answer yet may do so later. Raises DidNotStart with the logs' ends."""
         deadline = time.monotonic() + seconds
-        while not condition():
+        while not _holds(condition):
             if time.monotonic() > deadline:
                 tails = "\n".join(f"--- {n.id}\n{n.running.tail(8) if n.running else ''}" for n in self.nodes)
                 raise DidNotStart(f"waited {seconds:.0f} s in vain until {what}\n{tails}")
