@@ -11,6 +11,7 @@ COMMIT = "replication/core/commit.py"
 CONFIRMING = "tests/core/test_guards_leader.py::"
 FOLLOWING = "tests/core/test_guards_follower.py::"
 STANDING = "tests/core/test_guards_election.py::"
+ROLLED_BACK = "tests/core/test_guards_rolled_back.py::"
 
 REPLICATION_GUARDS = (
     Guard(
@@ -46,12 +47,14 @@ REPLICATION_GUARDS = (
         STREAMS,
         "Stage.REMOVING if stream.common.sequence < situation.told.sequence else Stage.ALIGNING\n",
         "Stage.ALIGNING\n",
+        shown_by=ROLLED_BACK + "test_a_member_that_lacks_commits_is_out_of_the_set_before_it_is_fed",
     ),
     Guard(
         "a leader that lacks a follower's commit does not lead",
         STREAMS,
         "        if not situation.ledger.holds(told):\n",
         "        if False:\n",
+        shown_by=ROLLED_BACK + "test_a_leader_that_lacks_what_a_follower_knows_to_be_committed_gives_up_the_lead",
     ),
     Guard(
         "epoch refusal",
@@ -109,31 +112,53 @@ REPLICATION_GUARDS = (
         "elif point != situation.ledger.end and point.sequence < 0:",
         shown_by=FOLLOWING + "test_a_follower_that_was_told_of_a_commit_freezes_rather_than_cut_it",
     ),
-    Guard("only an intact log leads", ELIGIBILITY, "    if not ledger.intact:\n", "    if False:\n"),
-    Guard("a leader holds the floor", ELIGIBILITY, "    if not ledger.holds(state.floor):\n", "    if False:\n"),
-    Guard("a leader holds its own floor", ELIGIBILITY, "    if not ledger.holds(own_floor):\n", "    if False:\n"),
+    Guard(
+        "only an intact log leads",
+        ELIGIBILITY,
+        "    if not ledger.intact:\n",
+        "    if False:\n",
+        shown_by=STANDING + "test_who_knows_of_damage_in_its_log_does_not_lead",
+    ),
+    Guard(
+        "a leader holds the floor",
+        ELIGIBILITY,
+        "    if not ledger.holds(state.floor):\n",
+        "    if False:\n",
+        shown_by=STANDING + "test_who_lacks_the_floor_of_the_cluster_does_not_lead",
+    ),
+    Guard(
+        "a leader holds its own floor",
+        ELIGIBILITY,
+        "    if not ledger.holds(own_floor):\n",
+        "    if False:\n",
+        shown_by=STANDING + "test_who_lacks_what_it_knew_to_be_committed_does_not_lead",
+    ),
     Guard(
         "nobody leads after lost history",
         ELIGIBILITY,
         "    if state.change.counter < counter:\n",
         "    if False:\n",
+        shown_by=STANDING + "test_nobody_leads_after_the_coordination_service_went_back_to_an_older_set",
     ),
     Guard(
         "a longer tail is copied first",
         ELECTION,
         "        return best[1] if best is not None and best[0] > end else None\n",
         "        return None\n",
+        shown_by=STANDING + "test_a_candidate_copies_a_longer_tail_from_a_member_that_cannot_lead",
     ),
     Guard(
         "silent members are asked again",
         ELECTION,
         "                self._ask()  # who was not there, or not admitted yet, may be by now\n",
         "                pass\n",
+        shown_by=STANDING + "test_a_member_that_comes_while_a_candidate_waits_is_asked",
     ),
     Guard(
         "silent members are waited for after a start",
         ELECTION,
         "        return rebooted or meeting\n",
         "        return rebooted\n",
+        shown_by=STANDING + "test_a_node_that_has_just_started_meets_the_members_of_the_set_before_it_stands",
     ),
 )
