@@ -97,7 +97,7 @@ class Roles(ABC):
         """After each event: end what is over, begin what is due, move waiting offers on."""
         situation = self.situation
         self._end_leadership()
-        if self.candidacy is not None and self.candidacy.over:
+        if self.candidacy is not None and (self.candidacy.over or self._promised_past(self.candidacy)):
             self.candidacy = None
             self._stand_again_ms = situation.now_ms + STAND_AGAIN_MS
         if self.candidacy is not None and self.candidacy.won:
@@ -170,6 +170,12 @@ class Roles(ABC):
         self.leadership = None
         self.proposals.leadership_ended()
         situation.emit(LeadershipChanged(None, leadership.epoch, reason))
+
+    def _promised_past(self, candidacy: Candidacy) -> bool:
+        """Whether this node has promised a later epoch than it stands for: it must not act in the earlier one, even if
+        its write turns out to be applied. `leader` is let go once it is seen to name this node.
+        """
+        return 0 < candidacy.epoch < self.situation.wanted_promise
 
     def _lead(self, candidacy: Candidacy) -> None:
         assert candidacy.writer is not None, "an election is won by a write"

@@ -7,10 +7,12 @@ ELECTION = "replication/core/election.py"
 ELIGIBILITY = "replication/core/eligibility.py"
 STREAMS = "replication/core/streams.py"
 COMMIT = "replication/core/commit.py"
+ROLES = "replication/core/roles.py"
 
 CONFIRMING = "tests/core/test_guards_leader.py::"
 FOLLOWING = "tests/core/test_guards_follower.py::"
 STANDING = "tests/core/test_guards_election.py::"
+LATE = "tests/core/test_late_elections.py::"
 ROLLED_BACK = "tests/core/test_guards_rolled_back.py::"
 
 REPLICATION_GUARDS = (
@@ -160,5 +162,12 @@ REPLICATION_GUARDS = (
         "        return rebooted or meeting\n",
         "        return rebooted\n",
         shown_by=STANDING + "test_a_node_that_has_just_started_meets_the_members_of_the_set_before_it_stands",
+    ),
+    Guard(
+        "an election is not taken up past a later promise",
+        ROLES,
+        "        return 0 < candidacy.epoch < self.situation.wanted_promise\n",
+        "        return False\n",
+        shown_by=LATE + "test_an_election_that_was_won_before_a_later_epoch_was_promised_is_not_taken_up",
     ),
 )
