@@ -1,5 +1,6 @@
 """Start, find again and end a local cluster; `cluster.json` in its directory says where everything is."""
 
+import http.client
 import json
 import sys
 import time
@@ -48,13 +49,13 @@ class LocalNode:
         return self.running is not None and self.running.alive
 
     def get(self, path: str, timeout: float = 2.0) -> tuple[int, bytes]:
-        """HTTP GET; status 0 when nobody answers."""
+        """HTTP GET; status 0 when nobody answers, or not to the end."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=timeout) as answer:
                 return int(answer.status), answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
-        except OSError:
+        except (OSError, http.client.HTTPException):  # the second: killed between the head and the body
             return 0, b""
 
     def ready(self) -> bool:
