@@ -1,0 +1,81 @@
+"""Stores to test with, each with a way to lose and to alter what it holds behind the adapter's back."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from perenne.local.seaweedfs import ACCESS_KEY, SECRET_KEY
+from replication.tier.directory import DirectoryStore
+from replication.tier.port import BlockingStore
+from replication.tier.retrying import Patience, RetryingStore
+from replication.tier.s3 import Credentials, S3Settings, S3Store
+
+_T = TypeVar("_T")
+CREDENTIALS = Credentials(access_key=ACCESS_KEY, secret_key=SECRET_KEY)
+QUICK = Patience(give_up_s=1.5, pause_s=0.02)
+
+
+@dataclass
+class Reached:
+    """One store behind the port. alter: replace what a key holds by other bytes of the same size, digest kept."""
+
+    store: RetryingStore
+    blocking: BlockingStore
+    alter: Callable[[str], None]
+    pool: ThreadPoolExecutor
+
+    def end(self) -> None:
+        asyncio.run(self.store.close())
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def reached_through(
+    blocking: BlockingStore, alter: Callable[[str], None], patience: Patience = QUICK, threads: int = 8
+) -> Reached:
+    pool = ThreadPoolExecutor(threads, "tier")
+    return Reached(RetryingStore(blocking, pool, patience), blocking, alter, pool)
+
+
+def settings(endpoint: str, ca_file: Path | None = None, **changed: Any) -> S3Settings:
+    """A bucket prefix nobody else uses, and time-outs for tests."""
+    plain = S3Settings(endpoint=endpoint, bucket="perenne", prefix=f"{secrets.token_hex(8)}/", ca_file=ca_file)
+    return replace(plain, connect_timeout_s=1.0, read_timeout_s=1.0, **changed)
+
+
+def s3_reached(endpoint: str, ca_file: Path | None = None, patience: Patience = QUICK, **changed: Any) -> Reached:
+    """The bucket is made where there is none."""
+    store = S3Store(settings(endpoint, ca_file, **changed), CREDENTIALS)
+    store.prepare()
+
+    def alter(key: str) -> None:
+        client: Any = store._client  # pyright: ignore[reportPrivateUsage]
+        place = {"Bucket": "perenne", "Key": store._settings.prefix + key}  # pyright: ignore[reportPrivateUsage]
+        found = client.get_object(**place)
+        client.put_object(**place, Body=flipped(found["Body"].read()), Metadata=found["Metadata"])
+
+    return reached_through(store, alter, patience)
+
+
+def directory_reached(root: Path, patience: Patience = QUICK) -> Reached:
+    root.mkdir(parents=True, exist_ok=True)
+    store = DirectoryStore(root)
+    store.prepare()
+
+    def alter(key: str) -> None:
+        path = root / key
+        path.write_bytes(flipped(path.read_bytes()))
+
+    return reached_through(store, alter, patience)
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit of it is another."""
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    return asyncio.run(work)
