@@ -16,7 +16,10 @@ from replication.tier.s3 import Credentials, S3Settings, S3Store
 
 _T = TypeVar("_T")
 CREDENTIALS = Credentials(access_key=ACCESS_KEY, secret_key=SECRET_KEY)
+CALM = Patience(give_up_s=20.0, pause_s=0.02)
+"""For tests in which nothing is to be given up, on a machine that does much else."""
 QUICK = Patience(give_up_s=1.5, pause_s=0.02)
+"""For tests that wait until something is given up."""
 
 
 @dataclass
@@ -34,19 +37,19 @@ class Reached:
 
 
 def reached_through(
-    blocking: BlockingStore, alter: Callable[[str], None], patience: Patience = QUICK, threads: int = 8
+    blocking: BlockingStore, alter: Callable[[str], None], patience: Patience = CALM, threads: int = 8
 ) -> Reached:
     pool = ThreadPoolExecutor(threads, "tier")
     return Reached(RetryingStore(blocking, pool, patience), blocking, alter, pool)
 
 
 def settings(endpoint: str, ca_file: Path | None = None, **changed: Any) -> S3Settings:
-    """A bucket prefix nobody else uses, and time-outs for tests."""
+    """A bucket prefix nobody else uses, and a patient read time-out."""
     plain = S3Settings(endpoint=endpoint, bucket="perenne", prefix=f"{secrets.token_hex(8)}/", ca_file=ca_file)
-    return replace(plain, connect_timeout_s=1.0, read_timeout_s=1.0, **changed)
+    return replace(plain, read_timeout_s=10.0, **changed)
 
 
-def s3_reached(endpoint: str, ca_file: Path | None = None, patience: Patience = QUICK, **changed: Any) -> Reached:
+def s3_reached(endpoint: str, ca_file: Path | None = None, patience: Patience = CALM, **changed: Any) -> Reached:
     """The bucket is made where there is none."""
     store = S3Store(settings(endpoint, ca_file, **changed), CREDENTIALS)
     store.prepare()
@@ -60,7 +63,7 @@ def s3_reached(endpoint: str, ca_file: Path | None = None, patience: Patience = 
     return reached_through(store, alter, patience)
 
 
-def directory_reached(root: Path, patience: Patience = QUICK) -> Reached:
+def directory_reached(root: Path, patience: Patience = CALM) -> Reached:
     root.mkdir(parents=True, exist_ok=True)
     store = DirectoryStore(root)
     store.prepare()
