@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,11 +23,12 @@ _SYNC_EVERY_PUT: Final = "fs.configure -locationPrefix=/buckets/ -fsync -apply\n
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """One running server. https_port: 0 without a certificate."""
+    """One running server. https_port: 0 without a certificate. sockets: files that it leaves behind in /tmp."""
 
     running: Running
     port: int
     https_port: int
+    sockets: tuple[Path, ...]
 
     @property
     def endpoint(self) -> str:
@@ -40,6 +42,7 @@ class Store:
     def kill(self) -> None:
         """SIGKILL: SIGTERM takes 15 to 20 s, and what it confirmed is on disk. A new start takes new ports."""
         self.running.kill()
+        _remove(self.sockets)
 
 
 def start_store(directory: Path, certificate: tuple[Path, Path] | None = None) -> Store:
@@ -55,6 +58,8 @@ def start_store(directory: Path, certificate: tuple[Path, Path] | None = None) -
     identities = [{"name": "perenne", "credentials": [identity], "actions": actions}]
     (directory / "s3.json").write_text(json.dumps({"identities": identities}))
     ports = free_ports(9)
+    parts = {"s3": 1, "filer": 3, "volume": 5, "master": 7}
+    sockets = tuple(Path(f"/tmp/seaweedfs-{part}-grpc-{ports[index]}.sock") for part, index in parts.items())
     command = [_weed(), "-logtostderr=true", *_server_options(ports)]
     if certificate is not None:
         command += [
@@ -68,8 +73,14 @@ def start_store(directory: Path, certificate: tuple[Path, Path] | None = None) -
         _sync_every_put(directory, f"127.0.0.1:{ports[6]}.{ports[7]}", running)
     except DidNotStart:
         running.kill()
+        _remove(sockets)
         raise
-    return Store(running, ports[0], ports[8] if certificate is not None else 0)
+    return Store(running, ports[0], ports[8] if certificate is not None else 0, sockets)
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _weed() -> str:
@@ -105,7 +116,7 @@ def _server_options(ports: list[int]) -> list[str]:
         f"-master.port={ports[6]}",
         f"-master.port.grpc={ports[7]}",
         "-master.telemetry=false",
-        "-master.electionTimeout=1s",
+        "-master.electionTimeout=200ms",
         "-master.volumeSizeLimitMB=64",
     ]
 
@@ -123,7 +134,9 @@ def _serves(port: int) -> bool:
 
 
 def _sync_every_put(directory: Path, master: str, running: Running) -> None:
-    """Raises DidNotStart."""
+    """Once in the life of its data. Raises DidNotStart."""
+    if (directory / "synced").exists():
+        return
 
     def done() -> bool:
         command = [_weed(), "shell", f"-master={master}"]
@@ -136,3 +149,4 @@ def _sync_every_put(directory: Path, master: str, running: Running) -> None:
         return answer.returncode == 0 and re.search(r'"fsync":\s*true', answer.stdout) is not None
 
     wait_until(done, [running], "SeaweedFS syncs every PUT")
+    (directory / "synced").touch()

@@ -89,7 +89,6 @@ class S3Settings:
     prefix: str = ""
     region: str = "us-east-1"
     ca_file: Path | None = None
-    credentials_file: Path | None = None
     encryption: str = ""
     kms_key: str = ""
     lock_days: int = 0
