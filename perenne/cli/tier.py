@@ -16,10 +16,10 @@ from perenne.config import ConfigError, TierConfig
 from perenne.config_reading import load_config
 from perenne.config_tier import blocking_store, patient_store
 from replication.tier.port import BlockingStore, TierError
-from replication.tier.probe import MEANING, ProbeResult, Verdict, probe, synchronous_refusal
+from replication.tier.probe import ProbeResult, Verdict, probe, synchronous_refusal
 
 app = typer.Typer(no_args_is_help=True)
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The node's TOML file, with its [tier] section.")]
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The node's TOML file, with its tier section.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: one JSON document.")]
 FILE_WIDTH = 160
 _COLOUR = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.NOT_TRIED: "yellow"}
@@ -93,9 +93,7 @@ def _show(result: ProbeResult) -> None:
     table = Table("probe", "base", "result", "ms", Column("found", overflow="fold"), title=escape(result.store))
     for line in result.lines:
         colour = _COLOUR[line.verdict]
-        found = escape(line.found)
-        if line.verdict is not Verdict.PASSED:
-            found = "\n".join((found, escape(MEANING[line.probe]), escape(line.next_step))).rstrip()
+        found = "\n".join(escape(text) for text in (line.found, line.means, line.next_step) if text)
         word = f"[{colour}]{line.verdict.value}"
         table.add_row(line.probe.value, "base" if line.base else "", word, f"{line.milliseconds:.0f}", found)
     console = Console()

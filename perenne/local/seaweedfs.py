@@ -57,6 +57,9 @@ def start_store(directory: Path, certificate: tuple[Path, Path] | None = None) -
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     identities = [{"name": "perenne", "credentials": [identity], "actions": actions}]
     (directory / "s3.json").write_text(json.dumps({"identities": identities}))
+    (directory / "security.toml").write_text(
+        '[s3.sse]\nkey = "perenne-local-passphrase"\n'
+    )  # for encryption = "AES256"
     ports = free_ports(9)
     parts = {"s3": 1, "filer": 3, "volume": 5, "master": 7}
     sockets = tuple(Path(f"/tmp/seaweedfs-{part}-grpc-{ports[index]}.sock") for part, index in parts.items())

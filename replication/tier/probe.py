@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from replication.tier.keys import PROBE
-from replication.tier.port import AlreadyThere, ChecksumRefused, NotThere, ObjectStore, Stored, TierError
+from replication.tier.port import AlreadyThere, ChecksumRefused, NotThere, ObjectStore, Stored, TierError, Unreachable
 
 RACERS: Final = 8
 _BODY: Final = b"perenne probes what this store keeps of what it promises\n" * 180
@@ -57,11 +57,15 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ProbeLine:
-    """One probe's outcome. found: what was seen, for people. next_step: what to do, empty where it passed."""
+    """One probe's outcome. found: what was seen, for people. next_step: what to do, empty where it passed.
+
+    means: what the failure means, where a promise was seen broken; empty when the store could not be asked at all.
+    """
 
     probe: Probe
     verdict: Verdict
     found: str
+    means: str
     next_step: str
     milliseconds: float
 
@@ -70,13 +74,12 @@ class ProbeLine:
         return self.probe in BASE
 
     def document(self) -> dict[str, object]:
-        failed = self.verdict is not Verdict.PASSED
         return {
             "probe": self.probe.value,
             "base": self.base,
             "verdict": self.verdict.value,
             "found": self.found,
-            "means": MEANING[self.probe] if failed else "",
+            "means": self.means,
             "next_step": self.next_step,
             "milliseconds": round(self.milliseconds, 1),
         }
@@ -153,7 +156,7 @@ async def probe(store: ObjectStore, where: str) -> ProbeResult:
         if lines[0].verdict is Verdict.PASSED:
             lines.append(await run.line(name, trial))
         else:
-            lines.append(ProbeLine(name, Verdict.NOT_TRIED, f"after {lines[0].probe.value} failed", "", 0.0))
+            lines.append(ProbeLine(name, Verdict.NOT_TRIED, f"after {lines[0].probe.value} failed", "", "", 0.0))
     return ProbeResult(where, tuple(lines))
 
 
@@ -169,15 +172,17 @@ class _Run:
     async def line(self, name: Probe, trial: Callable[[], Awaitable[str]]) -> ProbeLine:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        verdict, next_step = Verdict.PASSED, ""
+        verdict, means, next_step = Verdict.PASSED, "", ""
         try:
             found = await trial()
         except _Failed as failure:
-            verdict, found, next_step = Verdict.FAILED, str(failure), "Use another store, or mend this one."
+            verdict, found, means = Verdict.FAILED, str(failure), MEANING[name]
+            next_step = "Use another store, or mend this one."
         except TierError as error:
             verdict, found = Verdict.FAILED, error.cause
+            means = "" if name is Probe.WRITE_READ or isinstance(error, Unreachable) else MEANING[name]
             next_step = error.next_step or "Look at the store, then probe again."
-        return ProbeLine(name, verdict, found, next_step, (loop.time() - began) * 1000)
+        return ProbeLine(name, verdict, found, means, next_step, (loop.time() - began) * 1000)
 
     async def write_read(self) -> str:
         await self._put(self._plain, _BODY)
