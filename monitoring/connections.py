@@ -50,7 +50,7 @@ class Connection(H11Protocol):
         """Between requests, or inside one that has not come whole."""
         return not self.cycle or self.cycle.response_complete
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         super().connection_made(transport)
         self._since = time.monotonic()
         if len(self.connections) > CONNECTIONS:

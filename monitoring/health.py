@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 OK, DEGRADED, DOWN = "ok", "degraded", "cannot store"
+_APART_S = 10
+"""Without ZooKeeper stores go on, as long as nobody fails: by then a person should know."""
 
 
 def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -17,6 +19,9 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
     word = DOWN if reasons else OK
     if why := facts.get("not_standing"):
         reasons.append(f"cannot lead: {why}")
+    coordination: Mapping[str, Any] = facts.get("coordination") or {}
+    if not coordination.get("connected", True) and coordination.get("fresh_seconds", 0) > _APART_S:
+        reasons.append("no connection to ZooKeeper")
     if damaged := facts["disk"]["damaged_records"]:
         reasons.append(f"{damaged} damaged records")
     if saved := facts["lost_and_found"]:

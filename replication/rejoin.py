@@ -44,7 +44,7 @@ def _instance(disk: Disk, name: str, staging: StagingArea) -> Draft | None:
             piece = file.pread(min(_PIECE, end - at), at)
             receiving.write(memoryview(piece))
             at += len(piece)
-    except BaseException:
+    except BaseException:  # whatever ends it, the half-staged copy must not stay; it is raised again
         receiving.abandon()
         raise
     finally:

@@ -1,6 +1,7 @@
 """The canary: a small synced write through the disk, again and again, so that a hung disk cannot hide (section 9)."""
 
 import json
+import logging
 import os
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Final
 from storage.disk import Disk
 from storage.errors import StorageError
 
+_LOG: Final = logging.getLogger("perenne.watchdog")
 FILE: Final = "canary"
 EXIT_CODE: Final = 70
 _PAGE: Final = 4096
@@ -34,22 +36,25 @@ class Patience:
         """Why stores must be refused. low: what the canary itself reported."""
         return "the disk does not answer" if low is None and canary_age_s > self.stall_s else low
 
-    def what_stood_still(self, canary_age_s: float, low: str | None, loop_age_s: float, own_age_s: float) -> str | None:
-        """Say for what the process must end itself; None while it need not.
-
-        own_age_s: since the watchdog itself last looked. If it stood still as well, nothing is known against the disk.
-        """
+    def what_stood_still(self, canary_age_s: float, low: str | None, loop_age_s: float) -> str | None:
+        """Say for what the process must end itself; None while it need not."""
         disk = low is None and canary_age_s > self.deadly_s
         loop = loop_age_s > max(self.deadly_s, 10.0)
-        if not disk and not loop:
-            return None
-        if own_age_s > self.deadly_s / 2:
-            return f"the whole process stood still for {own_age_s:.0f} s: stopped, suspended or starved"
         if disk and loop:
             return f"the disk has not answered for {canary_age_s:.0f} s, nor has the event loop for {loop_age_s:.0f} s"
         if disk:
             return f"the disk has not answered for {canary_age_s:.0f} s"
-        return f"the event loop has not turned for {loop_age_s:.0f} s; the disk answers"
+        if loop:
+            return f"the event loop has not turned for {loop_age_s:.0f} s; the disk answers"
+        return None
+
+    def stood_still(self, own_age_s: float) -> bool:
+        """Whether the whole process stood still (stopped, suspended, starved): then nothing is known of its parts.
+
+        own_age_s: since the watchdog itself last looked. All that is known begins anew when it wakes. What such a
+        pause means for leadership is not decided here: the session and the promise see to it.
+        """
+        return own_age_s > self.deadly_s / 2
 
 
 class Watchdog:
@@ -109,14 +114,19 @@ class Watchdog:
             self._turned = time.monotonic()
 
     def _watch(self) -> None:
-        looked = time.monotonic()
+        looked = known_since = time.monotonic()
         while not self._stop.wait(self._interval_s):
             own_age_s, looked = time.monotonic() - looked, time.monotonic()
-            trouble = self._patience.trouble(self.age_s, self._low)
+            if self._patience.stood_still(own_age_s):
+                known_since = looked
+                _LOG.warning("the whole process stood still for %.0f s: stopped, suspended or starved", own_age_s)
+            known_s = looked - known_since
+            canary_s, loop_s = min(self.age_s, known_s), min(self._loop_age(), known_s)
+            trouble = self._patience.trouble(canary_s, self._low)
             if trouble != self._trouble:
                 self._trouble = trouble
                 self._changed(trouble)
-            why = self._patience.what_stood_still(self.age_s, self._low, self._loop_age(), own_age_s)
+            why = self._patience.what_stood_still(canary_s, self._low, loop_s)
             if why is not None:
                 # Nothing may run any more that could keep the session alive: not even clean-up.
                 facts = {"level": "critical", "message": "this process ends itself", "reason": why}

@@ -214,7 +214,7 @@ class StoreService:
         complete = staged.size - staged.meta_length <= _GLANCE
         try:
             return self._scanner(staged.head(_GLANCE), syntax, complete=complete, thorough=False)
-        except Exception:
+        except Exception:  # the head may be cut anywhere; `_study` reads more, and answers for what fails then
             return None
 
     def _study(self, staged: Staged, syntax: str) -> Attributes | Answer:

@@ -1,5 +1,6 @@
 """Start, find again and end a local cluster; `cluster.json` in its directory says where everything is."""
 
+import http.client
 import json
 import sys
 import time
@@ -48,13 +49,13 @@ class LocalNode:
         return self.running is not None and self.running.alive
 
     def get(self, path: str, timeout: float = 2.0) -> tuple[int, bytes]:
-        """HTTP GET; status 0 when nobody answers."""
+        """HTTP GET; status 0 when nobody answers, or not to the end."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=timeout) as answer:
                 return int(answer.status), answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
-        except OSError:
+        except (OSError, http.client.HTTPException):  # the second: killed between the head and the body
             return 0, b""
 
     def ready(self) -> bool:
@@ -64,9 +65,23 @@ class LocalNode:
         return self.get("/leader")[0] == 200
 
     def status(self) -> dict[str, Any]:
-        """Raises ValueError when the node does not answer."""
-        facts: dict[str, Any] = json.loads(self.get("/status")[1])
+        """Raises DoesNotAnswer."""
+        code, body = self.get("/status")
+        if code == 0:
+            raise DoesNotAnswer(f"{self.id} does not answer on port {self.http_port}")
+        facts: dict[str, Any] = json.loads(body)
         return facts
+
+
+class DoesNotAnswer(ValueError):
+    """A node did not answer over HTTP in time."""
+
+
+def _holds(condition: Callable[[], bool]) -> bool:
+    try:
+        return condition()
+    except DoesNotAnswer:
+        return False
 
 
 class LocalCluster:
@@ -233,9 +248,9 @@ port = {node.http_port}
         return next((node for node in self.nodes if node.alive and node.leads()), None)
 
     def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-        """Wait without caring who is alive. Raises DidNotStart with the logs' ends."""
+        """Wait; who does not answer yet may do so later. Raises DidNotStart with the logs' ends."""
         deadline = time.monotonic() + seconds
-        while not condition():
+        while not _holds(condition):
             if time.monotonic() > deadline:
                 tails = "\n".join(f"--- {n.id}\n{n.running.tail(8) if n.running else ''}" for n in self.nodes)
                 raise DidNotStart(f"waited {seconds:.0f} s in vain until {what}\n{tails}")

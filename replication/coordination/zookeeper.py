@@ -65,6 +65,8 @@ class ZooKeeperCoordination:
         self._seen_version: int | None = None
         self._prepared = False
         self._closing = False
+        self._apart_since_s: float | None = None
+        """Since when there has been no connection, as the poll saw it; monotonic."""
 
     # Session
 
@@ -115,7 +117,11 @@ class ZooKeeperCoordination:
         while True:
             await asyncio.sleep(max(0.1, self._asked_ms / 4000))
             watcher = self._watcher
-            if watcher is None or not self._client.connected:
+            if not self._client.connected:
+                self._come_back_as_a_stranger()
+                continue
+            self._apart_since_s = None
+            if watcher is None:
                 continue
             try:
                 stat: Any = await self._ask(self._client.exists_async(self._path("state")))
@@ -126,6 +132,19 @@ class ZooKeeperCoordination:
                 watcher.state_changed()
             watcher.nodes_changed()
             watcher.operation_requested()
+
+    def _come_back_as_a_stranger(self) -> None:
+        """A server that holds less than this client has seen hangs up on it without a word: for ever, where its data
+        was put back from a backup. After a whole session without a connection, what was seen is forgotten, as it is
+        when a process starts: each new connection registers before it reads, so a server that only lags shows nothing
+        older, and history that is lost shows in the change counter.
+        """
+        now_s = time.monotonic()
+        if self._apart_since_s is None:
+            self._apart_since_s = now_s
+        elif now_s - self._apart_since_s > self.session_timeout_ms() / 1000 and self._client.last_zxid:
+            _LOG.warning("no server of ZooKeeper takes this session back, or none answers: what it saw is forgotten")
+            self._client.last_zxid = 0
 
     # Requests
 

@@ -5,6 +5,7 @@ numbered, and what every member of the maximal in-sync set has confirmed is comm
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 
 from msgspec import Struct
@@ -278,20 +279,23 @@ class Leadership:
         elif self._may_write():
             self.handover.tend(self._writer)
 
-    def _gone(self) -> set[Member]:
+    def _gone(self, members: Iterable[Member]) -> set[Member]:
         allowance = self.uncommitted_bytes // DISK_BYTES_PER_MS
-        return self.streams.gone(self.in_sync - {TIER_MEMBER}, since_ms=self.active_ms, allowance_ms=allowance)
+        return self.streams.gone(set(members) - {TIER_MEMBER}, since_ms=self.active_ms, allowance_ms=allowance)
 
     def _tend_membership(self) -> None:
         if not self._may_write():
             return
         state = self._writer.confirmed.state
+        ready = self.streams.ready(self.epoch_record)
+        # Whoever left the set by a stall may hold everything still, and is not taken back before it moves again.
+        gone = self._gone(state.in_sync | ready)
         wanted = desired_set(
             current=state.in_sync,
             own=self._situation.me.member,
-            gone=self._gone(),
+            gone=gone,
             behind=self.streams.behind() & state.in_sync,
-            ready=self.streams.ready(self.epoch_record),
+            ready=ready - gone,
             damaged=self.streams.damage().keys(),
             minimum_copies=self._situation.settings.minimum_copies,
         )
@@ -312,7 +316,7 @@ class Leadership:
 
     def _judge(self) -> str | None:
         minimum = self._situation.settings.minimum_copies
-        reachable = len(self.in_sync - self._gone())
+        reachable = len(self.in_sync - self._gone(self.in_sync))
         if reachable < minimum:
             return f"only {reachable} of {minimum} copies could be made durable"
         return None

@@ -27,6 +27,11 @@ GIVE_WAY_MS = 10_000
 """Between two attempts of a damaged leader to hand over: each holds new records back until it is done or given up."""
 
 
+STAND_AGAIN_MS = 100
+"""After an attempt that came to nothing, mostly since another node still hears the leader that is gone. Without it a
+node would ask anew at each answer: thousands of times a second until the other has noticed as well."""
+
+
 class Roles(ABC):
     """The parts that a node plays, one at a time. `Replica` tells them what happens."""
 
@@ -42,6 +47,7 @@ class Roles(ABC):
         self._hand_over: HandOverRequested | None = None
         self._hand_over_until_ms = 0
         self._give_way_ms = 0
+        self._stand_again_ms = 0
         self._left = False
         self._stopping = False
         self._vacant_since_ms: int | None = None
@@ -91,8 +97,9 @@ class Roles(ABC):
         """After each event: end what is over, begin what is due, move waiting offers on."""
         situation = self.situation
         self._end_leadership()
-        if self.candidacy is not None and self.candidacy.over:
+        if self.candidacy is not None and (self.candidacy.over or self._promised_past(self.candidacy)):
             self.candidacy = None
+            self._stand_again_ms = situation.now_ms + STAND_AGAIN_MS
         if self.candidacy is not None and self.candidacy.won:
             self._lead(self.candidacy)
         if self.leadership is None and self.candidacy is None:
@@ -164,6 +171,12 @@ class Roles(ABC):
         self.proposals.leadership_ended()
         situation.emit(LeadershipChanged(None, leadership.epoch, reason))
 
+    def _promised_past(self, candidacy: Candidacy) -> bool:
+        """Whether this node has promised a later epoch than it stands for: it must not act in the earlier one, even if
+        its write turns out to be applied. `leader` is let go once it is seen to name this node.
+        """
+        return 0 < candidacy.epoch < self.situation.wanted_promise
+
     def _lead(self, candidacy: Candidacy) -> None:
         assert candidacy.writer is not None, "an election is won by a write"
         self.candidacy = None
@@ -195,7 +208,8 @@ class Roles(ABC):
         if heeds and state.transfer is not None and situation.wall_us < state.transfer.until_us:
             return
         insist = hinted or patience_over
-        if not insist and self.following.hears_leader(4 * situation.settings.heartbeat_ms):
+        early = situation.now_ms < self._stand_again_ms
+        if not insist and (early or self.following.hears_leader(4 * situation.settings.heartbeat_ms)):
             return
         why = situation.not_standing = why_not_eligible(
             state, situation.me.member, situation.ledger, counter=situation.counter, own_floor=situation.floor

@@ -1,12 +1,14 @@
 """Goal: script/up and script/down do what one expects of them, and say so. Method: the scripts, without a cluster."""
 
+import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
 from perenne.local import up
-from perenne.local.cluster import LocalCluster
+from perenne.local.cluster import LocalCluster, LocalNode
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -70,3 +72,18 @@ def test_the_report_ends_with_the_command_that_ends_this_cluster(
     assert "/instances/" in said
     up.report(cluster, cluster.nodes[0], default=tmp_path / "here")
     assert capsys.readouterr().out.rstrip().splitlines()[-1] == "script/down ends it."
+
+
+def test_a_node_that_dies_in_the_middle_of_an_answer_has_not_answered(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def die_after_the_head() -> None:
+            with listening.accept()[0] as connection:
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 550\r\n\r\n")
+
+        dying = threading.Thread(target=die_after_the_head)
+        dying.start()
+        node = LocalNode("n1", tmp_path, 0, listening.getsockname()[1], 0)
+        assert node.get("/instances/1.2.3") == (0, b"")
+        dying.join()

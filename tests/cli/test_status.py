@@ -55,6 +55,7 @@ def test_a_healthy_cluster_is_ok(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         ({"lost_and_found": 3}, "3 files in lost+found"),
         ({"lags": [{"replica": "n3", "in_sync": False, "records": 9}]}, "n3 not in sync"),
         ({"in_sync": ["n2", "n3"]}, "not in sync"),
+        ({"coordination": {"connected": False, "fresh_seconds": 60.0}}, "no connection to ZooKeeper"),
     ],
 )
 def test_what_needs_a_person_is_degraded(

@@ -1,6 +1,7 @@
 """One suite for every coordination service: a real ZooKeeper, and the file of a standalone node."""
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -205,6 +206,41 @@ def test_a_paused_server_costs_the_session_and_a_new_one_follows(tmp_path: Path)
         within(make, body)
     finally:
         running.kill()
+
+
+def test_a_server_that_was_put_back_from_a_backup_is_found_again(tmp_path: Path) -> None:
+    """ZooKeeper refuses a client that has seen more than it holds, without a word: such a client waited for ever."""
+    (port,) = free_ports(1)
+    server = [start_server(tmp_path, port)]
+    data, backup = tmp_path / "data", tmp_path / "backup"
+
+    def make() -> Coordination:
+        return ZooKeeperCoordination(f"127.0.0.1:{port}", session_timeout_ms=1000)
+
+    async def body(coordination: Coordination, listener: Listener) -> None:
+        await coordination.register(NodeRegistration(ME.id, "d", GENESIS))
+        _, version = await coordination.create_state(STATE)
+        server[0].kill()
+        shutil.copytree(data, backup)
+        server[0] = start_server(tmp_path, port)
+        await until(lambda: listener.session[-1] is SessionEvent.CONNECTED and len(listener.session) > 1)
+        for number in range(2, 50):
+            _, version = await coordination.write_state(replace(STATE, change=Change(number, "b")), version)
+        assert version == 48
+        server[0].kill()
+        shutil.rmtree(data)
+        shutil.copytree(backup, data)
+        server[0] = start_server(tmp_path, port)
+        told = len(listener.session)
+        await until(lambda: SessionEvent.CONNECTED in listener.session[told:])
+        seen = await coordination.read_state()
+        assert seen is not None and seen.state.change.counter == 1
+
+    try:
+        wait_until(lambda: serves(port), server, "ZooKeeper serves")
+        within(make, body)
+    finally:
+        server[0].kill()
 
 
 def test_an_ensemble_goes_on_without_one_of_its_three_servers(tmp_path: Path) -> None:

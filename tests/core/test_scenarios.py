@@ -5,9 +5,9 @@ from dataclasses import replace
 from replication.core import events as ev
 from replication.core.effects import Verdict
 from replication.core.values import Identity, Phase, ReplicaId, Transfer, VersionedState
-from replication.messages import OpenStream, StreamEnd, to_point
+from replication.messages import Message, OpenStream, StreamEnd, Survey, to_point
 from storage.position import GENESIS
-from tests.core.paper_cluster import PaperCluster
+from tests.core.paper_cluster import PaperCluster, PaperNode
 
 
 def healthy(names: str = "abc") -> PaperCluster:
@@ -307,3 +307,28 @@ def test_a_transfer_by_a_clock_that_was_hours_ahead_delays_an_election_by_second
     cluster.service.state = VersionedState(replace(seen.state, transfer=transfer), seen.version)
     cluster.start(leader)
     cluster.run_until(lambda: cluster.leader is not None, 10_000)
+
+
+def test_a_candidate_does_not_ask_again_and_again_while_another_still_hears_the_leader_that_is_gone() -> None:
+    asked: list[int] = []
+
+    class Listening(PaperCluster):
+        def transmit(self, sender: PaperNode, link: int, message: Message) -> None:
+            if isinstance(message, Survey):
+                asked.append(self.now)
+            super().transmit(sender, link, message)
+
+    cluster = Listening()
+    cluster.run_until(lambda: cluster.leader is not None and cluster.in_sync() == {"a", "b", "c"})
+    first = leader_of(cluster)
+    deaf, hearing = (name for name in cluster.nodes if name != first)
+    cluster.run(6000)
+    cluster.separate(first, deaf)
+    cluster.run(5)
+    cluster.pause(first)
+    asked.clear()
+    cluster.drop_leader()
+    cluster.run_until(lambda: cluster.leader is not None)
+    assert leader_of(cluster) in {deaf, hearing}
+    assert 0 < len(asked) < 10, "a round trip takes 10 ms, and the leader is heard for 400 more"
+    cluster.check()

@@ -404,6 +404,7 @@ def test_the_kernel_watches_over_connections() -> None:
     async def main() -> None:
         async with serving() as rig:
             peer = await RawPeer.associated(rig.port)
+            # No public part shows the socket, and its options are what is to be seen.
             (association,) = rig.server._associations  # pyright: ignore[reportPrivateUsage]
             connection = association._socket  # pyright: ignore[reportPrivateUsage]
             assert connection is not None

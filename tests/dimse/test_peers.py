@@ -43,7 +43,7 @@ def readable(sample: Sample) -> bool:
     """Whether the data set names itself as its File Meta does, for a reader that is not ours."""
     try:
         uids = scan(sample.dataset, sample.transfer_syntax, complete=True)
-    except Exception:
+    except Exception:  # hostile samples fail in many ways; each of them means "not readable"
         return False
     return (uids.sop_class_uid, uids.sop_instance_uid) == (sample.sop_class_uid, sample.sop_instance_uid)
 

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+# The tables that must name whatever the association may say; nothing public repeats them.
 from monitoring.metrics import _CLOSES, _REJECTIONS, _STATUSES  # pyright: ignore[reportPrivateUsage]
 from perenne.dimse import status as codes
 from perenne.dimse.association import Closed

@@ -164,7 +164,7 @@ def test_a_store_on_a_verification_context_is_refused() -> None:
 def test_a_full_disk_in_the_middle_of_an_instance_ends_in_a_status() -> None:
     async def main() -> None:
         disk = MemoryDisk(room=300_000)
-        async with serving(disk=disk, memory_instance_bytes=65_536) as rig:  # noqa: SIM117
+        async with serving(disk=disk, memory_instance_bytes=65_536) as rig:  # noqa: SIM117 - one line would be too long
             async with await Sender.associate("127.0.0.1", rig.port, CONTEXTS) as sender:
                 answer = await sender.store(CT, UID, EXPLICIT_LE, [dataset(extra=bytes(3_000_000))])
                 assert answer.status == codes.OUT_OF_RESOURCES

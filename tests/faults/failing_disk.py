@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from perenne.local.processes import Running, start
+from perenne.local.processes import DidNotStart, Running, start
 
 FAIL: Final = "fail-fsync"
 
 
 def mount(behind: Path, at: Path, log: Path) -> Running | None:
-    """Mount a failing disk; None where this machine cannot."""
+    """Mount a failing disk; None where this machine cannot. Raises DidNotStart where it could and does not."""
     try:
         import mfusepy  # noqa: F401  # pyright: ignore[reportUnusedImport]  # absent, or without libfuse
     except (ImportError, OSError):
@@ -34,7 +34,7 @@ def mount(behind: Path, at: Path, log: Path) -> Running | None:
     while not os.path.ismount(at):
         if not running.alive or time.monotonic() > deadline:
             running.kill()
-            return None
+            raise DidNotStart(f"no file system in user space, although all that it needs is here\n{running.tail(8)}")
         time.sleep(0.02)
     return running
 
@@ -145,7 +145,7 @@ def _serve(behind: Path, at: Path) -> None:
                 os.utime(self._path(path), ns=times) if times is not None else os.utime(self._path(path))
             return 0
 
-    mfusepy.FUSE(Loopback(), str(at), foreground=True, nothreads=False, big_writes=True, allow_other=False)
+    mfusepy.FUSE(Loopback(), str(at), foreground=True, nothreads=False, allow_other=False)
 
 
 def getattr_of(found: object, name: str) -> int:

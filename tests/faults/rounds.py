@@ -64,7 +64,7 @@ class Rounds:
         self.played = 0
         try:
             self._arena.begin()
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: no server may outlive it; it is raised again
             self.end()
             raise
 

@@ -3,7 +3,8 @@
 A mutant is one exact replacement in one source file; a guard that has moved is an error of this list.
 """
 
-from dataclasses import dataclass
+from tests.simulation.guard import Guard
+from tests.simulation.guards_replication import REPLICATION_GUARDS
 
 LEADER = "replication/core/leader.py"
 FOLLOWER = "replication/core/follower.py"
@@ -19,18 +20,8 @@ RECOVERY = "storage/recovery.py"
 LOG = "storage/log.py"
 
 
-@dataclass(frozen=True)
-class Guard:
-    """`old` is in `file` exactly once; `new` takes the guard away. shown_by: the test (a pytest id) that fails then."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    shown_by: str = ""
-
-
 GUARDS = (
+    *REPLICATION_GUARDS,
     Guard(
         "maximal set: proposed members count",
         WRITER,
@@ -59,95 +50,16 @@ GUARDS = (
         "    reached = max([own_durable, *confirmed.values()])\n",
     ),
     Guard(
-        "current-epoch rule",
-        COMMIT,
-        "    return reached if reached >= epoch_record else 0\n",
-        "    return reached\n",
-    ),
-    Guard(
-        "a confirmation's chain is ours",
-        STREAMS,
-        "if point.sequence < stream.confirmed.sequence or not situation.ledger.holds(point):",
-        "if point.sequence < stream.confirmed.sequence:",
-    ),
-    Guard(
-        "a confirmation is of this epoch",
-        STREAMS,
-        "        if message.epoch != self._epoch or stream.stage is not Stage.STREAMING:\n",
-        "        if stream.stage is not Stage.STREAMING:\n",
-    ),
-    Guard(
-        "a confirmation dies with its stream",
-        STREAMS,
-        "        stream.stage, stream.confirmed, stream.leaving = Stage.OPENING, GENESIS, False\n",
-        "        stream.stage, stream.leaving = Stage.OPENING, False\n",
-    ),
-    Guard(
-        "who lacks a commit leaves the set before it is fed",
-        STREAMS,
-        "Stage.REMOVING if stream.common.sequence < situation.told.sequence else Stage.ALIGNING\n",
-        "Stage.ALIGNING\n",
-    ),
-    Guard(
         "a joiner holds everything committed",
         STREAMS,
         "stream.confirmed.sequence >= enough",
         "stream.confirmed.sequence >= 0",
     ),
     Guard(
-        "a leader that lacks a follower's commit does not lead",
-        STREAMS,
-        "        if not situation.ledger.holds(told):\n",
-        "        if False:\n",
-    ),
-    Guard(
-        "epoch refusal",
-        FOLLOWER,
-        "        if message.epoch < situation.wanted_promise:\n            self._reject(link, message.epoch",
-        "        if False:\n            self._reject(link, message.epoch",
-    ),
-    Guard(
-        "records of an older epoch are refused",
-        FOLLOWER,
-        "if stream is None or (stream.link, stream.epoch) != (link, epoch) or self._situation.wanted_promise > epoch:",
-        "if stream is None or (stream.link, stream.epoch) != (link, epoch):",
-    ),
-    Guard(
-        "the promise is on disk before anything is confirmed",
-        FOLLOWER,
-        "if situation.wanted_promise != stream.epoch or situation.promise != stream.epoch:",
-        "if situation.wanted_promise != stream.epoch:",
-    ),
-    Guard(
-        "the promise is on disk before a leader is followed",
-        FOLLOWER,
-        "        if not situation.admitted or situation.promise < message.epoch or self.working:\n",
-        "        if not situation.admitted or self.working:\n",
-    ),
-    Guard(
-        "nobody is followed before the state was read",
-        FOLLOWER,
-        "        if not situation.admitted or situation.promise < message.epoch or self.working:\n",
-        "        if situation.promise < message.epoch or self.working:\n",
-    ),
-    Guard(
         "what is confirmed is durable",
         FOLLOWER,
         "Confirmed(stream.epoch, to_point(situation.ledger.durable), received)",
         "Confirmed(stream.epoch, to_point(situation.ledger.end), received)",
-    ),
-    Guard("a record continues the log", FOLLOWER, "            and event.previous == end\n", ""),
-    Guard(
-        "a record's chain is proved",
-        FOLLOWER,
-        "            and event.chain == chain_after(end.chain, event.header)\n",
-        "",
-    ),
-    Guard(
-        "no cut below the commit point",
-        FOLLOWER,
-        "elif point != situation.ledger.end and point.sequence < situation.told.sequence:",
-        "elif point != situation.ledger.end and point.sequence < 0:",
     ),
     Guard(
         "only members of the set lead",
@@ -161,38 +73,11 @@ GUARDS = (
         "    if own not in state.in_sync:\n",
         "    if own.id not in {member.id for member in state.in_sync}:\n",
     ),
-    Guard("only an intact log leads", ELIGIBILITY, "    if not ledger.intact:\n", "    if False:\n"),
-    Guard("a leader holds the floor", ELIGIBILITY, "    if not ledger.holds(state.floor):\n", "    if False:\n"),
-    Guard("a leader holds its own floor", ELIGIBILITY, "    if not ledger.holds(own_floor):\n", "    if False:\n"),
-    Guard(
-        "nobody leads after lost history",
-        ELIGIBILITY,
-        "    if state.change.counter < counter:\n",
-        "    if False:\n",
-    ),
-    Guard(
-        "a longer tail is copied first",
-        ELECTION,
-        "        return best[1] if best is not None and best[0] > end else None\n",
-        "        return None\n",
-    ),
     Guard(
         "silent members are waited for after a reboot",
         ELECTION,
         "        return rebooted or meeting\n",
         "        return meeting\n",
-    ),
-    Guard(
-        "silent members are waited for after a start",
-        ELECTION,
-        "        return rebooted or meeting\n",
-        "        return rebooted\n",
-    ),
-    Guard(
-        "silent members are asked again",
-        ELECTION,
-        "                self._ask()  # who was not there, or not admitted yet, may be by now\n",
-        "                pass\n",
     ),
     Guard(
         "the promise is on disk before the election is won",

@@ -281,7 +281,7 @@ class Process:
         if trouble != self._trouble:
             self._trouble = trouble
             self.replicator.feed(ev.DataPathChanged(trouble))
-        if self._patience.what_stood_still(age_s, low, 0.0, 0.0) is not None:
+        if self._patience.what_stood_still(age_s, low, 0.0) is not None:
             self.world.say(self.name, "the watchdog ends the process")
             self._die(power=False)
         else:

@@ -7,6 +7,7 @@ import contextlib
 
 from replication.api import ConflictRefused, InstanceAbsent, InstanceUnavailable, NotPromised
 from storage.errors import StorageError
+from storage.position import LogPoint
 from tests.simulation.cluster import Cluster
 from tests.simulation.machine import Machine
 from tests.simulation.process import Process
@@ -42,8 +43,28 @@ async def _notice_and_send_again(cluster: Cluster, process: Process, uid: str, d
         await process.replicator.commit(process.draft(uid, dataset))
     except (NotPromised, ConflictRefused, StorageError, OSError):
         return
-    machines = cluster.machines.values()
-    holders = [m.name for m in machines if m.medium.holds(dataset) or any(d.holds(dataset) for d, _ in m.lost)]
+    holders = [
+        machine.name for machine in cluster.machines.values() if _holds_for_all_it_knows(cluster, machine, dataset)
+    ]
     if len(holders) < cluster.shape.copies_required:
         said = f"{process.name} answers Success for {uid} again, with readable copies at {holders} only"
         raise cluster.world.found(Violation(said))
+
+
+def _holds_for_all_it_knows(cluster: Cluster, machine: Machine, dataset: bytes) -> bool:
+    """Whether a copy can be read there, or lies there in a record of whose damage nobody can know yet.
+
+    The new copy may rot as well before Success is told: what nobody has read, no answer can heed (ADR 0006).
+    """
+    if machine.medium.holds(dataset) or any(disk.holds(dataset) for disk, _ in machine.lost):
+        return True
+    process, history = machine.running, cluster.checks.history
+    if process is None:
+        return False
+    damaged = set(process.log.damaged())
+    points = (
+        LogPoint(history.headers[chain].position, chain)
+        for chain in machine.kept
+        if history.content.get(history.headers[chain].dataset) == dataset
+    )
+    return any(p.sequence not in damaged and process.core.situation.ledger.holds(p) for p in points)

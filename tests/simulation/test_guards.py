@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.guards import GUARDS, Guard
+from tests.simulation.guard import Guard
+from tests.simulation.guards import GUARDS
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -13,3 +14,10 @@ ROOT = Path(__file__).parent.parent.parent
 def test_the_guard_is_there_once(guard: Guard) -> None:
     assert (ROOT / guard.file).read_text().count(guard.old) == 1
     assert guard.new != guard.old
+
+
+@pytest.mark.parametrize("guard", [guard for guard in GUARDS if guard.shown_by], ids=lambda guard: guard.name)
+def test_the_test_that_shows_it_is_there(guard: Guard) -> None:
+    path, _, name = guard.shown_by.partition("::")
+    assert f"def {name}(" in (ROOT / path).read_text()
+    assert not guard.needless

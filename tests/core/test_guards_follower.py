@@ -1,0 +1,92 @@
+"""What a follower owes to its promise and to its log. Node b is real, its leaders are puppets; each test fails without
+the guard that names it (tests/simulation/guards.py).
+"""
+
+from msgspec.structs import replace
+
+from replication.messages import Align, Confirmed, Heartbeat, OpenStream, Rejected, StreamEnd, to_point
+from storage.position import GENESIS
+from tests.core.paper_disk import PaperRecord
+from tests.core.puppets import Puppet, log_of, next_record, on_stage, state_of, tell
+
+
+def test_a_late_call_of_a_deposed_leader_takes_no_follower_away_from_its_successor() -> None:
+    node = on_stage("b", log_of((1, "")), state_of("abc", 2, leader="c"))
+    zombie, leader = Puppet(node, "a"), Puppet(node, "c")
+    leader.leads(2)
+    zombie.says(OpenStream(1, to_point(GENESIS)))
+    assert [said.promise for said in zombie.heard(Rejected)] == [2]
+    leader.sends(next_record(node.disk.log, 2), node.disk.log.end, 2)
+    node.cluster.run(10)
+    assert leader.heard(Confirmed)[-1].durable.sequence == 2
+
+
+def test_a_deposed_leader_neither_adds_to_a_log_nor_cuts_it() -> None:
+    """The stream of epoch 1 is still open when the state tells of epoch 2."""
+    node = on_stage("b", log_of((1, ""), (1, "1.1")), state_of("abc", 1, leader="a"))
+    zombie = Puppet(node, "a")
+    zombie.leads(1)
+    tell(node, state_of("abc", 2, leader="c", counter=2))
+    node.cluster.run(10)
+    before = list(node.disk.log.records)
+    zombie.says(Align(1, to_point(before[0].point)))
+    zombie.sends(next_record(node.disk.log, 1, "1.2"), node.disk.log.end, 1)
+    assert node.disk.log.records == before
+    assert [said.promise for said in zombie.heard(Rejected)] == [2, 2]
+
+
+def test_a_leader_is_answered_only_when_its_epoch_is_on_the_disk() -> None:
+    """The leader calls before the state tells of its epoch. Whoever follows it must not forget it in a power cut."""
+    node = on_stage("b", log_of((1, "")), state_of("abc", 1, leader="a"))
+    leader = Puppet(node, "c")
+    leader.says(OpenStream(2, to_point(GENESIS)))
+    assert leader.heard(StreamEnd)
+    assert node.disk.promise == 2
+
+
+def test_who_calls_before_the_state_was_read_is_not_followed_before_it_is() -> None:
+    """The promise of b was rolled back with its disk: only the state tells that epoch 1 is over."""
+    node = on_stage("b", log_of((1, "")), state_of("abc", 2, leader="c"), reads=False)
+    zombie = Puppet(node, "a")
+    zombie.says(OpenStream(1, to_point(GENESIS)))
+    node.cluster.run(1000)
+    node.cluster.service.up = True
+    node.cluster.run(100)
+    assert not zombie.heard(StreamEnd)
+    assert [said.promise for said in zombie.heard(Rejected)] == [2]
+
+
+def test_a_record_that_says_it_follows_on_something_else_is_refused() -> None:
+    """Its chain fits: such a message contradicts itself, and nothing of it is believed."""
+    node = on_stage("b", log_of((1, ""), (1, "1.1")), state_of("abc", 1, leader="a"))
+    leader = Puppet(node, "a")
+    leader.leads(1)
+    leader.sends(next_record(node.disk.log, 1, "1.2"), node.disk.log.records[0].point, 1)
+    assert node.disk.log.end.sequence == 2
+    assert leader.heard(Rejected)
+
+
+def test_a_record_whose_header_was_altered_on_its_way_is_refused() -> None:
+    """The digest covers the payload only: the chain is what covers the rest, and what the log would hold for ever."""
+    node = on_stage("b", log_of((1, ""), (1, "1.1")), state_of("abc", 1, leader="a"))
+    leader = Puppet(node, "a")
+    leader.leads(1)
+    sound = next_record(node.disk.log, 1, "1.2")
+    altered = PaperRecord(replace(sound.header, path="study/series/1.3.dcm"), sound.chain, sound.uid)
+    leader.sends(altered, node.disk.log.end, 1)
+    assert node.disk.log.end.sequence == 2
+    assert leader.heard(Rejected)
+
+
+def test_a_follower_that_was_told_of_a_commit_freezes_rather_than_cut_it() -> None:
+    node = on_stage("b", log_of((1, ""), (1, "1.1"), (1, "1.2")), state_of("abc", 1, leader="a"))
+    first = Puppet(node, "a")
+    first.leads(1)
+    first.says(Heartbeat(1, to_point(node.disk.log.end)))
+    tell(node, state_of("abc", 2, leader="c", counter=2))
+    wrong = Puppet(node, "c")
+    wrong.says(OpenStream(2, to_point(GENESIS)))
+    wrong.says(Align(2, to_point(node.disk.log.records[1].point)))
+    node.cluster.run(10)
+    assert [record.uid for record in node.disk.log.records] == ["", "1.1", "1.2"]
+    assert node.frozen is not None
