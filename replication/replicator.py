@@ -16,7 +16,7 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
-from replication.core.values import Identity, ReplicaId
+from replication.core.values import Identity, ReplicaId, TierMode
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
 from replication.incoming import Payload
@@ -31,6 +31,8 @@ from replication.opening import UNSETTLED
 from replication.peers import PeerNetwork
 from replication.recent import Recent
 from replication.runtime import Runtime
+from replication.tier.port import ObjectStore
+from replication.tiering import Tiering
 from replication.writing import Writing
 from storage.disk import Disk
 from storage.errors import StorageError
@@ -80,6 +82,7 @@ class Replicator:
         coordination: Coordination,
         new_id: Callable[[], str],
         runtime: Runtime,
+        tier: ObjectStore | None = None,
     ) -> None:
         self.settings = settings
         self.me = settings.core.identity
@@ -128,7 +131,16 @@ class Replicator:
             committed=lambda: self.core.situation.told,
             in_sync=self._is_in_sync,
         )
-        self.coordinator = Coordinator(coordination, settings.cluster, self.me, self._describe, self, runtime.wall_us)
+        self.coordinator = Coordinator(
+            coordination,
+            settings.cluster,
+            self.me,
+            self._describe,
+            self,
+            runtime.wall_us,
+            tiered=settings.core.tier_mode is not TierMode.OFF,
+        )
+        self.tiering = Tiering(self, tier) if tier is not None else None
         self.lookups = Lookups(self)
         self.mender = Mender(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}
@@ -167,6 +179,8 @@ class Replicator:
             task.cancel()
         await self.coordinator.close()
         await self.network.close()
+        if self.tiering is not None:
+            await self.tiering.close()
         self.offers.give_up("the node stops")
         for end in (self.group.close, self._promises.shutdown, self._indexing.close, self.readers.shutdown):
             await asyncio.to_thread(end)
@@ -276,6 +290,9 @@ class Replicator:
                 _LOG.critical("this node stopped writing: its log contradicts", extra={"reason": effect.reason})
             case fx.HandOverDone():
                 self._hand_over_done(effect)
+            case fx.ListTier() | fx.PutRun() | fx.PutMarker() | fx.ReadRun() | fx.FetchRun():
+                assert self.tiering is not None, "only a configured tier is asked"
+                self.tiering.carry_out(effect)
             case _:
                 self.coordinator.carry_out(effect)
 
@@ -298,6 +315,10 @@ class Replicator:
             staged.release()
         else:
             self.readers.submit(staged.release)  # removing its file syncs a directory
+
+    def hold(self, payload: Staged) -> int:
+        """Keep a payload until the core has decided about it; returns its handle."""
+        return self._held.add(payload)
 
     def drop(self, payload: Payload) -> None:
         """Let go of a payload that nobody wants."""

@@ -15,11 +15,13 @@ from replication.coordination.port import (
     SessionEvent,
     Watcher,
 )
-from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, VersionedState
+from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, TierFloor, VersionedState
 from storage.disk import Disk
 from storage.errors import StorageError
+from storage.position import LogPoint
 
 _STATE: Final = "standalone-state.json"
+_TIER_FLOOR: Final = "standalone-tierfloor.json"
 _CLUSTER: Final = "standalone-cluster.json"
 _SESSION_MS: Final = 6000
 
@@ -32,6 +34,7 @@ class FileCoordination:
         self._watcher: Watcher | None = None
         self._leader: Identity | None = None
         self._version = 0
+        self._floor_version = 0
         self._live: dict[ReplicaId, LiveNode] = {}
         self._registrations: dict[ReplicaId, NodeRegistration] = {}
         self._operations: dict[str, Operation] = {}
@@ -67,6 +70,23 @@ class FileCoordination:
 
     async def leader(self) -> Identity | None:
         return self._leader
+
+    async def tier_floor(self) -> TierFloor | None:
+        if not self._disk.exists(_TIER_FLOOR):
+            return None
+        return TierFloor(codec.decode_tier_floor(self._disk.read(_TIER_FLOOR)), self._floor_version)
+
+    async def count_tier(
+        self, point: LogPoint, state_version: int, floor_version: int | None
+    ) -> tuple[CasOutcome, int]:
+        known = self._floor_version if self._disk.exists(_TIER_FLOOR) else None
+        if state_version != self._version or floor_version != known:
+            return CasOutcome.CONFLICT, -1
+        self._floor_version += 1
+        with contextlib.suppress(StorageError, OSError):
+            await asyncio.to_thread(self._disk.write_atomically, _TIER_FLOOR, codec.encode_tier_floor(point))
+            return CasOutcome.APPLIED, self._floor_version
+        return CasOutcome.UNKNOWN, -1
 
     async def create_state(self, state: ClusterState) -> tuple[CasOutcome, int]:
         if self._disk.exists(_STATE):

@@ -11,17 +11,29 @@ from dataclasses import replace
 from msgspec import Struct
 
 from replication.core.commit import committed_upto
-from replication.core.effects import AppendOwn, CloseLink, Committed, LeadershipChanged
-from replication.core.events import StateWritten
+from replication.core.effects import AppendOwn, CloseLink, Committed, DropStaged, LeadershipChanged
+from replication.core.eligibility import through_tier
+from replication.core.events import (
+    StateWritten,
+    TierCounted,
+    TierEvent,
+    TierListed,
+    TierMarked,
+    TierRecord,
+    TierStored,
+)
+from replication.core.follower import Following
 from replication.core.handover import Handover
-from replication.core.membership import desired_set
+from replication.core.membership import TierView, desired_set
 from replication.core.proposals import Proposals
 from replication.core.situation import Situation
 from replication.core.statewriter import StateWriter, Written
 from replication.core.streams import Streams
-from replication.core.values import TIER_MEMBER, Member, Phase
+from replication.core.takeover import Stage, Takeover
+from replication.core.tierside import TierSide
+from replication.core.values import TIER_MEMBER, ClusterState, Member, Phase, TierClaim
 from replication.messages import Aligned, Confirmed, Damaged, Heartbeat, Leave, Message, Rejected, StreamEnd, to_point
-from storage.position import LogPosition, chain_after
+from storage.position import LogPoint, LogPosition, chain_after
 
 RETRY_MS = 200
 """Pause between two attempts to write `state` while outcomes stay unknown."""
@@ -41,7 +53,12 @@ class Leadership:
     """Everything that one node does as leader of one epoch."""
 
     def __init__(
-        self, situation: Situation, writer: StateWriter, proposals: Proposals, silent: frozenset[Member]
+        self,
+        situation: Situation,
+        writer: StateWriter,
+        proposals: Proposals,
+        following: Following,
+        silent: frozenset[Member],
     ) -> None:
         self._situation = situation
         self._writer = writer
@@ -55,8 +72,11 @@ class Leadership:
         self.uncommitted: deque[Uncommitted] = deque()
         self.uncommitted_bytes = 0
         self.handover: Handover | None = None
-        self.tier_confirmed = 0
-        """What the tier holds and was counted for; fed by the tier's driver."""
+        self.tier = TierSide(situation)
+        won = writer.confirmed.state
+        self.takeover = Takeover(situation, following, won) if through_tier(won, situation.me.member) else None
+        self._floor_read = TIER_MEMBER not in won.in_sync
+        """Whether it is known how far the predecessor had counted the tier when this node won."""
         self.over: str | None = None
         """Why this leadership ended; the replica steps down at the end of the step."""
         self._retry_at_ms = 0
@@ -66,6 +86,13 @@ class Leadership:
         self._refusal: str | None = None
 
     def begin(self) -> None:
+        """Settle what this leadership stands on: with the tier in the set, only what was counted says that."""
+        if self._floor_read:
+            self._write_epoch_record()
+        else:
+            self._situation.read_state()
+
+    def _write_epoch_record(self) -> None:
         """Write this epoch's EPOCH record: what it is on top of is settled by it."""
         situation = self._situation
         position = LogPosition(self.epoch, situation.ledger.end.sequence + 1)
@@ -88,22 +115,39 @@ class Leadership:
 
     def required(self) -> frozenset[Member]:
         """Who must confirm a record before it is committed."""
-        return self._writer.maximal()
+        members = self._writer.maximal()
+        return members | {TIER_MEMBER} if self.tier.entering is not None else members
 
     # What happens
 
     def local_durable(self) -> None:
         """The log thread got further."""
         if self.phase is Phase.RECOVERING:
-            self._try_to_activate()
+            self._recover()
         else:
             self._advance()
+
+    def _recover(self) -> None:
+        """Rebuild, write the EPOCH record, and become active, each once what comes before it is done."""
+        takeover = self.takeover
+        if takeover is not None and not self.epoch_record:
+            takeover.tend()
+            takeover.durable()
+            if takeover.failed is not None:
+                self.over = takeover.failed
+            elif takeover.stage is Stage.DONE:
+                self._write_epoch_record()
+        elif self.epoch_record:
+            self._try_to_activate()
 
     def _try_to_activate(self) -> None:
         situation = self._situation
         if situation.ledger.durable.sequence < self.epoch_record or not self._may_write():
             return
         state = self._writer.confirmed.state
+        if self.takeover is not None:
+            self._write_active(state, frozenset({situation.me.member, TIER_MEMBER}))
+            return
         absent = self.streams.gone(state.in_sync, since_ms=-situation.settings.disconnect_grace_ms, allowance_ms=0)
         unlinked = {m for m in absent if m not in situation.linked_members(state.in_sync)}
         in_sync = desired_set(
@@ -114,8 +158,26 @@ class Leadership:
             ready=(),
             damaged=(),
             minimum_copies=situation.settings.minimum_copies,
+            # Before the bucket was listed nothing is known of it: it stays in the set, or out of it.
+            tier=TierView(situation.settings.tier_mode, usable=False, gone=False),
         )
-        self._writer.write(replace(state, phase=Phase.ACTIVE, in_sync=in_sync, floor=situation.told, transfer=None))
+        self._write_active(state, in_sync)
+
+    def _write_active(self, state: ClusterState, in_sync: frozenset[Member]) -> None:
+        self._writer.write(
+            replace(
+                state,
+                phase=Phase.ACTIVE,
+                in_sync=in_sync,
+                tier=state.tier if TIER_MEMBER in in_sync else None,
+                floor=self._floor(state),
+                transfer=None,
+            )
+        )
+
+    def _floor(self, state: ClusterState) -> LogPoint:
+        """What is known to be committed; it never falls."""
+        return max(state.floor, self._situation.told, key=lambda point: point.position)
 
     def _may_write(self) -> bool:
         situation = self._situation
@@ -145,15 +207,35 @@ class Leadership:
         if not self._writer.seen(seen):
             self.over = "the cluster state was changed behind its back"
             return
+        self._learn_floor()
+        if self.over is not None:
+            return
         self._state_confirmed()
         if situation.leader_present is None and situation.now_ms >= self._recreate_at_ms and not self.handover:
             self._recreate_at_ms = situation.now_ms + RETRY_MS
             self._writer.recreate_leader()
 
+    def _learn_floor(self) -> None:
+        """`tierfloor` was read by this leader."""
+        situation = self._situation
+        self.tier.floor_seen()
+        floor = situation.tier_floor
+        if self._floor_read:
+            return
+        self._floor_read = True
+        if self.takeover is not None:
+            self.takeover.state_seen()
+        elif floor is not None and not situation.ledger.holds(floor.point):
+            self.over = f"the log lacks record {floor.point.sequence}, which the tier was counted for"
+        else:
+            self._write_epoch_record()
+
     def _state_confirmed(self) -> None:
         state = self._writer.confirmed.state
         if self.phase is Phase.RECOVERING and state.phase is Phase.ACTIVE:
             self._activate()
+        if TIER_MEMBER not in self._writer.maximal():
+            self.tier.left()
         if self.handover is not None:
             self.handover.state_confirmed(state)
         self.streams.removed(self.required())
@@ -216,6 +298,8 @@ class Leadership:
         situation = self._situation
         if self.phase is not Phase.ACTIVE or self.handover is not None or situation.fenced or situation.trouble:
             return
+        if self.tier.entering is not None:
+            return  # it is filled up to the end of the log, which must not run away from it
         if not situation.ports.catalogue.complete:
             return  # a duplicate would not be known for one
         for ticket in self._proposals.held():
@@ -227,18 +311,14 @@ class Leadership:
 
     def _advance(self) -> None:
         situation = self._situation
-        confirmed = self.streams.confirmations()
-        confirmed[TIER_MEMBER] = self.tier_confirmed
-        reached = committed_upto(
-            own=situation.me.member,
-            own_durable=situation.ledger.durable.sequence,
-            confirmed=confirmed,
-            maximal=self.required(),
-            in_sync_size=self._writer.smallest(),
-            minimum_copies=situation.settings.minimum_copies,
-            epoch_record=self.epoch_record,
-        )
-        if self.phase is not Phase.ACTIVE or reached <= situation.told.sequence:
+        if self.phase is not Phase.ACTIVE:
+            return
+        if TIER_MEMBER in self.required():
+            self._count_tier()
+            reached = self._reached(self.tier.counted if self._claim() is not None else 0)
+        else:
+            reached = self._reached(0)
+        if reached <= situation.told.sequence:
             return
         point = situation.ledger.point_at(reached)
         assert point is not None, "what is durable here has a point"
@@ -248,6 +328,86 @@ class Leadership:
             self.uncommitted_bytes -= self.uncommitted.popleft().size
         situation.emit(Committed(point))
         self._proposals.committed(reached, self.unsound)
+
+    def _reached(self, tier: int) -> int:
+        """What would be committed, were the tier counted up to `tier`."""
+        situation = self._situation
+        confirmed = self.streams.confirmations()
+        confirmed[TIER_MEMBER] = tier
+        return committed_upto(
+            own=situation.me.member,
+            own_durable=situation.ledger.durable.sequence,
+            confirmed=confirmed,
+            maximal=self.required(),
+            in_sync_size=self._writer.smallest(),
+            minimum_copies=situation.settings.minimum_copies,
+            epoch_record=self.epoch_record,
+        )
+
+    # The tier
+
+    def _claim(self) -> TierClaim | None:
+        """What the tier is claimed for by the `state` in force. While a change that adds it is unresolved, there is no
+        claim to count on, and nothing is acknowledged: the tier is required all the same (section 4, rule 3).
+        """
+        return self._writer.confirmed.state.tier
+
+    def _count_tier(self) -> None:
+        """Count the tier for what it and every node of the set hold, once what it holds was put and marked."""
+        claim = self._claim()
+        idle = not self._writer.busy and not self._writer.unresolved and self._situation.state_fresh
+        if claim is None or not idle or not self.tier.marked:
+            return
+        self.tier.check(self._reached(self.tier.upto(claim.first)), self._writer.confirmed.version)
+
+    def tier_said(self, event: TierEvent) -> None:
+        """The bucket, or the transaction that counts it, answered."""
+        situation = self._situation
+        takeover = self.takeover
+        if takeover is not None and not self.epoch_record:
+            takeover.said(event)
+            self._recover()
+            return
+        state = self._writer.confirmed.state
+        if isinstance(event, TierListed):
+            self.tier.listed(event, self.epoch, state.change.counter)
+        elif isinstance(event, TierStored):
+            self.tier.stored(event)
+        elif isinstance(event, TierMarked):
+            self.tier.marker_put(event)
+        elif isinstance(event, TierRecord):
+            situation.emit(DropStaged(event.handle))
+        elif isinstance(event, TierCounted) and self.tier.check_answered(event):
+            situation.state_fresh = False
+            situation.read_state()
+        self.over = self.over or self.tier.over
+        if self.over is None and self.phase is Phase.ACTIVE:
+            self._tend_tier()
+            self._tend_membership()
+            self._advance()
+
+    def truncated(self) -> None:
+        """What the takeover asked for."""
+        if self.takeover is not None and not self.epoch_record:
+            self.takeover.truncated()
+            self._recover()
+
+    def _tend_tier(self) -> None:
+        state = self._writer.confirmed.state
+        claimed_from = state.tier.first if state.tier is not None else None
+        self.tier.tend(claimed_from, state.change)
+
+    def _let_tier_enter(self, state: ClusterState, wanted: frozenset[Member]) -> None:
+        """Fill the tier up to the end of the log, then claim it: in this order, and the end is read with the claim."""
+        situation = self._situation
+        if self.tier.entering is None:
+            self.tier.left()
+            self.tier.entering = situation.told
+            self._tend_tier()
+        since = self.tier.entering
+        if self.tier.upto(since.sequence + 1) >= situation.ledger.end.sequence:
+            self.tier.entering = None
+            self._write_set(replace(state, in_sync=wanted, tier=TierClaim(since.sequence + 1, since.chain)))
 
     def unsound(self, sequence: int) -> bool:
         """Whether a member that is counted is known to hold this record damaged: then no Success may rest on it."""
@@ -264,7 +424,7 @@ class Leadership:
         """Whatever time asks for: heartbeats, questions repeated, the in-sync set, a hand-over."""
         situation = self._situation
         if self.phase is Phase.RECOVERING:
-            self._try_to_activate()
+            self._recover()
             return
         if situation.now_ms >= self._heartbeat_at_ms:
             self._heartbeat_at_ms = situation.now_ms + situation.settings.heartbeat_ms
@@ -274,17 +434,22 @@ class Leadership:
         self.streams.ask_again()
         self.streams.hang_up(self.uncommitted_bytes // DISK_BYTES_PER_MS)
         self.streams.removed(self.required())
+        self._tend_tier()
+        self.over = self.over or self.tier.over
         if self.handover is None:
             self._tend_membership()
-        elif self._may_write():
-            self.handover.tend(self._writer)
+        else:
+            self.tier.entering = None  # the log must come to an end
+            if self._may_write():
+                self.handover.tend(self._writer)
+        self._advance()
 
     def _gone(self, members: Iterable[Member]) -> set[Member]:
         allowance = self.uncommitted_bytes // DISK_BYTES_PER_MS
         return self.streams.gone(set(members) - {TIER_MEMBER}, since_ms=self.active_ms, allowance_ms=allowance)
 
     def _tend_membership(self) -> None:
-        if not self._may_write():
+        if self.phase is not Phase.ACTIVE or self.handover is not None or not self._may_write():
             return
         state = self._writer.confirmed.state
         ready = self.streams.ready(self.epoch_record)
@@ -298,10 +463,18 @@ class Leadership:
             ready=ready - gone,
             damaged=self.streams.damage().keys(),
             minimum_copies=self._situation.settings.minimum_copies,
+            tier=TierView(self._situation.settings.tier_mode, usable=self.tier.usable, gone=self.tier.gone),
         )
+        if TIER_MEMBER in wanted - state.in_sync:
+            self._let_tier_enter(state, wanted)
+            return
+        self.tier.entering = None
         if wanted != state.in_sync or self._writer.unresolved:
-            self._retry_at_ms = self._situation.now_ms + RETRY_MS
-            self._writer.write(replace(state, in_sync=wanted, floor=self._situation.told))
+            self._write_set(replace(state, in_sync=wanted, tier=state.tier if TIER_MEMBER in wanted else None))
+
+    def _write_set(self, state: ClusterState) -> None:
+        self._retry_at_ms = self._situation.now_ms + RETRY_MS
+        self._writer.write(replace(state, floor=self._floor(state)))
 
     def refusal(self) -> str | None:
         """Why a store would be refused now: too few replicas could confirm it. Asked for each store, judged anew
@@ -316,7 +489,10 @@ class Leadership:
 
     def _judge(self) -> str | None:
         minimum = self._situation.settings.minimum_copies
-        reachable = len(self.in_sync - self._gone(self.in_sync))
+        counted = self.in_sync - {TIER_MEMBER}
+        reachable = len(counted - self._gone(counted))
+        if self.tier.usable or (TIER_MEMBER in self.in_sync and not self.tier.gone):
+            reachable += 1
         if reachable < minimum:
             return f"only {reachable} of {minimum} copies could be made durable"
         return None

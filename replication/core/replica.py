@@ -37,6 +37,13 @@ from replication.core.events import (
     StateSeen,
     StateWritten,
     Tick,
+    TierCounted,
+    TierFetched,
+    TierListed,
+    TierMarked,
+    TierRead,
+    TierRecord,
+    TierStored,
     Truncated,
 )
 from replication.core.ledger import Ledger
@@ -145,6 +152,11 @@ class Replica(Roles):
                 self._on_data_path_changed(event)
             case LogResumed():
                 self._on_log_resumed(event)
+            case TierRecord():
+                self._on_tier_record(event)
+            case TierListed() | TierStored() | TierMarked() | TierCounted() | TierRead() | TierFetched():
+                if self.leadership is not None:
+                    self.leadership.tier_said(event)
             case HandOverRequested():
                 self.hand_over_requested(event)
 
@@ -192,6 +204,7 @@ class Replica(Roles):
         newer = state.change.counter > situation.counter
         situation.counter = max(situation.counter, state.change.counter)
         situation.state = event.state
+        situation.tier_floor = event.tier_floor
         if newer or state.epoch > situation.wanted_promise or not situation.admitted:
             situation.persist(state.epoch)
         self._admit(event.registered)
@@ -374,7 +387,15 @@ class Replica(Roles):
 
     def _on_truncated(self, event: Truncated) -> None:
         self.following.truncated(event.point)
+        if self.leadership is not None:
+            self.leadership.truncated()
         self._answer_waiting_leader()
+
+    def _on_tier_record(self, event: TierRecord) -> None:
+        if self.leadership is not None and self.leadership.takeover is not None:
+            self.leadership.tier_said(event)
+        else:
+            self.situation.emit(DropStaged(event.handle))
 
     def _on_segment_installed(self, event: SegmentInstalled) -> None:
         self.following.installed(event)

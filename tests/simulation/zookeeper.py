@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from replication.coordination.port import ClusterRecord, LiveNode, NodeRegistration, Operation, Watcher
-from replication.core.values import ClusterState, Identity, ReplicaId, VersionedState
+from replication.core.values import ClusterState, Identity, ReplicaId, TierFloor, VersionedState
 from tests.simulation.world import Handle, ProcessLoop, World
 
 LATENCY_US = 400
@@ -46,6 +46,7 @@ class Snapshot:
     state: VersionedState | None = None
     leader: Identity | None = None
     leader_session: int = 0
+    tier_floor: TierFloor | None = None
     registrations: Mapping[ReplicaId, NodeRegistration] = field(default_factory=dict[ReplicaId, NodeRegistration])
 
 
