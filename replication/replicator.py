@@ -290,7 +290,7 @@ class Replicator:
                 _LOG.critical("this node stopped writing: its log contradicts", extra={"reason": effect.reason})
             case fx.HandOverDone():
                 self._hand_over_done(effect)
-            case fx.ListTier() | fx.PutRun() | fx.PutMarker() | fx.ReadRun() | fx.FetchRun():
+            case fx.ListTier() | fx.PutRun() | fx.PutMarker() | fx.AskTier() | fx.ReadRun() | fx.FetchRun():
                 assert self.tiering is not None, "only a configured tier is asked"
                 self.tiering.carry_out(effect)
             case _:

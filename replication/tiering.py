@@ -13,8 +13,8 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.recent import RecentRecord
 from replication.tier.contents import read_run
-from replication.tier.keys import LOG, MARKER, Marker, Run, parse_marker, parse_run, run_name
-from replication.tier.port import ObjectStore, TierError
+from replication.tier.keys import CLUSTER_KEY, LOG, MARKER, Marker, Run, parse_marker, parse_run, run_name
+from replication.tier.port import NotThere, ObjectStore, TierError
 from storage.errors import StorageError
 from storage.position import RecordHeader
 from storage.reader import Payload
@@ -28,7 +28,7 @@ _LOG: Final = logging.getLogger("perenne.tier")
 PUT_BYTES: Final = 8 * 1024 * 1024
 """Payload bytes of one object, as long as it holds more than one record."""
 
-TierEffect = fx.ListTier | fx.PutRun | fx.PutMarker | fx.ReadRun | fx.FetchRun
+TierEffect = fx.ListTier | fx.PutRun | fx.PutMarker | fx.AskTier | fx.ReadRun | fx.FetchRun
 
 
 class Tiering:
@@ -50,6 +50,8 @@ class Tiering:
                 self._replicator.spawn(self._put(effect))
             case fx.PutMarker():
                 self._replicator.spawn(self._mark(effect))
+            case fx.AskTier():
+                self._replicator.spawn(self._ask(effect))
             case fx.ReadRun():
                 self._replicator.spawn(self._read(effect))
             case fx.FetchRun():
@@ -84,6 +86,16 @@ class Tiering:
         except TierError as error:
             reason = str(error)
         self._answer(ev.TierMarked(effect.request, reason), reason)
+
+    async def _ask(self, effect: fx.AskTier) -> None:
+        reason = ""
+        try:
+            await self._store.head(CLUSTER_KEY)
+        except NotThere:
+            pass  # that is an answer
+        except TierError as error:
+            reason = str(error)
+        self._answer(ev.TierAnswered(effect.request, reason), reason)
 
     # Up
 

@@ -186,6 +186,12 @@ class PutMarker(Struct, frozen=True):
     change: str
 
 
+class AskTier(Struct, frozen=True):
+    """Ask the bucket for anything at all, to learn whether it answers; answer with TierAnswered."""
+
+    request: int
+
+
 class CountTier(Struct, frozen=True):
     """One transaction: `state` is still at `state_version`, and `tierfloor` becomes `point`; answer with TierCounted.
 
@@ -267,6 +273,7 @@ Effect = (
     | ListTier
     | PutRun
     | PutMarker
+    | AskTier
     | CountTier
     | ReadRun
     | FetchRun

@@ -143,6 +143,13 @@ class TierMarked(Struct, frozen=True):
     reason: str = ""
 
 
+class TierAnswered(Struct, frozen=True):
+    """The bucket answers, or does not, for this `reason`."""
+
+    request: int
+    reason: str = ""
+
+
 class TierCounted(Struct, frozen=True):
     """Outcome of `CountTier`. version: of `tierfloor` now, where it was applied."""
 
@@ -256,7 +263,7 @@ class DataPathChanged(Struct, frozen=True):
     trouble: str | None
 
 
-TierEvent = TierListed | TierStored | TierMarked | TierCounted | TierRead | TierRecord | TierFetched
+TierEvent = TierListed | TierStored | TierMarked | TierAnswered | TierCounted | TierRead | TierRecord | TierFetched
 
 Event = (
     Tick

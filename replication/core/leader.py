@@ -11,29 +11,20 @@ from dataclasses import replace
 from msgspec import Struct
 
 from replication.core.commit import committed_upto
-from replication.core.effects import AppendOwn, CloseLink, Committed, DropStaged, LeadershipChanged
-from replication.core.eligibility import through_tier
-from replication.core.events import (
-    StateWritten,
-    TierCounted,
-    TierEvent,
-    TierListed,
-    TierMarked,
-    TierRecord,
-    TierStored,
-)
+from replication.core.effects import CloseLink, Committed, LeadershipChanged
+from replication.core.events import StateWritten, TierEvent
 from replication.core.follower import Following
 from replication.core.handover import Handover
 from replication.core.membership import TierView, desired_set
 from replication.core.proposals import Proposals
+from replication.core.recovering import Recovery
 from replication.core.situation import Situation
 from replication.core.statewriter import StateWriter, Written
 from replication.core.streams import Streams
-from replication.core.takeover import Stage, Takeover
 from replication.core.tierside import TierSide
 from replication.core.values import TIER_MEMBER, ClusterState, Member, Phase, TierClaim
 from replication.messages import Aligned, Confirmed, Damaged, Heartbeat, Leave, Message, Rejected, StreamEnd, to_point
-from storage.position import LogPoint, LogPosition, chain_after
+from storage.position import LogPoint
 
 RETRY_MS = 200
 """Pause between two attempts to write `state` while outcomes stay unknown."""
@@ -67,16 +58,12 @@ class Leadership:
         self.epoch = writer.confirmed.state.epoch
         self.phase = Phase.RECOVERING
         self.streams = Streams(situation, self.epoch)
-        self.epoch_record = 0
         self.active_ms = 0
         self.uncommitted: deque[Uncommitted] = deque()
         self.uncommitted_bytes = 0
         self.handover: Handover | None = None
         self.tier = TierSide(situation)
-        won = writer.confirmed.state
-        self.takeover = Takeover(situation, following, won) if through_tier(won, situation.me.member) else None
-        self._floor_read = TIER_MEMBER not in won.in_sync
-        """Whether it is known how far the predecessor had counted the tier when this node won."""
+        self.recovery = Recovery(situation, following, writer.confirmed.state)
         self.over: str | None = None
         """Why this leadership ended; the replica steps down at the end of the step."""
         self._retry_at_ms = 0
@@ -86,21 +73,13 @@ class Leadership:
         self._refusal: str | None = None
 
     def begin(self) -> None:
-        """Settle what this leadership stands on: with the tier in the set, only what was counted says that."""
-        if self._floor_read:
-            self._write_epoch_record()
-        else:
-            self._situation.read_state()
+        """Settle what this leadership stands on."""
+        self.recovery.begin()
 
-    def _write_epoch_record(self) -> None:
-        """Write this epoch's EPOCH record: what it is on top of is settled by it."""
-        situation = self._situation
-        position = LogPosition(self.epoch, situation.ledger.end.sequence + 1)
-        header, payload = situation.ports.epoch_record(position, situation.wall_us)
-        chain = chain_after(situation.ledger.end.chain, header)
-        self.epoch_record = position.sequence
-        situation.ledger.appended(header, chain)
-        situation.emit(AppendOwn(header, chain, payload))
+    @property
+    def epoch_record(self) -> int:
+        """Sequence of this epoch's EPOCH record; 0 before it is written."""
+        return self.recovery.epoch_record
 
     @property
     def in_sync(self) -> frozenset[Member]:
@@ -129,23 +108,17 @@ class Leadership:
 
     def _recover(self) -> None:
         """Rebuild, write the EPOCH record, and become active, each once what comes before it is done."""
-        takeover = self.takeover
-        if takeover is not None and not self.epoch_record:
-            takeover.tend()
-            takeover.durable()
-            if takeover.failed is not None:
-                self.over = takeover.failed
-            elif takeover.stage is Stage.DONE:
-                self._write_epoch_record()
-        elif self.epoch_record:
+        self.recovery.tend()
+        self.over = self.over or self.recovery.failed
+        if self.over is None and self.recovery.durable:
             self._try_to_activate()
 
     def _try_to_activate(self) -> None:
         situation = self._situation
-        if situation.ledger.durable.sequence < self.epoch_record or not self._may_write():
+        if not self._may_write():
             return
         state = self._writer.confirmed.state
-        if self.takeover is not None:
+        if self.recovery.takeover is not None:
             self._write_active(state, frozenset({situation.me.member, TIER_MEMBER}))
             return
         absent = self.streams.gone(state.in_sync, since_ms=-situation.settings.disconnect_grace_ms, allowance_ms=0)
@@ -207,28 +180,14 @@ class Leadership:
         if not self._writer.seen(seen):
             self.over = "the cluster state was changed behind its back"
             return
-        self._learn_floor()
-        if self.over is not None:
-            return
-        self._state_confirmed()
+        self.tier.floor_seen()
+        self.recovery.floor_seen()
+        self.over = self.recovery.failed
+        if self.over is None:
+            self._state_confirmed()
         if situation.leader_present is None and situation.now_ms >= self._recreate_at_ms and not self.handover:
             self._recreate_at_ms = situation.now_ms + RETRY_MS
             self._writer.recreate_leader()
-
-    def _learn_floor(self) -> None:
-        """`tierfloor` was read by this leader."""
-        situation = self._situation
-        self.tier.floor_seen()
-        floor = situation.tier_floor
-        if self._floor_read:
-            return
-        self._floor_read = True
-        if self.takeover is not None:
-            self.takeover.state_seen()
-        elif floor is not None and not situation.ledger.holds(floor.point):
-            self.over = f"the log lacks record {floor.point.sequence}, which the tier was counted for"
-        else:
-            self._write_epoch_record()
 
     def _state_confirmed(self) -> None:
         state = self._writer.confirmed.state
@@ -362,24 +321,13 @@ class Leadership:
 
     def tier_said(self, event: TierEvent) -> None:
         """The bucket, or the transaction that counts it, answered."""
-        situation = self._situation
-        takeover = self.takeover
-        if takeover is not None and not self.epoch_record:
-            takeover.said(event)
+        if self.recovery.rebuilding:
+            self.recovery.tier_said(event)
             self._recover()
             return
-        state = self._writer.confirmed.state
-        if isinstance(event, TierListed):
-            self.tier.listed(event, self.epoch, state.change.counter)
-        elif isinstance(event, TierStored):
-            self.tier.stored(event)
-        elif isinstance(event, TierMarked):
-            self.tier.marker_put(event)
-        elif isinstance(event, TierRecord):
-            situation.emit(DropStaged(event.handle))
-        elif isinstance(event, TierCounted) and self.tier.check_answered(event):
-            situation.state_fresh = False
-            situation.read_state()
+        if self.tier.said(event, self.epoch, self._writer.confirmed.state.change.counter):
+            self._situation.state_fresh = False
+            self._situation.read_state()
         self.over = self.over or self.tier.over
         if self.over is None and self.phase is Phase.ACTIVE:
             self._tend_tier()
@@ -387,9 +335,9 @@ class Leadership:
             self._advance()
 
     def truncated(self) -> None:
-        """What the takeover asked for."""
-        if self.takeover is not None and not self.epoch_record:
-            self.takeover.truncated()
+        """What a takeover asked for is done."""
+        if self.recovery.rebuilding:
+            self.recovery.truncated()
             self._recover()
 
     def _tend_tier(self) -> None:

@@ -37,6 +37,7 @@ from replication.core.events import (
     StateSeen,
     StateWritten,
     Tick,
+    TierAnswered,
     TierCounted,
     TierFetched,
     TierListed,
@@ -154,7 +155,9 @@ class Replica(Roles):
                 self._on_log_resumed(event)
             case TierRecord():
                 self._on_tier_record(event)
-            case TierListed() | TierStored() | TierMarked() | TierCounted() | TierRead() | TierFetched():
+            case (
+                TierListed() | TierStored() | TierMarked() | TierAnswered() | TierCounted() | TierRead() | TierFetched()
+            ):
                 if self.leadership is not None:
                     self.leadership.tier_said(event)
             case HandOverRequested():
@@ -392,7 +395,7 @@ class Replica(Roles):
         self._answer_waiting_leader()
 
     def _on_tier_record(self, event: TierRecord) -> None:
-        if self.leadership is not None and self.leadership.takeover is not None:
+        if self.leadership is not None:
             self.leadership.tier_said(event)
         else:
             self.situation.emit(DropStaged(event.handle))

@@ -123,7 +123,7 @@ class Roles(ABC):
             self._left = True
             self.following.leave("its disk failed")
         elif leadership is not None and leadership.over is not None:
-            if leadership.takeover is not None and leadership.takeover.failed is not None:
+            if leadership.recovery.failed is not None:
                 self._tier_rest_ms = situation.now_ms + TIER_REST_MS
                 situation.not_standing = leadership.over
             self._step_down(leadership.over)

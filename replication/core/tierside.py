@@ -7,14 +7,24 @@ object at a time; a place is found again by chain (protocol, sections 4 and 5). 
 from dataclasses import dataclass
 
 from replication.core.coverage import Coverage, listed
-from replication.core.effects import CountTier, ListTier, PutMarker, PutRun
-from replication.core.events import TierCounted, TierListed, TierMarked, TierStored
+from replication.core.effects import AskTier, CountTier, DropStaged, ListTier, PutMarker, PutRun
+from replication.core.events import (
+    TierAnswered,
+    TierCounted,
+    TierEvent,
+    TierListed,
+    TierMarked,
+    TierRecord,
+    TierStored,
+)
 from replication.core.situation import Situation
 from replication.core.values import CasOutcome, Change, TierFloor, TierMode
 from storage.position import LogPoint
 
 RETRY_MS = 500
 """Between two attempts at a bucket that did not answer, or refused."""
+ASK_MS = 1000
+"""A bucket that has had nothing to do for so long is asked whether it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,7 @@ class TierSide:
         self._listing: int | None = None
         self._putting: _Asked | None = None
         self._marking: int | None = None
+        self._asking: int | None = None
         self._check: _Check | None = None
         self._retry_at_ms = 0
         self._progress_ms = situation.now_ms
@@ -65,9 +76,13 @@ class TierSide:
         """Whether it has not moved for longer than a member may."""
         if not self.configured:
             return True
-        pending = self._listing or self._putting or self._marking or self.failed or self.coverage is None
+        pending = self._busy or self.failed or self.coverage is None
         stall_ms = self._situation.settings.stall_timeout_ms
         return bool(pending) and self._situation.now_ms - self._progress_ms > stall_ms
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._listing or self._putting or self._marking or self._asking)
 
     @property
     def usable(self) -> bool:
@@ -104,6 +119,10 @@ class TierSide:
             self._begins()
             situation.emit(PutMarker(self._marking, change.counter, change.id))
         self._put(claimed_from)
+        if not self._busy and situation.now_ms - self._progress_ms >= ASK_MS:
+            self._asking = situation.next_request()
+            self._begins()
+            situation.emit(AskTier(self._asking))
 
     def _put(self, claimed_from: int | None) -> None:
         """What a member must hold goes first, committed or not; then whatever is committed, from the oldest on."""
@@ -137,8 +156,30 @@ class TierSide:
 
     # What it answered
 
-    def listed(self, event: TierListed, epoch: int, counter: int) -> None:
-        """Find the place again. epoch, counter: of the `state` in force, which the bucket must not be ahead of."""
+    def said(self, event: TierEvent, epoch: int, counter: int) -> bool:
+        """Take an answer. epoch, counter: of the `state` in force, which the bucket must not be ahead of.
+
+        Returns whether the cluster state must be read again.
+        """
+        match event:
+            case TierListed():
+                self._listed(event, epoch, counter)
+            case TierStored():
+                self._stored(event)
+            case TierMarked():
+                self._marker_put(event)
+            case TierAnswered():
+                self._answered(event)
+            case TierCounted():
+                return self._check_answered(event)
+            case TierRecord():
+                self._situation.emit(DropStaged(event.handle))  # of a takeover that is over
+            case _:
+                pass
+        return False
+
+    def _listed(self, event: TierListed, epoch: int, counter: int) -> None:
+        """Find the place again."""
         if event.request != self._listing:
             return
         situation = self._situation
@@ -155,7 +196,7 @@ class TierSide:
         self.coverage = listed(event.runs, situation.ledger)
         self._succeeded()
 
-    def stored(self, event: TierStored) -> None:
+    def _stored(self, event: TierStored) -> None:
         asked = self._putting
         if asked is None or event.request != asked.request or self.coverage is None:
             return
@@ -166,7 +207,7 @@ class TierSide:
             self.coverage.add(asked.first, event.last)
             self._succeeded()
 
-    def marker_put(self, event: TierMarked) -> None:
+    def _marker_put(self, event: TierMarked) -> None:
         if event.request != self._marking:
             return
         self._marking = None
@@ -174,6 +215,15 @@ class TierSide:
             self._failed(event.reason)
         else:
             self.marked = True
+            self._succeeded()
+
+    def _answered(self, event: TierAnswered) -> None:
+        if event.request != self._asking:
+            return
+        self._asking = None
+        if event.reason:
+            self._failed(event.reason)
+        else:
             self._succeeded()
 
     # Counting
@@ -195,7 +245,7 @@ class TierSide:
         version = floor.version if floor is not None else None
         situation.emit(CountTier(self._check.request, point, state_version, version))
 
-    def check_answered(self, event: TierCounted) -> bool:
+    def _check_answered(self, event: TierCounted) -> bool:
         """Returns whether the cluster state must be read again: the outcome is unknown, or something else was there."""
         check = self._check
         if check is None or event.request != check.request:

@@ -39,7 +39,7 @@ def phase_of(cluster: Cluster) -> str:
         leadership = core.leadership
         if leadership is None:
             continue
-        rebuilding = leadership.takeover is not None and not leadership.epoch_record
+        rebuilding = leadership.recovery.rebuilding
         if leadership.phase is Phase.RECOVERING:
             found.add("rebuilding from the tier" if rebuilding else "leader recovering")
         elif leadership.tier.entering is not None:
