@@ -1,8 +1,8 @@
 """Who may lead: judged against the very state that the candidate's CAS replaces (protocol, section 6)."""
 
 from replication.core.ledger import Ledger
-from replication.core.values import TIER_MEMBER, ClusterState, Member, TierFloor, TierMode
-from storage.position import LogPoint
+from replication.core.values import TIER_MEMBER, ClusterState, Member, TierClaim, TierFloor, TierMode
+from storage.position import GENESIS, LogPoint
 
 
 def through_tier(state: ClusterState, own: Member) -> bool:
@@ -32,7 +32,7 @@ def why_not_eligible(
     if not ledger.intact:
         return "the log has damaged or unsettled records"
     if through_tier(state, own):
-        return _why_not_through_tier(state, ledger, tier_mode)
+        return _why_not_through_tier(state, tier_mode)
     if not ledger.holds(state.floor):
         return f"the log lacks the floor at {state.floor.sequence}"
     if not ledger.holds(own_floor):
@@ -42,13 +42,22 @@ def why_not_eligible(
     return None
 
 
-def _why_not_through_tier(state: ClusterState, ledger: Ledger, tier_mode: TierMode) -> str | None:
-    """What is above the claim's beginning comes from the bucket; what is below must be here, proved by its chain."""
+def _why_not_through_tier(state: ClusterState, tier_mode: TierMode) -> str | None:
+    """What this log lacks of the claim's beginning must be in the bucket: the takeover finds out (`takeover_base`)."""
     if state.tier is None:
         return "not in the in-sync set"
     if tier_mode is TierMode.OFF:
         return "not in the in-sync set, and this node has no tier"
-    before = ledger.point_at(state.tier.first - 1)
-    if before is None or before.chain != state.tier.chain_before:
-        return f"not in the in-sync set, and the log lacks what lies below the tier's record {state.tier.first}"
     return None
+
+
+def takeover_base(claim: TierClaim, ledger: Ledger, told: LogPoint) -> LogPoint:
+    """Return the point of this log that a takeover through the tier builds on; it is on the committed branch.
+
+    That is the beginning of the tier's claim where this log has it, proved by its chain: from there on the tier has
+    everything. Else what this node was told to be committed: then the bucket must be complete from there on.
+    """
+    before = ledger.point_at(claim.first - 1)
+    if before is not None and before.chain == claim.chain_before:
+        return before
+    return told if ledger.holds(told) else GENESIS

@@ -23,7 +23,7 @@ from replication.core.proposals import Proposals
 from replication.core.situation import Situation
 from replication.core.values import Member, Phase, ReplicaId
 
-TIER_REST_MS = 3_000
+TIER_REST_MS = 10_000
 """Before a node tries again to take over through a tier that did not give back what it was counted for."""
 GIVE_WAY_MS = 10_000
 """Between two attempts of a damaged leader to hand over: each holds new records back until it is done or given up."""

@@ -8,6 +8,7 @@ one) is asked for again, and then given up: nobody leads on a guess.
 import enum
 
 from replication.core.effects import AppendStaged, DropStaged, FetchRun, ListTier, ReadRun
+from replication.core.eligibility import takeover_base
 from replication.core.events import TierEvent, TierFetched, TierListed, TierRead, TierRecord
 from replication.core.follower import Following
 from replication.core.situation import Situation
@@ -16,8 +17,8 @@ from replication.tier.tip import Branch, Broken, Piece, TipSearch
 from storage.position import LogPoint, chain_after
 
 LIST_AGAIN_MS = 300
-ATTEMPTS = 20
-"""Listings without a result after which the lead is given up: some seconds, in which a late listing becomes true."""
+ATTEMPTS = 10
+"""Listings without a result after which the lead is given up: a few seconds, in which a late listing becomes true."""
 
 
 class Stage(enum.Enum):
@@ -44,9 +45,8 @@ class Takeover:
         self._situation = situation
         self._following = following
         self._state = state
-        base = situation.ledger.point_at(state.tier.first - 1)
-        assert base is not None, "eligible"
-        self._base = base
+        self._claim = state.tier
+        self._base = takeover_base(state.tier, situation.ledger, situation.told)
         self.stage = Stage.READING
         self.failed: str | None = None
         """Why the lead is to be given up."""
@@ -138,6 +138,11 @@ class Takeover:
     def _found(self, branch: Branch) -> None:
         """The branch must hold everything that is known to be committed."""
         situation = self._situation
+        claim = self._claim
+        start = claim.first - 1
+        if start != self._base.sequence and branch.chains.get(start) != claim.chain_before:
+            self._start_over(f"the bucket is not complete down to record {self._base.sequence} of this log")
+            return
         known = [self._state.floor, situation.floor, situation.told]
         if situation.tier_floor is not None:
             known.append(situation.tier_floor.point)

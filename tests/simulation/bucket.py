@@ -78,6 +78,10 @@ class Bucket:
         weights = self.weights
         weights.unanswered = weights.late = weights.refused = weights.stale = 0.0
 
+    def holds_dataset(self, dataset: bytes) -> bool:
+        """Whether some object has these bytes."""
+        return any(dataset in data for data in self.objects.values())
+
     def holds(self, chain: bytes) -> bool:
         """Whether some object has the record of this chain."""
         return bool(self.chains.get(chain))

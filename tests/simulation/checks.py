@@ -141,7 +141,17 @@ class Checks(Observer):
             if self.history.committed[point.sequence : point.sequence + 1] != [point.chain]:  # 9
                 raise Violation(f"{machine.name} serves record {point.sequence}, which is not committed")
             return
-        if not self.history.commits(point, machine.name):  # 5
+        self._commits(point, machine.name)
+
+    def tier_counted(self, point: LogPoint) -> None:
+        """The transaction that counts the tier took effect: what it counts is committed, whoever hears of it."""
+        try:
+            self._commits(point, "the leader")
+        except Violation as violation:
+            raise self.world.found(violation) from None
+
+    def _commits(self, point: LogPoint, who: str) -> None:
+        if not self.history.commits(point, who):  # 5
             return
         state = self.state()
         if state is not None:
@@ -149,7 +159,7 @@ class Checks(Observer):
             holders = sum(self._holds(m, point) or self._held(m, point) for m in self.machines.values())
             holders += self.bucket.holds(point.chain) or bool(self.bucket.harm)
             if holders < self.copies_required:  # 2, in positions; the bytes are counted at the answer
-                raise Violation(f"{machine.name} commits {point.sequence} with {holders} copies")
+                raise Violation(f"{who} commits {point.sequence} with {holders} copies")
 
     def _holds(self, machine: Machine, point: LogPoint) -> bool:
         return self.history.branch_holds(machine.durable, point)

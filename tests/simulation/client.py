@@ -110,6 +110,7 @@ class Client:
                 return CasOutcome.CONFLICT, -1
             version = 0 if known is None else known + 1
             service.put(replace(now, tier_floor=TierFloor(point, version)))
+            service.counted(point)
             return CasOutcome.APPLIED, version
 
         return await self._write(apply)

@@ -50,6 +50,7 @@ class Cluster:
         self.bucket = Bucket(world)
         self.checks = Checks(world, self.machines, self.bucket, shape.copies_required, lambda: self.service.state)
         self.service.changed = self.checks.state_changed
+        self.service.counted = self.checks.tier_counted
         self.healing = False
         self.buried: list[Process] = []
         self.crash_starting: Callable[[Machine], tuple[int, bool] | None] = lambda machine: None
