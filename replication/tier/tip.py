@@ -27,8 +27,9 @@ class Piece:
 class Branch:
     """The log from `base` (not included) to `tip`, without a gap.
 
-    pieces: in order; empty when the bucket has nothing beyond `base`. chains: of each sequence they hold. spare:
-    objects that hold the same records again. orphans: objects beyond `base` of other branches, outranked for ever.
+    pieces: in order; empty when the bucket has nothing beyond `base`; an object that ends on a dead branch may supply
+    the records that it has in common with this one. chains: of each sequence they hold. spare: objects that hold the
+    same records again. orphans: further objects that end beyond `base` on other branches, outranked for ever.
     """
 
     base: LogPoint
