@@ -225,12 +225,16 @@ class Cluster:
         return bool(members) and members <= present
 
     def notice_recovery(self) -> None:
-        """A disk that was rolled back and has caught up is as good as any."""
+        """A disk that was rolled back and has caught up is as good as any: with what is committed, and with what it had
+        confirmed before, which may be committed on the strength of it.
+        """
         state, point = self.service.state, self.checks.history.committed_point
         for machine in self.machines.values():
             if machine.harm != "rolled back" or state is None or machine.member not in state.in_sync:
                 continue
-            if self.checks.history.branch_holds(machine.durable, point) and machine.durable != GENESIS:
+            confirmed = machine.lost[-1][1].sequence
+            caught_up = point.sequence >= confirmed and self.checks.history.branch_holds(machine.durable, point)
+            if caught_up and machine.durable != GENESIS:
                 machine.harm = ""
 
     # What holds now
