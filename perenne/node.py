@@ -178,6 +178,7 @@ class Node:
         self._config = config
         self._disk = disk
         self._runtime = ThreadRuntime()
+        self._stopping = False
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         try:
             store = open_store(
@@ -247,6 +248,7 @@ class Node:
     async def stop(self) -> None:
         """The leader hands over first; then associations finish or are released; then everything is closed."""
         _LOG.info("the node stops")
+        self._stopping = True
         await self.replicator.hand_over(HAND_OVER_S)
         await self.dimse.drain(DRAIN_S)
         self._watchdog.stop()
@@ -274,6 +276,8 @@ class Node:
         return None
 
     def why_not_ready(self) -> str | None:
+        if self._stopping:
+            return "the node stops"  # open associations are still served, but nobody new gets in
         why = self.replicator.refusal()
         return why or (None if self.replicator.core.situation.admitted else "not yet admitted to the cluster")
 
