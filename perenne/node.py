@@ -73,7 +73,10 @@ async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    config.node.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        config.node.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotStart(f"{config.node.data_dir} cannot be made: {error.strerror}; see [node] data_dir") from error
     disk = RealDisk(config.node.data_dir)
     coordination: Coordination = (
         FileCoordination(disk)

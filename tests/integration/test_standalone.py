@@ -278,3 +278,14 @@ def test_a_killed_node_comes_back_with_everything(tmp_path: Path) -> None:
     with standalone(tmp_path / "n", SOLO) as node:
         ready(node)
         assert all(read(node, uid) == data for uid, data in many)
+
+
+def test_a_data_directory_that_cannot_be_made_is_a_sentence_not_a_trace(tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('[node]\ndata_dir = "/proc/perenne"\n')
+    failed = perenne("node", "--config", str(config))
+    assert failed.returncode == 1
+    last = json.loads(failed.stderr.splitlines()[-1])
+    assert last["message"] == "the node cannot start"
+    assert "/proc/perenne cannot be made" in last["reason"]
+    assert "Traceback" not in failed.stderr
