@@ -73,7 +73,10 @@ async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    config.node.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        config.node.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotStart(f"{config.node.data_dir} cannot be made: {error.strerror}; see [node] data_dir") from error
     disk = RealDisk(config.node.data_dir)
     coordination: Coordination = (
         FileCoordination(disk)
@@ -178,6 +181,7 @@ class Node:
         self._config = config
         self._disk = disk
         self._runtime = ThreadRuntime()
+        self._stopping = False
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         try:
             store = open_store(
@@ -247,6 +251,7 @@ class Node:
     async def stop(self) -> None:
         """The leader hands over first; then associations finish or are released; then everything is closed."""
         _LOG.info("the node stops")
+        self._stopping = True
         await self.replicator.hand_over(HAND_OVER_S)
         await self.dimse.drain(DRAIN_S)
         self._watchdog.stop()
@@ -274,6 +279,8 @@ class Node:
         return None
 
     def why_not_ready(self) -> str | None:
+        if self._stopping:
+            return "the node stops"  # open associations are still served, but nobody new gets in
         why = self.replicator.refusal()
         return why or (None if self.replicator.core.situation.admitted else "not yet admitted to the cluster")
 

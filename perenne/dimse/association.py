@@ -170,7 +170,8 @@ class Association(asyncio.BufferedProtocol):
         try:
             self._reader.feed(self._host.receive_buffer[:nbytes])
         except PduError as error:
-            _LOG.warning("aborting association", extra={"association": self._number, "reason": str(error)})
+            extra = {"association": self._number, "address": self._peer_address(), "reason": str(error)}
+            _LOG.warning("aborting association", extra=extra)
             self._abort(error.reason, Closed.PROTOCOL_ERROR)
         self.progressed()
 
@@ -246,6 +247,8 @@ class Association(asyncio.BufferedProtocol):
                 extra={
                     "association": self._number,
                     "calling_ae": request.calling_ae,
+                    "called_ae": request.called_ae,
+                    "address": self._peer_address(),
                     "reason": rejection.name,
                 },
             )
@@ -311,7 +314,8 @@ class Association(asyncio.BufferedProtocol):
 
     def _artim_expired(self) -> None:
         if self._state is State.AWAITING_REQUEST:
-            _LOG.warning("no association request in time", extra={"association": self._number})
+            extra = {"association": self._number, "address": self._peer_address()}
+            _LOG.warning("no association request in time", extra=extra)
         if self._transport is not None:
             self._transport.abort()
 

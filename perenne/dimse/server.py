@@ -52,15 +52,16 @@ class DimseServer:
         self._associations: set[Association] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._port = 0
         self._draining = False
         self._left = asyncio.Event()
         self._review: asyncio.TimerHandle | None = None
 
     @property
     def port(self) -> int:
-        """The port listened on, also when 0 was asked for."""
-        assert self._server is not None, "not started"
-        return int(self._server.sockets[0].getsockname()[1])
+        """The port listened on, also when 0 was asked for, and after it was closed."""
+        assert self._port, "not started"
+        return self._port
 
     async def start(self) -> None:
         """Resolve the hosts of `aes` and listen. Raises OSError."""
@@ -72,6 +73,7 @@ class DimseServer:
             self.settings.port,
             backlog=256,
         )
+        self._port = int(self._server.sockets[0].getsockname()[1])
         self._review_budget()
 
     async def drain(self, deadline_s: float) -> None:

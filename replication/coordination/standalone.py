@@ -1,7 +1,6 @@
 """Coordination of a standalone node: the same state in a local file, which fences nothing."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -24,6 +23,8 @@ _STATE: Final = "standalone-state.json"
 _TIER_FLOOR: Final = "standalone-tierfloor.json"
 _CLUSTER: Final = "standalone-cluster.json"
 _SESSION_MS: Final = 6000
+RETRY_S: Final = 0.5
+"""Until a failed write is answered."""
 
 
 class FileCoordination:
@@ -91,21 +92,24 @@ class FileCoordination:
     async def create_state(self, state: ClusterState) -> tuple[CasOutcome, int]:
         if self._disk.exists(_STATE):
             return CasOutcome.CONFLICT, -1
-        return await self._store(state)
+        return await self._store(state, self._version)
 
     async def write_state(self, state: ClusterState, version: int) -> tuple[CasOutcome, int]:
         if version != self._version:
             return CasOutcome.CONFLICT, -1
-        self._version += 1
-        return await self._store(state)
+        return await self._store(state, version + 1)
 
-    async def _store(self, state: ClusterState) -> tuple[CasOutcome, int]:
-        with contextlib.suppress(StorageError, OSError):
+    async def _store(self, state: ClusterState, version: int) -> tuple[CasOutcome, int]:
+        try:
             await asyncio.to_thread(self._disk.write_atomically, _STATE, codec.encode_state(state))
-            if self._watcher is not None:
-                self._watcher.state_changed()
-            return CasOutcome.APPLIED, self._version
-        return CasOutcome.UNKNOWN, -1
+        except (StorageError, OSError):
+            # Whoever asked tries again at once, at the version that it knows: a full disk is not to be hammered.
+            await asyncio.sleep(RETRY_S)
+            return CasOutcome.UNKNOWN, -1
+        self._version = version
+        if self._watcher is not None:
+            self._watcher.state_changed()
+        return CasOutcome.APPLIED, version
 
     async def take_lead(self, state: ClusterState, version: int, who: Identity) -> tuple[CasOutcome, int]:
         if self._leader not in (None, who):
