@@ -160,11 +160,12 @@ class StorageConfig:
 class TierConfig:
     """The tier: an S3-compatible bucket, or a directory on a SAN or NFS mount (docs/tier.md). Equal on every node.
 
-    Not used by a node yet: only `perenne tier probe` and `perenne tier prepare` read this section so far.
+    There is none as long as neither a bucket nor a directory is named.
     """
 
-    mode: str = "off"
-    """`off`. To come: `synchronous` (in the in-sync set), `standby` (follows); both are refused until built."""
+    mode: str = "standby"
+    """`standby`: it follows within seconds, and takes the place of a lost peer. `synchronous`: every store waits for it
+    as well, whenever it answers. `off`: it is left alone."""
 
     kind: str = "s3"
     """`s3`, or `directory`."""
@@ -210,6 +211,11 @@ class TierConfig:
 
     connections: int = 8
     """Requests at once."""
+
+    @property
+    def on(self) -> bool:
+        """Whether a node uses it."""
+        return self.mode != "off" and bool(self.endpoint or self.bucket or self.directory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,11 @@
 import asyncio
 import gc
 import logging
+import os
 import secrets
 import signal
 import socket
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from monitoring.http import HttpServer
 from monitoring.metrics import Metrics
 from perenne import VERSION, logs
 from perenne.config import Config
+from perenne.config_tier import blocking_store, patient_store
 from perenne.dimse.server import DimseServer
 from perenne.limits import raise_descriptor_limit
 from replication.api import InstanceBytes, ReplicatorStatistics
@@ -31,11 +33,12 @@ from replication.coordination.standalone import FileCoordination
 from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.core import events as ev
 from replication.core.situation import ConflictPolicy, Settings
-from replication.core.values import Identity, Phase, ReplicaId
+from replication.core.values import Identity, Phase, ReplicaId, TierMode
 from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
 from replication.reporting import role, statistics
 from replication.runtime import ThreadRuntime
+from replication.tier.port import BlockingStore, TierError
 from replication.watchdog import Watchdog
 from storage.dataset import scan
 from storage.disk import Disk, RealDisk
@@ -202,6 +205,7 @@ class Node:
             memory_instance_bytes=config.storage.memory_instance_bytes,
             pool_bytes=config.storage.staging_pool_bytes,
         )
+        self._tier = patient_store(config.tier, tier_store(config)) if config.tier.on else None
         me = Identity(ReplicaId(identity.node_id), identity.incarnation, secrets.token_hex(8))
         self.replicator = Replicator(
             _replicator_settings(config, me, cluster, host_rebooted=store.host_rebooted),
@@ -213,6 +217,7 @@ class Node:
             coordination=coordination,
             new_id=lambda: secrets.token_hex(8),
             runtime=self._runtime,
+            tier=self._tier,
         )
         session_s = config.coordination.session_timeout_ms / 1000
         loop = asyncio.get_running_loop()
@@ -331,6 +336,7 @@ class Node:
                 }
                 for lag in s.lags
             ],
+            "tier": asdict(s.tier) if s.tier is not None else None,
             **surveyed,
             "disk": {
                 "free_bytes": self._disk.free_bytes(),
@@ -350,6 +356,14 @@ class Node:
         return {**facts, "health": health, "reasons": reasons}
 
 
+def tier_store(config: Config) -> BlockingStore:
+    """The store of the `[tier]` section. Raises CannotStart."""
+    try:
+        return blocking_store(config.tier, os.environ)
+    except TierError as error:
+        raise CannotStart(f"the tier: {error}") from error
+
+
 def _replicator_settings(
     config: Config, me: Identity, cluster: ClusterRecord, *, host_rebooted: bool
 ) -> ReplicatorSettings:
@@ -361,6 +375,7 @@ def _replicator_settings(
         stall_timeout_ms=config.peer.stall_timeout_ms,
         conflict_policy=ConflictPolicy(config.cluster.conflict_policy),
         host_rebooted=host_rebooted,
+        tier_mode=TierMode(config.tier.mode) if config.tier.on else TierMode.OFF,
     )
     host = config.peer.advertise_host or config.peer.host
     return ReplicatorSettings(

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,7 +32,7 @@ from replication.peers import PeerNetwork
 from replication.recent import Recent
 from replication.runtime import Runtime
 from replication.tier.port import ObjectStore
-from replication.tiering import Tiering
+from replication.tiering import Tiering, proved
 from replication.writing import Writing
 from storage.disk import Disk
 from storage.errors import StorageError
@@ -83,6 +83,7 @@ class Replicator:
         new_id: Callable[[], str],
         runtime: Runtime,
         tier: ObjectStore | None = None,
+        prove_tier: Callable[[ObjectStore], Awaitable[str | None]] = proved,
     ) -> None:
         self.settings = settings
         self.me = settings.core.identity
@@ -140,7 +141,7 @@ class Replicator:
             runtime.wall_us,
             tiered=settings.core.tier_mode is not TierMode.OFF,
         )
-        self.tiering = Tiering(self, tier) if tier is not None else None
+        self.tiering = Tiering(self, tier, prove_tier) if tier is not None else None
         self.lookups = Lookups(self)
         self.mender = Mender(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}

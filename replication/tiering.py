@@ -6,7 +6,7 @@ tar like a directory of segments.
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from replication.core import effects as fx
@@ -14,7 +14,8 @@ from replication.core import events as ev
 from replication.recent import RecentRecord
 from replication.tier.contents import read_run
 from replication.tier.keys import CLUSTER_KEY, LOG, MARKER, Marker, Run, parse_marker, parse_run, run_name
-from replication.tier.port import NotThere, ObjectStore, TierError
+from replication.tier.port import NotThere, ObjectStore, Refused, TierError
+from replication.tier.probe import probe, synchronous_refusal
 from storage.errors import StorageError
 from storage.position import RecordHeader
 from storage.reader import Payload
@@ -28,16 +29,28 @@ _LOG: Final = logging.getLogger("perenne.tier")
 PUT_BYTES: Final = 8 * 1024 * 1024
 """Payload bytes of one object, as long as it holds more than one record."""
 
+
+async def proved(store: ObjectStore) -> str | None:
+    """Try out a store (docs/tier.md); say why no acknowledgement may rest on it. Raises nothing."""
+    return synchronous_refusal(await probe(store, "the tier"))
+
+
 TierEffect = fx.ListTier | fx.PutRun | fx.PutMarker | fx.AskTier | fx.ReadRun | fx.FetchRun
 
 
 class Tiering:
     """One node's way to the bucket. failed: why the last request was not done; None while it answers."""
 
-    def __init__(self, replicator: "Replicator", store: ObjectStore) -> None:
+    def __init__(
+        self, replicator: "Replicator", store: ObjectStore, prove: Callable[[ObjectStore], Awaitable[str | None]]
+    ) -> None:
+        """prove(store): why nothing may rest on this store; None when it may."""
         self._replicator = replicator
         self._store = store
+        self._prove = prove
         self.failed: str | None = None
+        self._trusted = False
+        self._trying = asyncio.Lock()
         self.puts = 0
         self.put_bytes = 0
 
@@ -69,8 +82,16 @@ class Tiering:
         if not self._replicator.closed:
             self._replicator.feed(event)
 
+    async def _trust(self) -> None:
+        """Nothing is asked of a store before it has shown that it keeps what it promises. Raises TierError."""
+        async with self._trying:
+            if not self._trusted and (why := await self._prove(self._store)) is not None:
+                raise Refused(why, "Run perenne tier probe.")
+            self._trusted = True
+
     async def _list(self, effect: fx.ListTier) -> None:
         try:
+            await self._trust()
             runs = [run async for key in self._store.list(LOG) if (run := parse_run(key)) is not None]
             markers = [marker async for key in self._store.list(MARKER) if (marker := parse_marker(key)) is not None]
         except TierError as error:

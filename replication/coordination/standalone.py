@@ -83,11 +83,12 @@ class FileCoordination:
         known = self._floor_version if self._disk.exists(_TIER_FLOOR) else None
         if state_version != self._version or floor_version != known:
             return CasOutcome.CONFLICT, -1
-        self._floor_version += 1
-        with contextlib.suppress(StorageError, OSError):
+        try:
             await asyncio.to_thread(self._disk.write_atomically, _TIER_FLOOR, codec.encode_tier_floor(point))
-            return CasOutcome.APPLIED, self._floor_version
-        return CasOutcome.UNKNOWN, -1
+        except (StorageError, OSError):
+            return CasOutcome.UNKNOWN, -1
+        self._floor_version += 1
+        return CasOutcome.APPLIED, self._floor_version
 
     async def create_state(self, state: ClusterState) -> tuple[CasOutcome, int]:
         if self._disk.exists(_STATE):

@@ -254,5 +254,7 @@ class Candidacy:
             self.over = not self.won
         elif seen.state.change != self.base.state.change or self._situation.leader_present is not None:
             self.over = True
+        elif seen.version != self.base.version:
+            self.over = True  # the same content at another version: a write at the old one can only fail
         elif self.writer is not None and not self.writer.busy:
             self._take()  # still the old state: a write at the same version fences the unknown one

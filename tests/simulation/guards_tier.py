@@ -141,8 +141,8 @@ TIER_GUARDS = (
     Guard(
         "a place in the tier is found by chain",
         COVERAGE,
-        "        if point is not None and point.position == run.end and point.chain[:PREFIX_BYTES] == run.chain_prefix:\n",
-        "        if point is not None:\n",
+        "        if point is not None and point.position == run.end and point.chain[:PREFIX_BYTES] == run.chain_prefix:",
+        "        if point is not None:",
     ),
     Guard(
         "a bucket that knows of a later epoch ends the lead",

@@ -16,6 +16,7 @@ from replication.core.situation import Settings
 from replication.core.values import Identity, ReplicaId, TierMode
 from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
+from replication.tier.port import ObjectStore
 from replication.watchdog import Patience
 from storage.errors import StorageError
 from storage.index import Index
@@ -234,6 +235,7 @@ class Process:
             new_id=self._new_id,
             runtime=self,
             tier=self.bucket if settings.tier_mode is not TierMode.OFF else None,
+            prove_tier=self._believes,
         )
         self.core = self.replicator.core
         step = self.core.step
@@ -249,6 +251,10 @@ class Process:
         self._canary_worker = Worker(self)
         self._beat = settings.session_timeout_ms * 100
         self._canary()
+
+    async def _believes(self, store: ObjectStore) -> str | None:
+        """Probing is tested with real stores."""
+        return None
 
     def _new_id(self) -> str:
         return f"{self._boot}x{next(self._ids)}"
