@@ -141,8 +141,8 @@ TIER_GUARDS = (
     Guard(
         "a place in the tier is found by chain",
         COVERAGE,
-        "        if point is not None and point.position == run.end and point.chain[:PREFIX_BYTES] == run.chain_prefix:",
-        "        if point is not None:",
+        "point.position == run.end and point.chain[:PREFIX_BYTES] == run.chain_prefix:",
+        "True:",
     ),
     Guard(
         "a bucket that knows of a later epoch ends the lead",
