@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,9 +35,8 @@ def tier(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         store.kill()
 
 
-def tier_facts(node: LocalNode) -> dict[str, object]:
-    facts = node.status()["tier"]
-    assert isinstance(facts, dict)
+def tier_facts(node: LocalNode) -> dict[str, Any]:
+    facts: dict[str, Any] = node.status()["tier"]
     return facts
 
 
