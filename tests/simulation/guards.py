@@ -4,6 +4,7 @@ A mutant is one exact replacement in one source file; a guard that has moved is 
 """
 
 from tests.simulation.guard import Guard
+from tests.simulation.guards_log import LOG_GUARDS
 from tests.simulation.guards_replication import REPLICATION_GUARDS
 
 LEADER = "replication/core/leader.py"
@@ -16,12 +17,14 @@ WRITER = "replication/core/statewriter.py"
 COMMIT = "replication/core/commit.py"
 REPLICA = "replication/core/replica.py"
 ROLES = "replication/core/roles.py"
-RECOVERY = "storage/recovery.py"
-LOG = "storage/log.py"
 
+LEADING = "tests/core/test_guards_lead.py::"
+ANSWERING = "tests/core/test_guards_answers.py::"
+SCENARIOS = "tests/core/test_scenarios.py::"
 
 GUARDS = (
     *REPLICATION_GUARDS,
+    *LOG_GUARDS,
     Guard(
         "maximal set: proposed members count",
         WRITER,
@@ -84,24 +87,28 @@ GUARDS = (
         ELECTION,
         "if self.stage is not Stage.PROMISING or situation.promise < self.epoch or not situation.state_fresh:\n",
         "if self.stage is not Stage.PROMISING or not situation.state_fresh:\n",
+        shown_by=LEADING + "test_nobody_leads_an_epoch_before_its_own_promise_of_it_is_on_disk",
     ),
     Guard(
         "a copied tail is proved by the chain",
         ELECTION,
         "            and event.chain == chain_after(end.chain, event.header)\n",
         "",
+        shown_by=LEADING + "test_a_candidate_takes_no_record_of_a_longer_tail_that_its_chain_does_not_prove",
     ),
     Guard(
         "a deposed leader stops",
         LEADER,
         '            self.over = "another change of the cluster state deposed it"\n            return\n',
         "            return\n",
+        shown_by=LEADING + "test_a_leader_that_was_deposed_in_its_sleep_stops_though_no_other_node_can_tell_it",
     ),
     Guard(
         "a change behind its back ends a leadership",
         LEADER,
         '            self.over = "the cluster state was changed behind its back"\n            return\n',
         "            return\n",
+        shown_by=LEADING + "test_a_leader_promises_nothing_more_when_the_cluster_state_goes_back_within_its_epoch",
     ),
     Guard(
         "a higher promise ends a leadership",
@@ -114,24 +121,29 @@ GUARDS = (
         LEADER,
         "        if situation.ledger.durable.sequence < self.epoch_record or not self._may_write():\n",
         "        if not self._may_write():\n",
+        shown_by=LEADING + "test_a_lead_is_not_active_before_its_epoch_record_is_on_disk",
     ),
     Guard(
         "nothing is committed before the lead is active",
         LEADER,
         "        if self.phase is not Phase.ACTIVE or reached <= situation.told.sequence:\n",
         "        if reached <= situation.told.sequence:\n",
+        shown_by=LEADING + "test_a_lead_that_is_not_active_commits_nothing",
     ),
     Guard(
         "no number without a complete catalogue",
         LEADER,
         "        if not situation.ports.catalogue.complete:\n            return",
         "        if False:\n            return",
+        shown_by=SCENARIOS + "test_a_leader_numbers_nothing_while_it_does_not_know_everything_that_it_holds",
     ),
     Guard(
         "streams without progress are hung up on",
         LEADER,
         "        self.streams.hang_up(self.uncommitted_bytes // DISK_BYTES_PER_MS)\n",
         "",
+        shown_by="tests/core/test_guards_stall.py"
+        "::test_a_follower_whose_connection_carries_nothing_gets_a_new_one_and_is_in_the_set_again",
     ),
     Guard(
         "a refused segment is not sent again",
@@ -150,12 +162,21 @@ GUARDS = (
         PROPOSALS,
         "            self._await(ticket, others[-1], Verdict.CONFLICT_REFUSED)\n",
         '            self._settle(ticket, Verdict.CONFLICT_REFUSED, "")\n',
+        shown_by=ANSWERING + "test_a_conflict_is_refused_only_once_the_record_that_it_contradicts_is_committed",
     ),
     Guard(
         "answers that rest on a record end with the lead",
         PROPOSALS,
         "        self._awaiting.clear()\n",
         "",
+        shown_by=ANSWERING + "test_an_answer_that_rested_on_a_record_of_a_lost_lead_is_not_given_by_the_next_one",
+    ),
+    Guard(
+        "a link on which an offer found no answer is closed",
+        PROPOSALS,
+        '                situation.emit(CloseLink(link.number, "a proposal found no answer"))\n',
+        "                pass\n",
+        shown_by=ANSWERING + "test_a_link_on_which_an_offer_found_no_answer_is_not_asked_again",
     ),
     Guard(
         "a failed disk fences",
@@ -168,120 +189,20 @@ GUARDS = (
         FOLLOWER,
         "            return False  # it takes nothing, so it is not worth feeding\n",
         "            pass\n",
+        shown_by=ANSWERING + "test_a_node_that_stopped_writing_cuts_nothing_for_a_new_leader",
     ),
     Guard(
         "a transfer hint ends",
         ROLES,
         "heeds = state.transfer is not None and not hinted and not patience_over",
         "heeds = state.transfer is not None and not hinted",
+        shown_by=SCENARIOS + "test_a_transfer_by_a_clock_that_was_hours_ahead_delays_an_election_by_seconds_only",
     ),
     Guard(
         "a new session reads the state again",
         REPLICA,
         "        if event.session is not Session.SUSPENDED:\n            situation.state_fresh = False\n",
         "",
-    ),
-    Guard(
-        "poisoned segment",
-        "storage/appender.py",
-        "        if self._failure is not None:\n            raise SegmentPoisoned(",
-        "        if False:\n            raise SegmentPoisoned(",
-    ),
-    Guard(
-        "lost+found before cutting",
-        LOG,
-        "        names = [self._save(number) for number in range(sequence + 1, self._end.sequence + 1)]\n",
-        "        names: list[str] = []\n",
-    ),
-    Guard(
-        "a torn tail is kept in lost+found",
-        LOG,
-        "            names.append(self._lost.save_damaged(tail.first, pieces))\n",
-        "            pass\n",
-    ),
-    Guard("recovery reads the medium, not the cache", RECOVERY, "            segment.file.drop_cache()\n", ""),
-    Guard(
-        "recovery syncs what a killed process left",
-        RECOVERY,
-        "            segment.file.sync()\n            segment.file.drop_cache()\n",
-        "",
-    ),
-    Guard(
-        "a bad record that was synced is damage, not a torn tail",
-        RECOVERY,
-        "        if durable or not self.rebooted or sequence <= self.floor:\n",
-        "        if False:\n",
-    ),
-    Guard(
-        "a lost entry is written again",
-        RECOVERY,
-        "                if found != entry:\n                    self._write_entry(found)\n",
-        "",
-    ),
-    Guard(
-        "a promise is read from the medium",
-        "storage/metadata.py",
-        "        self._file.sync()\n        self._file.drop_cache()\n",
-        "",
-    ),
-    Guard(
-        "the promise never falls",
-        "storage/metadata.py",
-        "            epoch=max(old.epoch, epoch or 0),\n",
-        "            epoch=epoch if epoch is not None else old.epoch,\n",
-    ),
-    Guard(
-        "the promise is fsynced",
-        "storage/metadata.py",
-        "            self._file.sync()\n            self._number, self._value = number, new\n",
-        "            self._number, self._value = number, new\n",
-    ),
-    Guard(
-        "what is read is checked against its digest",
-        "storage/reader.py",
-        "            verify_payload(header, iter((data,)))\n",
-        "",
-    ),
-    Guard(
-        "what was saved damaged is not offered again",
-        "replication/rejoin.py",
-        "    if (staged.digest, staged.dataset_digest) != (decoded.header.digest, decoded.header.dataset):\n",
-        "    if False:\n",
-    ),
-    Guard(
-        "a reboot is remembered until the log was found whole",
-        "replication/opening.py",
-        '    promise.store(host_boot=host_boot + (UNSETTLED if unsettled else ""))\n',
-        "    promise.store(host_boot=host_boot)\n",
-    ),
-    Guard(
-        "absent is said by a leader that is fresh",
-        "replication/lookup.py",
-        "        return leadership is not None and leadership.knows_commits and fresh and complete\n",
-        "        return leadership is not None and leadership.knows_commits and complete\n",
-    ),
-    Guard(
-        "absent is said by a leader that knows what is committed",
-        "replication/lookup.py",
-        "        return leadership is not None and leadership.knows_commits and fresh and complete\n",
-        "        return fresh and complete\n",
-    ),
-    Guard(
-        "a damaged record is not absent",
-        "replication/lookup.py",
-        "absent=not self._current(uid) and self._may_say_absent())",
-        "absent=self._may_say_absent())",
-    ),
-    Guard(
-        "a truncation that fails fences",
-        "replication/writing.py",
-        "        except StorageError as error:\n            self.log_failed(error)\n            return\n",
-        "        except ZeroDivisionError:\n            return\n",
-    ),
-    Guard(
-        "a record from a peer is checked against its digest",
-        "replication/incoming.py",
-        "        if (staged.digest, staged.dataset_digest) != _expected(self._message, staged):\n",
-        "        if False:\n",
+        shown_by=LEADING + "test_a_new_session_writes_nothing_before_it_has_read_what_it_writes_upon",
     ),
 )
