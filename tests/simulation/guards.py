@@ -18,9 +18,11 @@ COMMIT = "replication/core/commit.py"
 REPLICA = "replication/core/replica.py"
 ROLES = "replication/core/roles.py"
 
+COMMITTING = "tests/core/test_guards_commit.py::"
 LEADING = "tests/core/test_guards_lead.py::"
 ANSWERING = "tests/core/test_guards_answers.py::"
 SCENARIOS = "tests/core/test_scenarios.py::"
+TRAPS = "tests/simulation/test_traps.py::"
 
 GUARDS = (
     *REPLICATION_GUARDS,
@@ -30,6 +32,7 @@ GUARDS = (
         WRITER,
         "            members |= state.in_sync\n",
         "            members |= frozenset()\n",
+        shown_by=TRAPS + "test_trap_13_an_addition_counts_before_it_is_confirmed",
     ),
     Guard(
         "maximal set: removed members count until it is confirmed",
@@ -38,49 +41,64 @@ GUARDS = (
         "            members |= state.in_sync\n",
         "        possible = self._possible()\n"
         "        members = possible[-1].in_sync if possible else self.confirmed.state.in_sync\n",
+        shown_by=TRAPS + "test_trap_13_a_removal_counts_only_once_it_is_confirmed",
     ),
     Guard(
         "an unknown write may be applied",
         WRITER,
         "        self._unresolved.append(awaited.state)\n",
         "",
+        shown_by=TRAPS + "test_trap_13_an_addition_counts_before_it_is_confirmed",
     ),
-    Guard("copies required", COMMIT, "    if in_sync_size < minimum_copies:\n", "    if in_sync_size < 0:\n"),
+    Guard(
+        "copies required",
+        COMMIT,
+        "    if in_sync_size < minimum_copies:\n",
+        "    if in_sync_size < 0:\n",
+        shown_by=COMMITTING + "test_one_copy_is_not_enough_though_the_set_names_nobody_else",
+    ),
     Guard(
         "own disk counts as well",
         COMMIT,
         "    reached = own_durable\n",
         "    reached = max([own_durable, *confirmed.values()])\n",
+        shown_by=COMMITTING + "test_what_the_leaders_own_disk_does_not_hold_is_not_committed_by_two_others_that_do",
     ),
     Guard(
         "a joiner holds everything committed",
         STREAMS,
         "stream.confirmed.sequence >= enough",
         "stream.confirmed.sequence >= 0",
+        shown_by=COMMITTING + "test_who_has_confirmed_nothing_is_not_taken_into_the_set",
     ),
     Guard(
         "what is confirmed is durable",
         FOLLOWER,
         "Confirmed(stream.epoch, to_point(situation.ledger.durable), received)",
         "Confirmed(stream.epoch, to_point(situation.ledger.end), received)",
+        shown_by=COMMITTING + "test_what_a_follower_has_written_and_not_synced_does_not_count",
     ),
     Guard(
         "only members of the set lead",
         ELIGIBILITY,
         "    if own not in state.in_sync:\n",
         "    if False:\n",
+        shown_by=SCENARIOS + "test_a_node_that_may_not_lead_knows_why",
     ),
     Guard(
         "members are incarnations, not names",
         ELIGIBILITY,
         "    if own not in state.in_sync:\n",
         "    if own.id not in {member.id for member in state.in_sync}:\n",
+        shown_by=SCENARIOS + "test_a_node_that_may_not_lead_knows_why",
     ),
     Guard(
         "silent members are waited for after a reboot",
         ELECTION,
         "        return rebooted or meeting\n",
         "        return meeting\n",
+        shown_by="tests/simulation/test_regressions.py"
+        "::test_a_process_restarted_after_a_reboot_waits_as_the_first_one_did",
     ),
     Guard(
         "the promise is on disk before the election is won",
@@ -115,6 +133,7 @@ GUARDS = (
         LEADER,
         '            self.over = f"a follower has promised epoch {message.promise}"\n',
         "",
+        shown_by=COMMITTING + "test_a_leader_that_hears_of_a_later_promise_leads_no_longer",
     ),
     Guard(
         "the epoch record is durable before the lead is active",
@@ -148,14 +167,16 @@ GUARDS = (
     Guard(
         "a refused segment is not sent again",
         "replication/feeder.py",
-        "            self._refused[link] = stream.alone\n",
-        "            pass\n",
+        "            refused = last is not None and last <= self._refused.get(link, 0)\n",
+        "            refused, stream.piecewise = False, 0  # by its link, and by its process\n",
+        shown_by="tests/replication/test_feeder.py::test_a_segment_that_was_refused_goes_record_by_record",
     ),
     Guard(
         "a duplicate is answered when its record is committed",
         PROPOSALS,
         "            self._await(ticket, sound, Verdict.DUPLICATE)\n",
         '            self._settle(ticket, Verdict.DUPLICATE, "")\n',
+        shown_by=COMMITTING + "test_a_duplicate_of_what_only_the_leader_holds_is_no_success",
     ),
     Guard(
         "a conflict is refused when its record is committed",
@@ -179,10 +200,39 @@ GUARDS = (
         shown_by=ANSWERING + "test_a_link_on_which_an_offer_found_no_answer_is_not_asked_again",
     ),
     Guard(
+        "no Success rests on a record that is known to be damaged",
+        LEADER,
+        "        if sequence in self._situation.damaged:\n            return True\n",
+        "        return False\n",
+        shown_by=COMMITTING + "test_no_success_rests_on_a_copy_that_its_holder_knows_to_be_damaged[False]",
+    ),
+    Guard(
+        "no Success rests on a record that its leader holds damaged",
+        LEADER,
+        "        if sequence in self._situation.damaged:\n            return True\n",
+        "",
+        shown_by=COMMITTING + "test_no_success_rests_on_a_copy_that_its_holder_knows_to_be_damaged[True]",
+    ),
+    Guard(
+        "no Success rests on a record that a member of the set holds damaged",
+        LEADER,
+        "        return bool(said) and any(\n",
+        "        return False and any(\n",
+        shown_by=COMMITTING + "test_no_success_rests_on_a_copy_that_its_holder_knows_to_be_damaged[False]",
+    ),
+    Guard(
+        "an offer whose record was found damaged before Success starts over",
+        PROPOSALS,
+        "                if pending.verdict in COMMITTED and unsound(pending.rests_on):\n",
+        "                if False:\n",
+        shown_by="tests/core/test_damage.py::test_a_record_found_damaged_before_it_is_committed_is_written_again",
+    ),
+    Guard(
         "a failed disk fences",
         REPLICA,
         '        situation.fenced = situation.fenced or f"the disk failed: {event.reason}"\n',
         "        situation.fenced = situation.fenced\n",
+        shown_by=ANSWERING + "test_a_node_that_stopped_writing_cuts_nothing_for_a_new_leader",
     ),
     Guard(
         "a node that stopped writing answers no stream",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage.errors import SegmentPoisoned, StorageFull
+from storage.errors import RecordCorrupt, SegmentPoisoned, StorageFull
 from storage.log import Log
 from tests.storage.log_helpers import IDENTITY, append, record_after
 from tests.storage.memory_disk import MemoryDisk
@@ -66,3 +66,18 @@ def test_after_a_write_that_failed_nothing_is_said_to_be_durable() -> None:
     with pytest.raises(SegmentPoisoned):
         log.append(*record_after(log.end, 10))
     assert log.durable.sequence == 1
+
+
+@pytest.mark.parametrize("whole_limit", [1_000_000, 100])
+def test_a_record_whose_bytes_were_altered_on_the_medium_is_not_handed_out(whole_limit: int) -> None:
+    """Whether it is read into memory, or stays in its file and leaves in pieces."""
+    disk, log = filled((5000, 5000))
+    entry = log.entry(1)
+    assert entry is not None
+    content = disk.files[f"log/{entry.segment:012d}.tar"]
+    at = content.volatile.index(b"".join(log.read(1).payload.parts())) + 3000
+    content.durable[at] ^= 1
+    content.volatile[at] ^= 1
+    with pytest.raises(RecordCorrupt):
+        log.read(1, whole_limit=whole_limit)
+    assert log.damaged() == (1,)
