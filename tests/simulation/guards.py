@@ -4,6 +4,7 @@ A mutant is one exact replacement in one source file; a guard that has moved is 
 """
 
 from tests.simulation.guard import Guard
+from tests.simulation.guards_log import LOG_GUARDS
 from tests.simulation.guards_replication import REPLICATION_GUARDS
 
 LEADER = "replication/core/leader.py"
@@ -16,17 +17,22 @@ WRITER = "replication/core/statewriter.py"
 COMMIT = "replication/core/commit.py"
 REPLICA = "replication/core/replica.py"
 ROLES = "replication/core/roles.py"
-RECOVERY = "storage/recovery.py"
-LOG = "storage/log.py"
 
+COMMITTING = "tests/core/test_guards_commit.py::"
+LEADING = "tests/core/test_guards_lead.py::"
+ANSWERING = "tests/core/test_guards_answers.py::"
+SCENARIOS = "tests/core/test_scenarios.py::"
+TRAPS = "tests/simulation/test_traps.py::"
 
 GUARDS = (
     *REPLICATION_GUARDS,
+    *LOG_GUARDS,
     Guard(
         "maximal set: proposed members count",
         WRITER,
         "            members |= state.in_sync\n",
         "            members |= frozenset()\n",
+        shown_by=TRAPS + "test_trap_13_an_addition_counts_before_it_is_confirmed",
     ),
     Guard(
         "maximal set: removed members count until it is confirmed",
@@ -35,253 +41,218 @@ GUARDS = (
         "            members |= state.in_sync\n",
         "        possible = self._possible()\n"
         "        members = possible[-1].in_sync if possible else self.confirmed.state.in_sync\n",
+        shown_by=TRAPS + "test_trap_13_a_removal_counts_only_once_it_is_confirmed",
     ),
     Guard(
         "an unknown write may be applied",
         WRITER,
         "        self._unresolved.append(awaited.state)\n",
         "",
+        shown_by=TRAPS + "test_trap_13_an_addition_counts_before_it_is_confirmed",
     ),
-    Guard("copies required", COMMIT, "    if in_sync_size < minimum_copies:\n", "    if in_sync_size < 0:\n"),
+    Guard(
+        "copies required",
+        COMMIT,
+        "    if in_sync_size < minimum_copies:\n",
+        "    if in_sync_size < 0:\n",
+        shown_by=COMMITTING + "test_one_copy_is_not_enough_though_the_set_names_nobody_else",
+    ),
     Guard(
         "own disk counts as well",
         COMMIT,
         "    reached = own_durable\n",
         "    reached = max([own_durable, *confirmed.values()])\n",
+        shown_by=COMMITTING + "test_what_the_leaders_own_disk_does_not_hold_is_not_committed_by_two_others_that_do",
     ),
     Guard(
         "a joiner holds everything committed",
         STREAMS,
         "stream.confirmed.sequence >= enough",
         "stream.confirmed.sequence >= 0",
+        shown_by=COMMITTING + "test_who_has_confirmed_nothing_is_not_taken_into_the_set",
     ),
     Guard(
         "what is confirmed is durable",
         FOLLOWER,
         "Confirmed(stream.epoch, to_point(situation.ledger.durable), received)",
         "Confirmed(stream.epoch, to_point(situation.ledger.end), received)",
+        shown_by=COMMITTING + "test_what_a_follower_has_written_and_not_synced_does_not_count",
     ),
     Guard(
         "only members of the set lead",
         ELIGIBILITY,
         "    if own not in state.in_sync:\n",
         "    if False:\n",
+        shown_by=SCENARIOS + "test_a_node_that_may_not_lead_knows_why",
     ),
     Guard(
         "members are incarnations, not names",
         ELIGIBILITY,
         "    if own not in state.in_sync:\n",
         "    if own.id not in {member.id for member in state.in_sync}:\n",
+        shown_by=SCENARIOS + "test_a_node_that_may_not_lead_knows_why",
     ),
     Guard(
         "silent members are waited for after a reboot",
         ELECTION,
         "        return rebooted or meeting\n",
         "        return meeting\n",
+        shown_by="tests/simulation/test_regressions.py"
+        "::test_a_process_restarted_after_a_reboot_waits_as_the_first_one_did",
     ),
     Guard(
         "the promise is on disk before the election is won",
         ELECTION,
         "if self.stage is not Stage.PROMISING or situation.promise < self.epoch or not situation.state_fresh:\n",
         "if self.stage is not Stage.PROMISING or not situation.state_fresh:\n",
+        shown_by=LEADING + "test_nobody_leads_an_epoch_before_its_own_promise_of_it_is_on_disk",
     ),
     Guard(
         "a copied tail is proved by the chain",
         ELECTION,
         "            and event.chain == chain_after(end.chain, event.header)\n",
         "",
+        shown_by=LEADING + "test_a_candidate_takes_no_record_of_a_longer_tail_that_its_chain_does_not_prove",
     ),
     Guard(
         "a deposed leader stops",
         LEADER,
         '            self.over = "another change of the cluster state deposed it"\n            return\n',
         "            return\n",
+        shown_by=LEADING + "test_a_leader_that_was_deposed_in_its_sleep_stops_though_no_other_node_can_tell_it",
     ),
     Guard(
         "a change behind its back ends a leadership",
         LEADER,
         '            self.over = "the cluster state was changed behind its back"\n            return\n',
         "            return\n",
+        shown_by=LEADING + "test_a_leader_promises_nothing_more_when_the_cluster_state_goes_back_within_its_epoch",
     ),
     Guard(
         "a higher promise ends a leadership",
         LEADER,
         '            self.over = f"a follower has promised epoch {message.promise}"\n',
         "",
+        shown_by=COMMITTING + "test_a_leader_that_hears_of_a_later_promise_leads_no_longer",
     ),
     Guard(
         "the epoch record is durable before the lead is active",
         LEADER,
         "        if situation.ledger.durable.sequence < self.epoch_record or not self._may_write():\n",
         "        if not self._may_write():\n",
+        shown_by=LEADING + "test_a_lead_is_not_active_before_its_epoch_record_is_on_disk",
     ),
     Guard(
         "nothing is committed before the lead is active",
         LEADER,
         "        if self.phase is not Phase.ACTIVE or reached <= situation.told.sequence:\n",
         "        if reached <= situation.told.sequence:\n",
+        shown_by=LEADING + "test_a_lead_that_is_not_active_commits_nothing",
     ),
     Guard(
         "no number without a complete catalogue",
         LEADER,
         "        if not situation.ports.catalogue.complete:\n            return",
         "        if False:\n            return",
+        shown_by=SCENARIOS + "test_a_leader_numbers_nothing_while_it_does_not_know_everything_that_it_holds",
     ),
     Guard(
         "streams without progress are hung up on",
         LEADER,
         "        self.streams.hang_up(self.uncommitted_bytes // DISK_BYTES_PER_MS)\n",
         "",
+        shown_by="tests/core/test_guards_stall.py"
+        "::test_a_follower_whose_connection_carries_nothing_gets_a_new_one_and_is_in_the_set_again",
     ),
     Guard(
         "a refused segment is not sent again",
         "replication/feeder.py",
-        "            self._refused[link] = stream.alone\n",
-        "            pass\n",
+        "            refused = last is not None and last <= self._refused.get(link, 0)\n",
+        "            refused, stream.piecewise = False, 0  # by its link, and by its process\n",
+        shown_by="tests/replication/test_feeder.py::test_a_segment_that_was_refused_goes_record_by_record",
     ),
     Guard(
         "a duplicate is answered when its record is committed",
         PROPOSALS,
         "            self._await(ticket, sound, Verdict.DUPLICATE)\n",
         '            self._settle(ticket, Verdict.DUPLICATE, "")\n',
+        shown_by=COMMITTING + "test_a_duplicate_of_what_only_the_leader_holds_is_no_success",
     ),
     Guard(
         "a conflict is refused when its record is committed",
         PROPOSALS,
         "            self._await(ticket, others[-1], Verdict.CONFLICT_REFUSED)\n",
         '            self._settle(ticket, Verdict.CONFLICT_REFUSED, "")\n',
+        shown_by=ANSWERING + "test_a_conflict_is_refused_only_once_the_record_that_it_contradicts_is_committed",
     ),
     Guard(
         "answers that rest on a record end with the lead",
         PROPOSALS,
         "        self._awaiting.clear()\n",
         "",
+        shown_by=ANSWERING + "test_an_answer_that_rested_on_a_record_of_a_lost_lead_is_not_given_by_the_next_one",
+    ),
+    Guard(
+        "a link on which an offer found no answer is closed",
+        PROPOSALS,
+        '                situation.emit(CloseLink(link.number, "a proposal found no answer"))\n',
+        "                pass\n",
+        shown_by=ANSWERING + "test_a_link_on_which_an_offer_found_no_answer_is_not_asked_again",
+    ),
+    Guard(
+        "no Success rests on a record that is known to be damaged",
+        LEADER,
+        "        if sequence in self._situation.damaged:\n            return True\n",
+        "        return False\n",
+        shown_by=COMMITTING + "test_no_success_rests_on_a_copy_that_its_holder_knows_to_be_damaged[False]",
+    ),
+    Guard(
+        "no Success rests on a record that its leader holds damaged",
+        LEADER,
+        "        if sequence in self._situation.damaged:\n            return True\n",
+        "",
+        shown_by=COMMITTING + "test_no_success_rests_on_a_copy_that_its_holder_knows_to_be_damaged[True]",
+    ),
+    Guard(
+        "no Success rests on a record that a member of the set holds damaged",
+        LEADER,
+        "        return bool(said) and any(\n",
+        "        return False and any(\n",
+        shown_by=COMMITTING + "test_no_success_rests_on_a_copy_that_its_holder_knows_to_be_damaged[False]",
+    ),
+    Guard(
+        "an offer whose record was found damaged before Success starts over",
+        PROPOSALS,
+        "                if pending.verdict in COMMITTED and unsound(pending.rests_on):\n",
+        "                if False:\n",
+        shown_by="tests/core/test_damage.py::test_a_record_found_damaged_before_it_is_committed_is_written_again",
     ),
     Guard(
         "a failed disk fences",
         REPLICA,
         '        situation.fenced = situation.fenced or f"the disk failed: {event.reason}"\n',
         "        situation.fenced = situation.fenced\n",
+        shown_by=ANSWERING + "test_a_node_that_stopped_writing_cuts_nothing_for_a_new_leader",
     ),
     Guard(
         "a node that stopped writing answers no stream",
         FOLLOWER,
         "            return False  # it takes nothing, so it is not worth feeding\n",
         "            pass\n",
+        shown_by=ANSWERING + "test_a_node_that_stopped_writing_cuts_nothing_for_a_new_leader",
     ),
     Guard(
         "a transfer hint ends",
         ROLES,
         "heeds = state.transfer is not None and not hinted and not patience_over",
         "heeds = state.transfer is not None and not hinted",
+        shown_by=SCENARIOS + "test_a_transfer_by_a_clock_that_was_hours_ahead_delays_an_election_by_seconds_only",
     ),
     Guard(
         "a new session reads the state again",
         REPLICA,
         "        if event.session is not Session.SUSPENDED:\n            situation.state_fresh = False\n",
         "",
-    ),
-    Guard(
-        "poisoned segment",
-        "storage/appender.py",
-        "        if self._failure is not None:\n            raise SegmentPoisoned(",
-        "        if False:\n            raise SegmentPoisoned(",
-    ),
-    Guard(
-        "lost+found before cutting",
-        LOG,
-        "        names = [self._save(number) for number in range(sequence + 1, self._end.sequence + 1)]\n",
-        "        names: list[str] = []\n",
-    ),
-    Guard(
-        "a torn tail is kept in lost+found",
-        LOG,
-        "            names.append(self._lost.save_damaged(tail.first, pieces))\n",
-        "            pass\n",
-    ),
-    Guard("recovery reads the medium, not the cache", RECOVERY, "            segment.file.drop_cache()\n", ""),
-    Guard(
-        "recovery syncs what a killed process left",
-        RECOVERY,
-        "            segment.file.sync()\n            segment.file.drop_cache()\n",
-        "",
-    ),
-    Guard(
-        "a bad record that was synced is damage, not a torn tail",
-        RECOVERY,
-        "        if durable or not self.rebooted or sequence <= self.floor:\n",
-        "        if False:\n",
-    ),
-    Guard(
-        "a lost entry is written again",
-        RECOVERY,
-        "                if found != entry:\n                    self._write_entry(found)\n",
-        "",
-    ),
-    Guard(
-        "a promise is read from the medium",
-        "storage/metadata.py",
-        "        self._file.sync()\n        self._file.drop_cache()\n",
-        "",
-    ),
-    Guard(
-        "the promise never falls",
-        "storage/metadata.py",
-        "            epoch=max(old.epoch, epoch or 0),\n",
-        "            epoch=epoch if epoch is not None else old.epoch,\n",
-    ),
-    Guard(
-        "the promise is fsynced",
-        "storage/metadata.py",
-        "            self._file.sync()\n            self._number, self._value = number, new\n",
-        "            self._number, self._value = number, new\n",
-    ),
-    Guard(
-        "what is read is checked against its digest",
-        "storage/reader.py",
-        "            verify_payload(header, iter((data,)))\n",
-        "",
-    ),
-    Guard(
-        "what was saved damaged is not offered again",
-        "replication/rejoin.py",
-        "    if (staged.digest, staged.dataset_digest) != (decoded.header.digest, decoded.header.dataset):\n",
-        "    if False:\n",
-    ),
-    Guard(
-        "a reboot is remembered until the log was found whole",
-        "replication/opening.py",
-        '    promise.store(host_boot=host_boot + (UNSETTLED if unsettled else ""))\n',
-        "    promise.store(host_boot=host_boot)\n",
-    ),
-    Guard(
-        "absent is said by a leader that is fresh",
-        "replication/lookup.py",
-        "        return leadership is not None and leadership.knows_commits and fresh and complete\n",
-        "        return leadership is not None and leadership.knows_commits and complete\n",
-    ),
-    Guard(
-        "absent is said by a leader that knows what is committed",
-        "replication/lookup.py",
-        "        return leadership is not None and leadership.knows_commits and fresh and complete\n",
-        "        return fresh and complete\n",
-    ),
-    Guard(
-        "a damaged record is not absent",
-        "replication/lookup.py",
-        "absent=not self._current(uid) and self._may_say_absent())",
-        "absent=self._may_say_absent())",
-    ),
-    Guard(
-        "a truncation that fails fences",
-        "replication/writing.py",
-        "        except StorageError as error:\n            self.log_failed(error)\n            return\n",
-        "        except ZeroDivisionError:\n            return\n",
-    ),
-    Guard(
-        "a record from a peer is checked against its digest",
-        "replication/incoming.py",
-        "        if (staged.digest, staged.dataset_digest) != _expected(self._message, staged):\n",
-        "        if False:\n",
+        shown_by=LEADING + "test_a_new_session_writes_nothing_before_it_has_read_what_it_writes_upon",
     ),
 )

@@ -19,8 +19,12 @@ from tests.simulation.guards import GUARDS
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("perenne", "monitoring", "replication", "storage", "tests")
-SCENARIOS = ("tests/simulation/test_regressions.py", "tests/simulation/test_traps.py")
-TESTS = ("tests/core", "tests/storage")
+SCENARIOS = (
+    "tests/simulation/test_regressions.py",
+    "tests/simulation/test_traps.py",
+    "tests/simulation/test_absence.py",
+)
+TESTS = ("tests/core", "tests/storage", "tests/replication")
 
 
 def snapshot(directory: Path) -> None:
@@ -96,6 +100,10 @@ def main(arguments: list[str]) -> int:
     missed = kept = 0
     with tempfile.TemporaryDirectory() as base, ThreadPoolExecutor(options.jobs) as pool:
         snapshot(Path(base))
+        broken = _tested(Path(base), sorted({*SCENARIOS, *(guard.shown_by for guard in guards if guard.shown_by)}))
+        if broken:
+            sys.stdout.write(f"with every guard in its place {broken} fails: what fails without one says nothing\n")
+            return 1
         count = len(guards)
         found = pool.map(
             noticed_by, guards, [int(options.runs)] * count, [Path(base)] * count, [bool(options.quick)] * count

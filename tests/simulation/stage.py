@@ -27,6 +27,7 @@ class Stage:
         if operator:
             self.cluster.tour()
         self.until(self.cluster.redundant)
+        self.until(lambda: self.takes(self.leader))
 
     def __enter__(self) -> "Stage":
         return self
@@ -79,8 +80,13 @@ class Stage:
         """Two machines cannot hear each other any more."""
         self.cluster.net.cuts |= {(one.number, other.number), (other.number, one.number)}
 
+    def takes(self, machine: Machine) -> bool:
+        """Whether a node would let an instance in."""
+        return machine.running is not None and not self.workload.refused(machine.running)
+
     def offer(self, machine: Machine, uid: str, size: int = 600) -> Instance:
-        """Send an instance to a node, once."""
+        """Send an instance to a node that lets it in, once."""
+        assert self.takes(machine), "refused at the door: the scenario would play without it"
         instance = Instance(uid, self.world.random.randbytes(size))
         self.workload.instances.append(instance)
         self.workload.versions.setdefault(uid, []).append(instance.dataset)
@@ -90,7 +96,7 @@ class Stage:
 
     def stored(self, machine: Machine, uid: str, size: int = 600) -> Instance:
         """Send an instance, and wait until it is promised."""
-        self.until(lambda: machine.running is not None and not self.workload.refused(machine.running))
+        self.until(lambda: self.takes(machine))
         instance = self.offer(machine, uid, size)
         self.until(lambda: instance.done)
         return instance

@@ -1,0 +1,150 @@
+"""The guards of the log, of the promise file, and of the driver that writes, reads and tells."""
+
+from tests.simulation.guard import Guard
+
+RECOVERY = "storage/recovery.py"
+LOG = "storage/log.py"
+METADATA = "storage/metadata.py"
+LOOKUP = "replication/lookup.py"
+
+LOGGING = "tests/storage/test_guards_log.py::"
+DAMAGE = "tests/storage/test_log_damage.py::"
+REGRESSIONS = "tests/simulation/test_regressions.py::"
+ABSENCE = "tests/simulation/test_absence.py::"
+
+LOG_GUARDS = (
+    Guard(
+        "poisoned segment",
+        "storage/appender.py",
+        "        if self._failure is not None:\n            raise SegmentPoisoned(",
+        "        if False:\n            raise SegmentPoisoned(",
+        shown_by=LOGGING + "test_after_a_write_that_failed_nothing_is_said_to_be_durable",
+    ),
+    Guard(
+        "lost+found before cutting",
+        LOG,
+        "        names = [self._save(number) for number in range(sequence + 1, self._end.sequence + 1)]\n",
+        "        names: list[str] = []\n",
+        shown_by=LOGGING + "test_what_is_cut_lies_in_lost_and_found_before_the_first_byte_of_it_goes",
+    ),
+    Guard(
+        "a torn tail is kept in lost+found",
+        LOG,
+        "            names.append(self._lost.save_damaged(tail.first, pieces))\n",
+        "            pass\n",
+        shown_by="tests/storage/test_crash_recovery.py::test_a_power_cut_with_any_reordering_loses_nothing_synced[0]",
+    ),
+    Guard(
+        "recovery reads the medium, not the cache",
+        RECOVERY,
+        "            segment.file.drop_cache()\n",
+        "",
+        shown_by=REGRESSIONS + "test_a_follower_that_stopped_writing_does_not_keep_its_leader_busy",
+    ),
+    Guard(
+        "recovery syncs what a killed process left",
+        RECOVERY,
+        "            segment.file.sync()\n            segment.file.drop_cache()\n",
+        "",
+        shown_by=REGRESSIONS + "test_a_follower_that_stopped_writing_does_not_keep_its_leader_busy",
+    ),
+    Guard(
+        "a bad record that was synced is damage, not a torn tail",
+        RECOVERY,
+        "        if durable or not self.rebooted or sequence <= self.floor:\n",
+        "        if False:\n",
+        shown_by=DAMAGE + "test_the_last_group_without_a_reboot_or_below_the_floor_is_corruption",
+    ),
+    Guard(
+        "a lost entry is written again",
+        RECOVERY,
+        "                if found != entry:\n                    self._write_entry(found)\n",
+        "",
+        shown_by=DAMAGE + "test_a_damaged_entry_is_repaired_from_its_record_at_start",
+    ),
+    Guard(
+        "a promise is read from the medium",
+        METADATA,
+        "        self._file.sync()\n        self._file.drop_cache()\n",
+        "",
+        shown_by=REGRESSIONS + "test_a_promise_whose_fsync_failed_is_read_from_the_medium",
+    ),
+    Guard(
+        "the promise never falls",
+        METADATA,
+        "            epoch=max(old.epoch, epoch or 0),\n",
+        "            epoch=epoch if epoch is not None else old.epoch,\n",
+        shown_by="tests/storage/test_metadata.py::test_a_promise_survives_and_never_falls",
+    ),
+    Guard(
+        "the promise is fsynced",
+        METADATA,
+        "            self._file.sync()\n            self._number, self._value = number, new\n",
+        "            self._number, self._value = number, new\n",
+        shown_by=REGRESSIONS + "test_a_promise_that_only_the_page_cache_holds_is_not_acted_on",
+    ),
+    Guard(
+        "what is read is checked against its digest",
+        "storage/reader.py",
+        "                verify_payload(header, iter((data,)))\n",
+        "",
+        shown_by=LOGGING + "test_a_record_whose_bytes_were_altered_on_the_medium_is_not_handed_out[1000000]",
+    ),
+    Guard(
+        "what leaves in pieces is checked against its digest first",
+        "storage/reader.py",
+        "                verify_payload(header, found.raw(start, length))\n",
+        "",
+        shown_by=LOGGING + "test_a_record_whose_bytes_were_altered_on_the_medium_is_not_handed_out[100]",
+    ),
+    Guard(
+        "what was saved damaged is not offered again",
+        "replication/rejoin.py",
+        "    if (staged.digest, staged.dataset_digest) != (decoded.header.digest, decoded.header.dataset):\n",
+        "    if False:\n",
+        shown_by=REGRESSIONS + "test_what_was_saved_damaged_is_not_offered_again",
+    ),
+    Guard(
+        "a reboot is remembered until the log was found whole",
+        "replication/opening.py",
+        '    promise.store(host_boot=host_boot + (UNSETTLED if unsettled else ""))\n',
+        "    promise.store(host_boot=host_boot)\n",
+        shown_by=REGRESSIONS + "test_a_process_restarted_after_a_reboot_waits_as_the_first_one_did",
+    ),
+    Guard(
+        "absent is said by a leader that is fresh",
+        LOOKUP,
+        "        return leadership is not None and leadership.knows_commits and fresh and complete\n",
+        "        return leadership is not None and leadership.knows_commits and complete\n",
+        shown_by=ABSENCE + "test_a_leader_that_nobody_reaches_does_not_deny_what_its_successor_promised",
+    ),
+    Guard(
+        "absent is said by a leader that knows what is committed",
+        LOOKUP,
+        "        return leadership is not None and leadership.knows_commits and fresh and complete\n",
+        "        return fresh and complete\n",
+        shown_by=ABSENCE + "test_a_new_leader_denies_nothing_before_it_knows_what_its_predecessor_promised",
+    ),
+    Guard(
+        "a damaged record is not absent",
+        LOOKUP,
+        "absent=not self._current(uid) and self._may_say_absent())",
+        "absent=self._may_say_absent())",
+        shown_by=ABSENCE + "test_a_leader_does_not_deny_what_its_own_disk_lost_when_it_reaches_nobody_who_has_it",
+    ),
+    Guard(
+        "a truncation that fails fences",
+        "replication/writing.py",
+        "        except StorageError as error:\n            self.log_failed(error)\n            return\n",
+        "        except ZeroDivisionError:\n            return\n",
+        shown_by=REGRESSIONS + "test_a_truncation_that_finds_the_disk_full_fences_the_node",
+    ),
+    Guard(
+        "a record from a peer is checked against its digest",
+        "replication/incoming.py",
+        "        if (staged.digest, staged.dataset_digest) != _expected(self._message, staged):\n",
+        "        if False:\n",
+        shown_by="tests/replication/test_incoming.py"
+        "::test_a_payload_whose_bytes_were_altered_on_the_way_is_not_delivered",
+    ),
+)
