@@ -57,7 +57,7 @@ class Plan:
         if "roll_back" in weights:
             weights["snapshot"] = weights["roll_back"]
         dangerous = {"roll_back", "lost_write", "misdirected_write", "flip_bit", "rot"} & weights.keys()
-        nodes = chance.choice((2, 2, 2, 3, 3, 3, 3, 3, 4, 5))
+        nodes = chance.choice((2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5))
         shape = Shape(
             nodes=nodes,
             session_ms=chance.choice((1000, 2000, 2000, 4000)),
@@ -75,9 +75,9 @@ class Plan:
             shape=shape,
             load=load,
             weights=weights,
-            pause_ms=chance.choice((25, 60, 120, 300, 800)),
+            pause_ms=chance.choice((15, 25, 40, 60, 120, 400)),
             ambush=chance.choice((0.0, 0.0, 0.01, 0.05)),
-            faulty_ms=chance.choice((1500, 2500, 4000, 4000, 8000)),
+            faulty_ms=chance.choice((1500, 2500, 4000, 8000, 16_000)),
         )
 
 
