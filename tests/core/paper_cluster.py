@@ -146,6 +146,16 @@ class PaperNode:
                 self._settle(effect)
             case fx.Frozen():
                 self.frozen = effect.reason
+            case (
+                fx.ListTier()
+                | fx.PutRun()
+                | fx.PutMarker()
+                | fx.AskTier()
+                | fx.CountTier()
+                | fx.ReadRun()
+                | fx.FetchRun()
+            ):
+                raise AssertionError("there is no tier on paper: the simulator has one")
             case fx.InstallSegment() | fx.TailSettled() | fx.Committed() | fx.LeadershipChanged() | fx.HandOverDone():
                 pass
 
