@@ -215,7 +215,8 @@ class TierConfig:
     @property
     def on(self) -> bool:
         """Whether a node uses it."""
-        return self.mode != "off" and bool(self.endpoint or self.bucket or self.directory)
+        named = self.directory is not None if self.kind == "directory" else bool(self.endpoint or self.bucket)
+        return self.mode != "off" and named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

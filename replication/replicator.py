@@ -16,7 +16,7 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
-from replication.core.values import Identity, ReplicaId, TierMode
+from replication.core.values import Identity, ReplicaId
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
 from replication.incoming import Payload
@@ -28,6 +28,7 @@ from replication.messages import (
 )
 from replication.offers import Offer, Offers
 from replication.opening import UNSETTLED
+from replication.operations import Operations
 from replication.peers import PeerNetwork
 from replication.recent import Recent
 from replication.runtime import Runtime
@@ -133,13 +134,7 @@ class Replicator:
             in_sync=self._is_in_sync,
         )
         self.coordinator = Coordinator(
-            coordination,
-            settings.cluster,
-            self.me,
-            self._describe,
-            self,
-            runtime.wall_us,
-            tiered=settings.core.tier_mode is not TierMode.OFF,
+            coordination, settings.cluster, self.me, self._describe, self, runtime.wall_us, tiered=tier is not None
         )
         self.tiering = Tiering(self, tier, prove_tier) if tier is not None else None
         self.lookups = Lookups(self)
@@ -148,8 +143,7 @@ class Replicator:
         self._events: deque[ev.Event] = deque()
         self._stepping = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._operation: Operation | None = None
-        self._handed_over = asyncio.Event()
+        self._operations = Operations(self)
         self.closed = False
         self.frozen: str | None = None
         self.leader_changes = 0
@@ -167,11 +161,7 @@ class Replicator:
 
     async def hand_over(self, seconds: float) -> None:
         """Give the lead away before the node stops; returns at once on a follower."""
-        self._handed_over.clear()
-        self.feed(ev.HandOverRequested(None, self.runtime.wall_us(), final=True))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._handed_over.wait()
+        await self._operations.hand_over(seconds)
 
     async def close(self) -> None:
         """End everything; what was not answered by now is answered "not promised"."""
@@ -290,7 +280,7 @@ class Replicator:
                 self.frozen = effect.reason
                 _LOG.critical("this node stopped writing: its log contradicts", extra={"reason": effect.reason})
             case fx.HandOverDone():
-                self._hand_over_done(effect)
+                self._operations.done(effect)
             case fx.ListTier() | fx.PutRun() | fx.PutMarker() | fx.AskTier() | fx.ReadRun() | fx.FetchRun():
                 assert self.tiering is not None, "only a configured tier is asked"
                 self.tiering.carry_out(effect)
@@ -420,22 +410,7 @@ class Replicator:
         self.network.set_members({node.identity.id: (node.host, node.peer_port) for node in live.values()})
 
     def operation(self, operation: Operation) -> None:
-        """An operator asked for something; the leader does it."""
-        leadership = self.core.leadership
-        if operation.verb != "switchover" or self._operation is not None or leadership is None:
-            return
-        if operation.arguments.get("epoch", str(leadership.epoch)) != str(leadership.epoch):
-            return  # asked of the leader before, who may be at it still, or have done it
-        self._operation = operation
-        to = operation.arguments.get("to")
-        self.feed(ev.HandOverRequested(ReplicaId(to) if to else None, self.runtime.wall_us(), final=False))
-
-    def _hand_over_done(self, effect: fx.HandOverDone) -> None:
-        self._handed_over.set()
-        operation, self._operation = self._operation, None
-        if operation is not None:
-            result = f"{effect.to} leads" if effect.to else f"failed: {effect.reason}"
-            self.coordinator.finish(operation, result)
+        self._operations.requested(operation)
 
 
 def _epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:

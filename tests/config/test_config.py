@@ -248,7 +248,7 @@ def test_a_tier_is_explained_key_by_key(tmp_path: Path) -> None:
         tmp_path,
         """
         [tier]
-        mode = "standby"
+        mode = "sometimes"
         kind = "s3"
         endpoint = "https://key:secret@s3.example/path"
         prefix = "no-slash"
@@ -261,7 +261,7 @@ def test_a_tier_is_explained_key_by_key(tmp_path: Path) -> None:
         """,
     )
     expected = {
-        "tier.mode": "not built yet",
+        "tier.mode": "no mode",
         "tier.bucket": "is missing",
         "tier.endpoint": "without credentials",
         "tier.prefix": "at the end",
@@ -280,6 +280,13 @@ def test_a_tier_is_explained_key_by_key(tmp_path: Path) -> None:
 def test_a_tier_in_a_directory_takes_no_keys_of_a_bucket(tmp_path: Path) -> None:
     found = problems_of(tmp_path, '[tier]\nkind = "directory"\nbucket = "abc"\nobject_lock_days = 3\n')
     assert found.keys() == {"tier.bucket", "tier.object_lock_days"}
-    config = load_config(written(tmp_path, '[tier]\nkind = "directory"\ndirectory = "san"\n'), {})
+    there = '[coordination]\nzookeeper = "zk:2181"\n[tier]\nkind = "directory"\ndirectory = "san"\n'
+    config = load_config(written(tmp_path, there), {})
     assert config.tier.directory == tmp_path / "san"
-    assert config.tier.mode == "off"
+    assert config.tier.mode == "standby"
+
+
+def test_a_tier_is_on_once_it_has_a_place_and_needs_zookeeper(tmp_path: Path) -> None:
+    assert not load_config(written(tmp_path, ""), {}).tier.on
+    found = problems_of(tmp_path, '[coordination]\nzookeeper = ""\n[tier]\nkind = "directory"\ndirectory = "san"\n')
+    assert "without ZooKeeper" in found["tier.mode"]

@@ -3,6 +3,7 @@
 from tests.simulation.guard import Guard
 
 LEADER = "replication/core/leader.py"
+IN_SYNC = "replication/core/insync.py"
 RECOVERING = "replication/core/recovering.py"
 TAKEOVER = "replication/core/takeover.py"
 TIER_SIDE = "replication/core/tierside.py"
@@ -14,8 +15,8 @@ TIP = "replication/tier/tip.py"
 TIER_GUARDS = (
     Guard(
         "the tier is filled before it is claimed",
-        LEADER,
-        "        if self.tier.upto(since.sequence + 1) >= situation.ledger.end.sequence:\n",
+        IN_SYNC,
+        "        if self._tier.upto(since.sequence + 1) >= situation.ledger.end.sequence:\n",
         "        if True:\n",
     ),
     Guard(
@@ -26,14 +27,14 @@ TIER_GUARDS = (
     ),
     Guard(
         "the tier is claimed from the commit point on",
-        LEADER,
-        "            self.tier.entering = situation.told\n",
-        "            self.tier.entering = situation.ledger.end\n",
+        IN_SYNC,
+        "            self._tier.entering = situation.told\n",
+        "            self._tier.entering = situation.ledger.end\n",
     ),
     Guard(
         "the tier is required while it enters",
-        LEADER,
-        "        return members | {TIER_MEMBER} if self.tier.entering is not None else members\n",
+        IN_SYNC,
+        "        return members | {TIER_MEMBER} if self._tier.entering is not None else members\n",
         "        return members\n",
     ),
     Guard(
