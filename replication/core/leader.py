@@ -131,7 +131,13 @@ class Leadership:
         self.over = self.recovery.failed
         if self.over is None:
             self._state_confirmed()
-        if situation.leader_present is None and situation.now_ms >= self._recreate_at_ms and not self.handover:
+        self._be_seen()
+
+    def _be_seen(self) -> None:
+        """Put `leader` back where it is missing, again and again: an attempt may be lost, and nothing else tells so."""
+        situation = self._situation
+        vacant = situation.leader_present is None and situation.state_fresh
+        if vacant and situation.now_ms >= self._recreate_at_ms and not self.handover:
             self._recreate_at_ms = situation.now_ms + RETRY_MS
             self._writer.recreate_leader()
 
@@ -308,6 +314,7 @@ class Leadership:
             beat = Heartbeat(self.epoch, to_point(situation.told), self.refusal() or "")
             for link in self.streams.by_link:
                 situation.send(link, beat)
+        self._be_seen()
         self.streams.ask_again()
         self.streams.hang_up(self.set.allowance_ms)
         self.streams.removed(self.set.required())
