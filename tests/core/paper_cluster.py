@@ -14,7 +14,7 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
-from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, VersionedState
+from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, TierFloor, VersionedState
 from replication.messages import FetchEnd, Message
 from storage.position import NO_DIGEST, LogPoint, LogPosition, RecordHeader, RecordKind
 from tests.core.paper_disk import PaperDisk, PaperRecord
@@ -29,6 +29,7 @@ class Coordination:
     state: VersionedState | None = None
     leader: Identity | None = None
     leader_session: int = 0
+    tier_floor: TierFloor | None = None
     up: bool = True
     late: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
@@ -338,7 +339,7 @@ class PaperCluster:
             service = self.service
             if not service.up:
                 return ev.ReadFailed()
-            return ev.StateSeen(service.state, service.leader, registered=True)
+            return ev.StateSeen(service.state, service.leader, registered=True, tier_floor=service.tier_floor)
 
         self.wire.append((self.now, node, answer))
 

@@ -1,8 +1,5 @@
 """The tier in the simulator: each trap of protocol section 15 that needs one, and what hospitals buy, as scenarios."""
 
-from collections.abc import Callable
-
-from replication.core import effects as fx
 from replication.core.values import TIER_MEMBER, TierMode
 from tests.simulation.cluster import Shape
 from tests.simulation.machine import Machine
@@ -107,28 +104,3 @@ def test_the_bucket_follows_within_seconds() -> None:
             stage.stored(stage.leader, f"1.1.{number}")
         chains = stage.cluster.checks.history.committed[1:]
         stage.until(lambda: all(stage.cluster.bucket.holds(chain) for chain in chains), 3000)
-
-
-# The traps of section 15 that need a tier, by their number
-
-
-def held_effects(stage: Stage, machine: Machine, kind: type[fx.Effect]) -> tuple[list[fx.Effect], Callable[[], None]]:
-    """Keep what the core of a machine wants done in one kind from its driver, until released."""
-    replicator = process_of(machine).replicator
-    held: list[fx.Effect] = []
-    carry_out = replicator._carry_out  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-
-    def keep(effect: fx.Effect) -> None:
-        if isinstance(effect, kind):
-            held.append(effect)
-        else:
-            carry_out(effect)
-
-    def release() -> None:
-        replicator._carry_out = carry_out  # type: ignore[method-assign] # noqa: SLF001 # pyright: ignore
-        process = process_of(machine)
-        for effect in held:
-            process.loop.enter(lambda effect=effect: carry_out(effect))  # type: ignore[misc]
-
-    replicator._carry_out = keep  # type: ignore[method-assign] # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    return held, release
