@@ -131,12 +131,18 @@ class DimseServer:
 
     # What associations ask (association.Host)
 
-    def refuses_connection(self) -> bool:
-        if len(self._associations) < self.settings.max_associations + _SPARE_CONNECTIONS:
-            return False
+    def make_room(self) -> None:
+        """Beyond the limit the connection that has asked for nothing for the longest time gives way: those who connect
+        and say nothing, be they hundreds, keep no modality out.
+        """
+        there = [association for association in self._associations if not association.ending]
+        if len(there) < self.settings.max_associations + _SPARE_CONNECTIONS:
+            return
+        waiting = (association for association in there if not association.established)
+        oldest = min(waiting, key=lambda association: association.number)
         self.observer.connection_refused()
         self._refusals.tell("connection dropped", "too many connections")
-        return True
+        oldest.cut()
 
     def refuses_association(self) -> Rejection | None:
         if self._draining:
