@@ -26,9 +26,6 @@ def tier_findings(config: Config) -> Iterator[_Finding]:
     tier = config.tier
     if tier.mode not in _MODES:
         yield "tier.mode", f"{tier.mode!r} is no mode", f"Use one of: {', '.join(_MODES)}."
-    elif tier.on and config.standalone:
-        step = "Name ZooKeeper in [coordination], or leave the tier out."
-        yield "tier.mode", "a node without ZooKeeper does not use a tier yet", step
     if tier.kind not in _KINDS:
         yield "tier.kind", f"{tier.kind!r} is no kind of tier", f"Use one of: {', '.join(_KINDS)}."
     yield from _numbers(tier)

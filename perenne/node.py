@@ -50,7 +50,7 @@ from storage.staging import StagingArea
 
 _LOG: Final = logging.getLogger("perenne.node")
 DRAIN_S: Final = 15.0
-ALONE: Final = "one copy only: allow_solo, a ZooKeeper or a tier is needed"
+ALONE: Final = "one copy only: allow_solo or ZooKeeper (with a peer or a tier)"
 GC_THRESHOLDS: Final = (20_000, 20, 50)
 HAND_OVER_S: Final = 6.0
 
@@ -205,7 +205,7 @@ class Node:
             memory_instance_bytes=config.storage.memory_instance_bytes,
             pool_bytes=config.storage.staging_pool_bytes,
         )
-        self._tier = patient_store(config.tier, tier_store(config)) if config.tier.on else None
+        self._tier = patient_store(config.tier, tier_store(config)) if config.uses_tier else None
         me = Identity(ReplicaId(identity.node_id), identity.incarnation, secrets.token_hex(8))
         self.replicator = Replicator(
             _replicator_settings(config, me, cluster, host_rebooted=store.host_rebooted),
@@ -250,6 +250,8 @@ class Node:
         self._watchdog.start()
         ports = {"dicom": self.dimse.port, "http": self.http.port, "peer": self.replicator.network.port}
         _LOG.info("the node runs", extra={"node": self.replicator.me.id, **ports})
+        if self._config.tier.on and not self._config.uses_tier:
+            _LOG.warning("the tier is not used: a node without ZooKeeper does not do so yet")
         if self.replicator.settings.refusal:
             _LOG.warning("every C-STORE will be refused", extra={"reason": self.replicator.settings.refusal})
 
@@ -375,7 +377,7 @@ def _replicator_settings(
         stall_timeout_ms=config.peer.stall_timeout_ms,
         conflict_policy=ConflictPolicy(config.cluster.conflict_policy),
         host_rebooted=host_rebooted,
-        tier_mode=TierMode(config.tier.mode) if config.tier.on else TierMode.OFF,
+        tier_mode=TierMode(config.tier.mode) if config.uses_tier else TierMode.OFF,
     )
     host = config.peer.advertise_host or config.peer.host
     return ReplicatorSettings(

@@ -286,7 +286,8 @@ def test_a_tier_in_a_directory_takes_no_keys_of_a_bucket(tmp_path: Path) -> None
     assert config.tier.mode == "standby"
 
 
-def test_a_tier_is_on_once_it_has_a_place_and_needs_zookeeper(tmp_path: Path) -> None:
+def test_a_tier_is_on_once_it_has_a_place(tmp_path: Path) -> None:
     assert not load_config(written(tmp_path, ""), {}).tier.on
-    found = problems_of(tmp_path, '[coordination]\nzookeeper = ""\n[tier]\nkind = "directory"\ndirectory = "san"\n')
-    assert "without ZooKeeper" in found["tier.mode"]
+    there = '[tier]\nkind = "directory"\ndirectory = "san"\n'
+    assert load_config(written(tmp_path, there), {}).tier.on
+    assert not load_config(written(tmp_path, there + 'mode = "off"\n'), {}).tier.on

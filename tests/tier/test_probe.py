@@ -167,8 +167,8 @@ def test_the_command_marks_a_directory_once_and_refuses_an_unmarked_one(tmp_path
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[tier]\nbucket = "abc"\n', "tier.endpoint is missing"),
-        ('[tier]\nendpoint = "http://s"\n', "tier.bucket is missing"),
+        ('[tier]\nbucket = "abc"\n', "tier.endpoint: is missing"),
+        ('[tier]\nendpoint = "http://s"\n', "tier.bucket: is missing"),
         ('[tier]\nkind = "directory"\n', "tier.directory is missing"),
         ('[tier]\nendpoint = "http://s"\nbucket = "abc"\n', "no access key and secret key in the environment"),
         ('[tier]\nkind = "tape"\n', "no kind of tier"),
