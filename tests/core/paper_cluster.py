@@ -336,10 +336,9 @@ class PaperCluster:
 
     def read(self, node: PaperNode) -> None:
         def answer() -> ev.Event:
-            service = self.service
-            if not service.up:
-                return ev.ReadFailed()
-            return ev.StateSeen(service.state, service.leader, registered=True, tier_floor=service.tier_floor)
+            seen = self.service
+            found = ev.StateSeen(seen.state, seen.leader, registered=True, tier_floor=seen.tier_floor)
+            return found if seen.up else ev.ReadFailed()
 
         self.wire.append((self.now, node, answer))
 
