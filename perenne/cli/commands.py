@@ -92,11 +92,12 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show every node: role, in sync, position, lag, disk, health. Exit code 0 healthy, 1 degraded, 2 cannot store."""
-    from perenne.cli.status import addresses, show
+    from perenne.cli.status import NoCluster, addresses, show
 
-    found = addresses(url or [], cluster or Path(".local/cluster/cluster.json"))
-    if not found:
-        raise fail("no node to ask: give http://HOST:PORT, or --cluster FILE", 2)
+    try:
+        found = addresses(url or [], cluster or Path(".local/cluster/cluster.json"))
+    except NoCluster as error:
+        raise fail(str(error), 2) from error
     raise typer.Exit(show(found, as_json=as_json))
 
 
@@ -112,12 +113,13 @@ def check_journal(
     Exit code 0 everything is kept, 1 something is lost or altered, 3 not everything could be checked, 2 bad usage.
     """
     from perenne.cli.journal import show
-    from perenne.cli.status import addresses
+    from perenne.cli.status import NoCluster, addresses
     from perenne.journal import JournalUnreadable
 
-    found = addresses(url or [], cluster or Path(".local/cluster/cluster.json"))
-    if not found:
-        raise fail("no node to ask: give http://HOST:PORT, or --cluster FILE", 2)
+    try:
+        found = addresses(url or [], cluster or Path(".local/cluster/cluster.json"))
+    except NoCluster as error:
+        raise fail(str(error), 2) from error
     try:
         raise typer.Exit(show(journal, found, as_json=as_json))
     except (JournalUnreadable, OSError) as error:
@@ -133,9 +135,13 @@ def switchover(
     seconds: Annotated[float, typer.Option(help="How long to wait for it.")] = 30.0,
 ) -> None:
     """Hand the lead to another node; acknowledgements pause for well under a second, nothing is lost."""
+    from perenne.cli.status import NoCluster
     from perenne.cli.switchover import ask, zookeeper_of
 
-    hosts = zookeeper or (zookeeper_of(cluster) if cluster else read_config(config).coordination.zookeeper)
+    try:
+        hosts = zookeeper or (zookeeper_of(cluster) if cluster else read_config(config).coordination.zookeeper)
+    except NoCluster as error:
+        raise fail(str(error), 2) from error
     if not hosts:
         raise fail("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
 

@@ -19,11 +19,25 @@ def addresses(urls: list[str], cluster: Path) -> list[str]:
     """Base addresses to ask: as given, or all that cluster.json names."""
     if urls:
         return [url.rstrip("/") if "://" in url else f"http://{url}" for url in urls]
+    return [f"http://127.0.0.1:{node['http_port']}" for node in described(cluster)["nodes"]]
+
+
+class NoCluster(ValueError):
+    """A cluster.json cannot be used; names the file, the reason and the next step."""
+
+
+def described(cluster: Path) -> dict[str, Any]:
+    """What a cluster.json says. Raises NoCluster."""
     try:
-        facts: Any = json.loads(cluster.read_text())
-        return [f"http://127.0.0.1:{node['http_port']}" for node in facts["nodes"]]
-    except (OSError, ValueError, KeyError):
-        return []
+        facts: dict[str, Any] = json.loads(cluster.read_text())
+        if [node["http_port"] for node in facts["nodes"]] and facts["zookeeper"]["address"]:
+            return facts
+        raise ValueError("it names no nodes")
+    except OSError as error:
+        why = str(error.strerror)
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"it is no cluster.json ({type(error).__name__}: {error})"
+    raise NoCluster(f"{cluster}: {why}; script/up writes one, or name nodes as http://HOST:PORT")
 
 
 def _ask(address: str) -> dict[str, Any]:
@@ -60,7 +74,17 @@ def show(found: list[str], *, as_json: bool) -> int:
     if not console.is_terminal:
         console = Console(width=FILE_WIDTH)
     console.print(table)
+    if leader is not None and leader.get("tier"):
+        console.print(_tier(leader["tier"]))
     return code
+
+
+def _tier(tier: dict[str, Any]) -> str:
+    """One line about the tier, as its leader sees it."""
+    place = "in sync" if tier["in_sync"] else "follows"
+    behind = "not listed yet" if tier["behind"] is None else f"{tier['behind']} records behind"
+    said = f"[red]{escape(tier['failed'])}" if tier["failed"] else "answers"
+    return f"tier ({tier['mode']}): {place}, {behind}, {said}"
 
 
 def _row(n: dict[str, Any], leader: dict[str, Any] | None) -> list[str]:

@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-import json
 import secrets
 import time
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from perenne.cli.status import described
 from perenne.node import SessionWaiter
 from replication.coordination.port import Coordination, CoordinationUnavailable, Operation
 from replication.coordination.zookeeper import ZooKeeperCoordination
@@ -19,12 +19,8 @@ WITHDRAW_S: Final = 2.0
 
 
 def zookeeper_of(cluster: Path) -> str:
-    """The address in a cluster.json; empty when there is none."""
-    try:
-        facts: Any = json.loads(cluster.read_text())
-        return str(facts["zookeeper"]["address"])
-    except (OSError, ValueError, KeyError):
-        return ""
+    """The address in a cluster.json. Raises NoCluster."""
+    return str(described(cluster)["zookeeper"]["address"])
 
 
 def ask(hosts: str, to: str, seconds: float) -> str:

@@ -1,6 +1,7 @@
 """Goal: `perenne status` and `/status` call nothing "ok" that needs a person. Method: made-up answers of nodes."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,3 +80,31 @@ def test_without_a_leader_each_node_shows_what_it_knows_and_why_it_does_not_lead
     assert "no, knows n1" in table
     assert "cannot lead: the log has damaged or unsettled records" in facts["nodes"][0]["reasons"]
     assert judge(two) == ("cannot store", ["no leader is known", "cannot lead: not in the in-sync set"])
+
+
+def test_the_tier_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tier = {"mode": "standby", "in_sync": False, "behind": 3, "failed": None}
+    code, table, _ = shown(monkeypatch, capsys, node("n1", tier=tier), node("n2", tier=tier))
+    assert "tier (standby): follows, 3 records behind, answers" in table
+    assert code == 0
+    gone = tier | {"failed": "it is full"}
+    code, table, _ = shown(monkeypatch, capsys, node("n1", tier=gone))
+    assert code == 1 and "it is full" in table
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "No such file"),
+        ("no json", "no cluster.json"),
+        ("{}", "no cluster.json"),
+        ('{"nodes": []}', "no cluster"),
+    ],
+)
+def test_a_cluster_file_that_cannot_be_used_is_named(tmp_path: Path, content: str | None, why: str) -> None:
+    file = tmp_path / "cluster.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(status.NoCluster, match=why) as caught:
+        status.addresses([], file)
+    assert str(file) in str(caught.value)
