@@ -218,6 +218,7 @@ class Node:
             new_id=lambda: secrets.token_hex(8),
             runtime=self._runtime,
             tier=self._tier,
+            spool=config.node.data_dir / "staging",
         )
         session_s = config.coordination.session_timeout_ms / 1000
         loop = asyncio.get_running_loop()

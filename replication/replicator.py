@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from replication.api import CommitOutcome, Draft, NotPromised
@@ -85,6 +86,7 @@ class Replicator:
         runtime: Runtime,
         tier: ObjectStore | None = None,
         prove_tier: Callable[[ObjectStore], Awaitable[str | None]] = proved,
+        spool: Path | None = None,
     ) -> None:
         self.settings = settings
         self.me = settings.core.identity
@@ -136,7 +138,7 @@ class Replicator:
         self.coordinator = Coordinator(
             coordination, settings.cluster, self.me, self._describe, self, runtime.wall_us, tiered=tier is not None
         )
-        self.tiering = Tiering(self, tier, prove_tier) if tier is not None else None
+        self.tiering = Tiering(self, tier, prove_tier, spool) if tier is not None else None
         self.lookups = Lookups(self)
         self.mender = Mender(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}

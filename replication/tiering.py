@@ -7,11 +7,13 @@ tar like a directory of segments.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.recent import RecentRecord
+from replication.tier.bodies import Body, FilePart
 from replication.tier.contents import read_run
 from replication.tier.keys import CLUSTER_KEY, LOG, MARKER, Marker, Run, parse_marker, parse_run, run_name
 from replication.tier.port import NotThere, ObjectStore, Refused, TierError
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger("perenne.tier")
 PUT_BYTES: Final = 8 * 1024 * 1024
 """Payload bytes of one object, as long as it holds more than one record."""
+SPOOLED_BYTES: Final = 64 * 1024 * 1024
+"""A record larger than this goes through a file: it may be larger than this node's memory."""
 
 
 async def proved(store: ObjectStore) -> str | None:
@@ -42,12 +46,17 @@ class Tiering:
     """One node's way to the bucket. failed: why the last request was not done; None while it answers."""
 
     def __init__(
-        self, replicator: "Replicator", store: ObjectStore, prove: Callable[[ObjectStore], Awaitable[str | None]]
+        self,
+        replicator: "Replicator",
+        store: ObjectStore,
+        prove: Callable[[ObjectStore], Awaitable[str | None]],
+        spool: Path | None,
     ) -> None:
-        """prove(store): why nothing may rest on this store; None when it may."""
+        """prove(store): why nothing may rest on this store; None when it may. spool: a directory for large records."""
         self._replicator = replicator
         self._store = store
         self._prove = prove
+        self._spool = spool
         self.failed: str | None = None
         self._trusted = False
         self._trying = asyncio.Lock()
@@ -126,6 +135,7 @@ class Tiering:
         pieces: list[bytes] = []
         size = 0
         last: RecentRecord | None = None
+        spooled: Path | None = None
         try:
             for sequence in range(effect.first, effect.last + 1):
                 record = self._replicator.recent.get(sequence)
@@ -135,14 +145,25 @@ class Tiering:
                 assert record.payload is not None, "just read, or kept"
                 if pieces and size + record.header.size > PUT_BYTES:
                     break
+                if record.header.size > SPOOLED_BYTES and self._spool is not None:
+                    spooled = self._spool / f"tier-{sequence}"
+                    await loop.run_in_executor(self._replicator.readers, _write_whole, spooled, record)
+                    size, last = record.header.size, record
+                    break
                 pieces.extend(_whole(record.header, record.chain, record.payload))
                 size += record.header.size
                 last = record
             assert last is not None, "at least one record is asked for"
-            await self._store.put(run_name(effect.first, last.point).key, b"".join(pieces))
-        except (TierError, StorageError) as error:
+            body: Body = b"".join(pieces)
+            if spooled is not None:
+                body = FilePart(spooled, 0, spooled.stat().st_size)
+            await self._store.put(run_name(effect.first, last.point).key, body)
+        except (TierError, StorageError, OSError) as error:
             self._answer(ev.TierStored(effect.request, None, str(error)), str(error))
             return
+        finally:
+            if spooled is not None:
+                spooled.unlink(missing_ok=True)
         self.puts += 1
         self.put_bytes += size
         self._answer(ev.TierStored(effect.request, last.point.sequence))
@@ -196,6 +217,14 @@ def _whole(header: RecordHeader, chain: bytes, payload: Payload) -> Iterator[byt
     for part in payload.parts():
         yield bytes(part)
     yield bytes(trailing_padding(header.size))
+
+
+def _write_whole(path: Path, record: RecentRecord) -> None:
+    """Raises OSError, StorageError."""
+    assert record.payload is not None, "just read, or kept"
+    with path.open("wb") as file:
+        for piece in _whole(record.header, record.chain, record.payload):
+            file.write(piece)
 
 
 def _records(run: Run, data: bytes) -> Iterator[tuple[RecordHeader, bytes, memoryview]]:

@@ -40,6 +40,12 @@ def tier_facts(node: LocalNode) -> dict[str, Any]:
     return facts
 
 
+def peak_mebibytes(node: LocalNode) -> int:
+    """The most memory that the process ever had, as the kernel counts it."""
+    status = Path(f"/proc/{rig.signalled(node.running).pid}/status").read_text()
+    return next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
 def behind(cluster: LocalCluster) -> object:
     return tier_facts(rig.leader(cluster))["behind"]
 
@@ -64,6 +70,11 @@ def test_the_tier_takes_a_lost_followers_place_and_gives_back_a_lost_leaders_log
         assert len(alone.acknowledged()) == 120
         acknowledged |= alone.acknowledged()
         assert tier_facts(first)["counted_upto"] == first.status()["positions"]["committed"]
+
+        large = rig.made(1, filler=bytes(100_000_000))
+        assert rig.store(first, large)[0][0] == 0
+        acknowledged, sent = acknowledged | {large[0]}, sent | {large[0]: large[1]}
+        assert peak_mebibytes(first) < 300
 
         rig.signalled(first.running).kill()
         shutil.rmtree(first.data_dir)
