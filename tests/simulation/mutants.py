@@ -69,7 +69,7 @@ def _tested(copy: Path, tests: Sequence[str]) -> str:
     arguments = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=100", *tests]
     done = _python(copy, arguments, 1200)
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-    return f"`{failed[0].split(' ')[1].removeprefix('tests/')}`" if failed else ""
+    return f"`{failed[0].split(' ')[1]}`" if failed else ""
 
 
 def _python(copy: Path, arguments: Sequence[str], seconds: int) -> subprocess.CompletedProcess[str]:
