@@ -22,6 +22,9 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
     coordination: Mapping[str, Any] = facts.get("coordination") or {}
     if not coordination.get("connected", True) and coordination.get("fresh_seconds", 0) > _APART_S:
         reasons.append("no connection to ZooKeeper")
+    tier: Mapping[str, Any] = facts.get("tier") or {}
+    if tier.get("failed"):
+        reasons.append(f"the tier does not answer: {tier['failed']}")
     if damaged := facts["disk"]["damaged_records"]:
         reasons.append(f"{damaged} damaged records")
     if saved := facts["lost_and_found"]:

@@ -103,7 +103,7 @@ class HttpServer:
     """uvicorn in the node's own loop."""
 
     def __init__(self, node: Watched, *, host: str, port: int, patience: Patience | None = None) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._address = (host, port)
         config = uvicorn.Config(
@@ -124,7 +124,12 @@ class HttpServer:
 
     async def start(self) -> None:
         """Raises OSError when the port is taken."""
-        self._socket.bind(self._address)
+        try:
+            self._socket.bind(self._address)
+        except OSError as error:
+            self._socket.close()
+            host, port = self._address
+            raise OSError(error.errno, f"{host} port {port}: {error.strerror}") from error
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._server.serve(sockets=[self._socket]))
         self._looking = loop.create_task(self._look())

@@ -93,6 +93,7 @@ class _Snapshot:
         yield from _gauges(s)
         yield from _counters(s)
         yield from _lags(s)
+        yield from _tier(s)
 
 
 def _gauges(s: ReplicatorStatistics) -> Iterator[Metric]:
@@ -125,6 +126,34 @@ def _gauges(s: ReplicatorStatistics) -> Iterator[Metric]:
     }
     for name, (text, value) in plain.items():
         yield GaugeMetricFamily(name, text, value=value)
+
+
+def _tier(s: ReplicatorStatistics) -> Iterator[Metric]:
+    """All 0 where there is no tier; what the leader alone knows is 0 elsewhere."""
+    tier = s.tier
+    plain: dict[str, tuple[str, float]] = {
+        "perenne_tier_configured": ("1 when this node has a tier", float(tier is not None)),
+        "perenne_tier_in_sync": ("1 when the in-sync set names the tier", float(tier is not None and tier.in_sync)),
+        "perenne_tier_failed": ("1 when the last request failed", float(tier is not None and bool(tier.failed))),
+        "perenne_tier_usable": ("1 on a leader whose tier answers", float(tier is not None and bool(tier.usable))),
+        "perenne_tier_counted_sequence": (
+            "Last record for which the tier was counted, as last read",
+            tier.counted_upto if tier is not None else 0,
+        ),
+        "perenne_tier_complete_sequence": (
+            "On the leader: the last record below which the bucket lacks nothing",
+            (tier.complete_upto or 0) if tier is not None else 0,
+        ),
+        "perenne_tier_behind_records": (
+            "On the leader: committed records that are not in the bucket",
+            (tier.behind or 0) if tier is not None else 0,
+        ),
+    }
+    for name, (text, value) in plain.items():
+        yield GaugeMetricFamily(name, text, value=value)
+    puts, put_bytes = (tier.puts, tier.put_bytes) if tier is not None else (0, 0)
+    yield CounterMetricFamily("perenne_tier_puts", "Objects put by this node", value=puts)
+    yield CounterMetricFamily("perenne_tier_put_bytes", "Payload bytes of the records in them", value=put_bytes)
 
 
 def _counters(s: ReplicatorStatistics) -> Iterator[Metric]:

@@ -157,6 +157,69 @@ class StorageConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierConfig:
+    """The tier: an S3-compatible bucket, or a directory on a SAN or NFS mount (docs/tier.md). Equal on every node.
+
+    There is none as long as neither a bucket nor a directory is named.
+    """
+
+    mode: str = "standby"
+    """`standby`: it follows within seconds, and takes the place of a lost peer. `synchronous`: every store waits for it
+    as well, whenever it answers. `off`: it is left alone."""
+
+    kind: str = "s3"
+    """`s3`, or `directory`."""
+
+    endpoint: str = ""
+    """Of the S3 server, for example `https://s3.pacs.example`. Asked directly: proxies are not used."""
+
+    bucket: str = ""
+    """The bucket, addressed by path. `perenne tier prepare` makes it."""
+
+    prefix: str = ""
+    """Before every key in the bucket: letters, digits, `.`, `_`, `-` and `/`, with a `/` at the end."""
+
+    region: str = "us-east-1"
+    """For the signature. Servers of one's own rarely look at it."""
+
+    ca_file: Path | None = None
+    """PEM file of the authority that signed the server's certificate, instead of the public ones."""
+
+    credentials_file: Path | None = None
+    """An AWS credentials file, profile `default`. Absent: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
+
+    encryption: str = ""
+    """Server-side encryption: `AES256`, `aws:kms`, or empty for what the bucket does by itself."""
+
+    kms_key: str = ""
+    """The key of `aws:kms`; empty for the account's own."""
+
+    object_lock_days: int = 0
+    """Retain sealed segments for so long in compliance mode: nobody can delete them earlier. 0 for not at all."""
+
+    storage_class: str = ""
+    """Of every object; empty for the bucket's default. A class that answers in hours makes a takeover take hours."""
+
+    directory: Path | None = None
+    """For `kind = "directory"`: where the SAN or NFS is mounted. `perenne tier prepare` marks it, once."""
+
+    attempt_timeout_ms: int = 3_000
+    """One request that says nothing for so long has failed; it may yet be applied."""
+
+    give_up_ms: int = 5_000
+    """Then no further attempt is made: the tier has failed. Large objects get more, by their size."""
+
+    connections: int = 8
+    """Requests at once."""
+
+    @property
+    def on(self) -> bool:
+        """Whether a node uses it."""
+        named = self.directory is not None if self.kind == "directory" else bool(self.endpoint or self.bucket)
+        return self.mode != "off" and named
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """What the node writes to standard error. Never patient data."""
 
@@ -179,12 +242,18 @@ class Config:
     ae: tuple[AeConfig, ...] = ()
     http: HttpConfig = field(default_factory=HttpConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
+    tier: TierConfig = field(default_factory=TierConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     @property
     def standalone(self) -> bool:
         """No ZooKeeper: one node, which is its own leader."""
         return not self.coordination.zookeeper
+
+    @property
+    def uses_tier(self) -> bool:
+        """A node without ZooKeeper does not use one yet: a local file fences nothing (protocol, section 3)."""
+        return self.tier.on and not self.standalone
 
     @property
     def copies_required(self) -> int:

@@ -20,6 +20,7 @@ _SERVICE: Final = re.compile(
 )
 _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 _POWER: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_OPTIONAL_PATH: Final = Path | None
 _BOOLEAN: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -143,7 +144,7 @@ class _Reading:
     def _convert(self, hint: object, key: str, value: object, *, from_file: bool) -> object:
         if isinstance(value, _FromEnvironment):
             value = value.parsed(hint)
-        if hint is Path:
+        if hint in (Path, _OPTIONAL_PATH):
             if not isinstance(value, str) or not value:
                 raise _Unfit(f"{value!r} is not a path")
             base = self.file.parent if self.file is not None and from_file else Path()
@@ -212,6 +213,7 @@ def _example(hint: object, key: str) -> str:
         int: "Write a whole number.",
         bool: "Write true or false.",
         Path: 'Write a path, in "quotes".',
+        cast("type", _OPTIONAL_PATH): 'Write a path, in "quotes", or leave it out.',
     }.get(cast("type", hint), 'Write text, in "quotes".')
 
 

@@ -3,10 +3,11 @@
 import asyncio
 import gc
 import logging
+import os
 import secrets
 import signal
 import socket
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from monitoring.http import HttpServer
 from monitoring.metrics import Metrics
 from perenne import VERSION, logs
 from perenne.config import Config
+from perenne.config_tier import blocking_store, patient_store
 from perenne.dimse.server import DimseServer
 from perenne.limits import raise_descriptor_limit
 from replication.api import InstanceBytes, ReplicatorStatistics
@@ -31,11 +33,12 @@ from replication.coordination.standalone import FileCoordination
 from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.core import events as ev
 from replication.core.situation import ConflictPolicy, Settings
-from replication.core.values import Identity, Phase, ReplicaId
+from replication.core.values import Identity, Phase, ReplicaId, TierMode
 from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
 from replication.reporting import role, statistics
 from replication.runtime import ThreadRuntime
+from replication.tier.port import BlockingStore, TierError
 from replication.watchdog import Watchdog
 from storage.dataset import scan
 from storage.disk import Disk, RealDisk
@@ -47,7 +50,7 @@ from storage.staging import StagingArea
 
 _LOG: Final = logging.getLogger("perenne.node")
 DRAIN_S: Final = 15.0
-ALONE: Final = "one copy only: allow_solo, a ZooKeeper or a tier is needed"
+ALONE: Final = "one copy only: allow_solo or ZooKeeper (with a peer or a tier)"
 GC_THRESHOLDS: Final = (20_000, 20, 50)
 HAND_OVER_S: Final = 6.0
 
@@ -73,7 +76,10 @@ async def _serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    config.node.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        config.node.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotStart(f"{config.node.data_dir} cannot be made: {error.strerror}; see [node] data_dir") from error
     disk = RealDisk(config.node.data_dir)
     coordination: Coordination = (
         FileCoordination(disk)
@@ -178,6 +184,7 @@ class Node:
         self._config = config
         self._disk = disk
         self._runtime = ThreadRuntime()
+        self._stopping = False
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         try:
             store = open_store(
@@ -198,6 +205,7 @@ class Node:
             memory_instance_bytes=config.storage.memory_instance_bytes,
             pool_bytes=config.storage.staging_pool_bytes,
         )
+        self._tier = patient_store(config.tier, tier_store(config)) if config.uses_tier else None
         me = Identity(ReplicaId(identity.node_id), identity.incarnation, secrets.token_hex(8))
         self.replicator = Replicator(
             _replicator_settings(config, me, cluster, host_rebooted=store.host_rebooted),
@@ -209,6 +217,7 @@ class Node:
             coordination=coordination,
             new_id=lambda: secrets.token_hex(8),
             runtime=self._runtime,
+            tier=self._tier,
         )
         session_s = config.coordination.session_timeout_ms / 1000
         loop = asyncio.get_running_loop()
@@ -241,12 +250,15 @@ class Node:
         self._watchdog.start()
         ports = {"dicom": self.dimse.port, "http": self.http.port, "peer": self.replicator.network.port}
         _LOG.info("the node runs", extra={"node": self.replicator.me.id, **ports})
+        if self._config.tier.on and not self._config.uses_tier:
+            _LOG.warning("the tier is not used: a node without ZooKeeper does not do so yet")
         if self.replicator.settings.refusal:
             _LOG.warning("every C-STORE will be refused", extra={"reason": self.replicator.settings.refusal})
 
     async def stop(self) -> None:
         """The leader hands over first; then associations finish or are released; then everything is closed."""
         _LOG.info("the node stops")
+        self._stopping = True
         await self.replicator.hand_over(HAND_OVER_S)
         await self.dimse.drain(DRAIN_S)
         self._watchdog.stop()
@@ -274,6 +286,8 @@ class Node:
         return None
 
     def why_not_ready(self) -> str | None:
+        if self._stopping:
+            return "the node stops"  # open associations are still served, but nobody new gets in
         why = self.replicator.refusal()
         return why or (None if self.replicator.core.situation.admitted else "not yet admitted to the cluster")
 
@@ -324,6 +338,7 @@ class Node:
                 }
                 for lag in s.lags
             ],
+            "tier": asdict(s.tier) if s.tier is not None else None,
             **surveyed,
             "disk": {
                 "free_bytes": self._disk.free_bytes(),
@@ -343,6 +358,14 @@ class Node:
         return {**facts, "health": health, "reasons": reasons}
 
 
+def tier_store(config: Config) -> BlockingStore:
+    """The store of the `[tier]` section. Raises CannotStart."""
+    try:
+        return blocking_store(config.tier, os.environ)
+    except TierError as error:
+        raise CannotStart(f"the tier: {error}") from error
+
+
 def _replicator_settings(
     config: Config, me: Identity, cluster: ClusterRecord, *, host_rebooted: bool
 ) -> ReplicatorSettings:
@@ -354,6 +377,7 @@ def _replicator_settings(
         stall_timeout_ms=config.peer.stall_timeout_ms,
         conflict_policy=ConflictPolicy(config.cluster.conflict_policy),
         host_rebooted=host_rebooted,
+        tier_mode=TierMode(config.tier.mode) if config.uses_tier else TierMode.OFF,
     )
     host = config.peer.advertise_host or config.peer.host
     return ReplicatorSettings(

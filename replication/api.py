@@ -84,6 +84,26 @@ class ReplicaLag:
 
 
 @dataclass(frozen=True, slots=True)
+class TierReport:
+    """The tier as this node sees it; what the leader alone knows is None elsewhere.
+
+    usable: it answers, and may enter the in-sync set. complete_upto: the last record below which nothing is missing in
+    the bucket. behind: committed records that are not there yet. counted_upto: of `tierfloor` as last read. failed: why
+    the last request was not done.
+    """
+
+    mode: str
+    in_sync: bool
+    usable: bool | None
+    complete_upto: int | None
+    behind: int | None
+    counted_upto: int
+    failed: str | None
+    puts: int
+    put_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicatorStatistics:
     """A frozen snapshot of replication on one node; durations in seconds, sizes in bytes."""
 
@@ -102,6 +122,8 @@ class ReplicatorStatistics:
     durable: LogPoint
     committed: LogPoint
     floor: LogPoint
+    tier: TierReport | None
+    """None where there is none."""
     lags: tuple[ReplicaLag, ...]
     """One per other registered replica; filled on the leader, empty elsewhere."""
     uncommitted_records: int

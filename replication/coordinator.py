@@ -25,7 +25,7 @@ _SESSIONS: Final = {
     SessionEvent.SUSPENDED: ev.Session.SUSPENDED,
     SessionEvent.LOST: ev.Session.LOST,
 }
-StateEffect = fx.ReadState | fx.CreateState | fx.WriteState | fx.TakeLead | fx.RecreateLeader | fx.Resign
+StateEffect = fx.ReadState | fx.CreateState | fx.WriteState | fx.TakeLead | fx.RecreateLeader | fx.Resign | fx.CountTier
 
 
 class CoordinatorEvents(Protocol):
@@ -49,13 +49,17 @@ class Coordinator:
         describe: Callable[[], tuple[NodeRegistration, LiveNode]],
         events: CoordinatorEvents,
         wall_us: Callable[[], int],
+        *,
+        tiered: bool = False,
     ) -> None:
+        """tiered: whether this cluster may have a tier, so that `tierfloor` is read with `state`."""
         self._coordination = coordination
         self._cluster = cluster
         self._me = me
         self._describe = describe
         self._events = events
         self._wall_us = wall_us
+        self._tiered = tiered
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._queued: set[str] = set()
         self._registered = False
@@ -136,6 +140,8 @@ class Coordinator:
             self._once("read", self._read)
         elif isinstance(effect, fx.Resign):
             self._queue.put_nowait(lambda: self._coordination.resign(self._me))
+        elif isinstance(effect, fx.CountTier):
+            self._queue.put_nowait(lambda: self._count_tier(effect))
         else:
             self._queue.put_nowait(lambda: self._write(effect))
 
@@ -145,10 +151,11 @@ class Coordinator:
                 await self._register()
             state = await self._coordination.read_state()
             leader = await self._coordination.leader()
+            tier_floor = await self._coordination.tier_floor() if self._tiered else None
         except (CoordinationUnavailable, CoordinationCorrupt):
             self._events.feed(ev.ReadFailed())
             raise
-        self._events.feed(ev.StateSeen(state, leader, registered=True))
+        self._events.feed(ev.StateSeen(state, leader, registered=True, tier_floor=tier_floor))
 
     async def _register(self) -> None:
         found = await self._coordination.cluster(self._cluster)
@@ -176,6 +183,15 @@ class Coordinator:
         finally:
             self.changes += outcome is CasOutcome.APPLIED
             self._events.feed(ev.StateWritten(effect.request, outcome, version))
+
+    async def _count_tier(self, effect: fx.CountTier) -> None:
+        outcome, version = CasOutcome.UNKNOWN, -1
+        try:
+            outcome, version = await self._coordination.count_tier(
+                effect.point, effect.state_version, effect.floor_version
+            )
+        finally:
+            self._events.feed(ev.TierCounted(effect.request, outcome, version))
 
     async def _nodes(self) -> None:
         self._events.nodes(await self._coordination.live_nodes())

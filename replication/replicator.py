@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,9 +28,12 @@ from replication.messages import (
 )
 from replication.offers import Offer, Offers
 from replication.opening import UNSETTLED
+from replication.operations import Operations
 from replication.peers import PeerNetwork
 from replication.recent import Recent
 from replication.runtime import Runtime
+from replication.tier.port import ObjectStore
+from replication.tiering import Tiering, proved
 from replication.writing import Writing
 from storage.disk import Disk
 from storage.errors import StorageError
@@ -80,6 +83,8 @@ class Replicator:
         coordination: Coordination,
         new_id: Callable[[], str],
         runtime: Runtime,
+        tier: ObjectStore | None = None,
+        prove_tier: Callable[[ObjectStore], Awaitable[str | None]] = proved,
     ) -> None:
         self.settings = settings
         self.me = settings.core.identity
@@ -128,15 +133,17 @@ class Replicator:
             committed=lambda: self.core.situation.told,
             in_sync=self._is_in_sync,
         )
-        self.coordinator = Coordinator(coordination, settings.cluster, self.me, self._describe, self, runtime.wall_us)
+        self.coordinator = Coordinator(
+            coordination, settings.cluster, self.me, self._describe, self, runtime.wall_us, tiered=tier is not None
+        )
+        self.tiering = Tiering(self, tier, prove_tier) if tier is not None else None
         self.lookups = Lookups(self)
         self.mender = Mender(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}
         self._events: deque[ev.Event] = deque()
         self._stepping = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._operation: Operation | None = None
-        self._handed_over = asyncio.Event()
+        self._operations = Operations(self)
         self.closed = False
         self.frozen: str | None = None
         self.leader_changes = 0
@@ -154,11 +161,7 @@ class Replicator:
 
     async def hand_over(self, seconds: float) -> None:
         """Give the lead away before the node stops; returns at once on a follower."""
-        self._handed_over.clear()
-        self.feed(ev.HandOverRequested(None, self.runtime.wall_us(), final=True))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._handed_over.wait()
+        await self._operations.hand_over(seconds)
 
     async def close(self) -> None:
         """End everything; what was not answered by now is answered "not promised"."""
@@ -167,6 +170,8 @@ class Replicator:
             task.cancel()
         await self.coordinator.close()
         await self.network.close()
+        if self.tiering is not None:
+            await self.tiering.close()
         self.offers.give_up("the node stops")
         for end in (self.group.close, self._promises.shutdown, self._indexing.close, self.readers.shutdown):
             await asyncio.to_thread(end)
@@ -275,7 +280,10 @@ class Replicator:
                 self.frozen = effect.reason
                 _LOG.critical("this node stopped writing: its log contradicts", extra={"reason": effect.reason})
             case fx.HandOverDone():
-                self._hand_over_done(effect)
+                self._operations.done(effect)
+            case fx.ListTier() | fx.PutRun() | fx.PutMarker() | fx.AskTier() | fx.ReadRun() | fx.FetchRun():
+                assert self.tiering is not None, "only a configured tier is asked"
+                self.tiering.carry_out(effect)
             case _:
                 self.coordinator.carry_out(effect)
 
@@ -298,6 +306,10 @@ class Replicator:
             staged.release()
         else:
             self.readers.submit(staged.release)  # removing its file syncs a directory
+
+    def hold(self, payload: Staged) -> int:
+        """Keep a payload until the core has decided about it; returns its handle."""
+        return self._held.add(payload)
 
     def drop(self, payload: Payload) -> None:
         """Let go of a payload that nobody wants."""
@@ -398,22 +410,7 @@ class Replicator:
         self.network.set_members({node.identity.id: (node.host, node.peer_port) for node in live.values()})
 
     def operation(self, operation: Operation) -> None:
-        """An operator asked for something; the leader does it."""
-        leadership = self.core.leadership
-        if operation.verb != "switchover" or self._operation is not None or leadership is None:
-            return
-        if operation.arguments.get("epoch", str(leadership.epoch)) != str(leadership.epoch):
-            return  # asked of the leader before, who may be at it still, or have done it
-        self._operation = operation
-        to = operation.arguments.get("to")
-        self.feed(ev.HandOverRequested(ReplicaId(to) if to else None, self.runtime.wall_us(), final=False))
-
-    def _hand_over_done(self, effect: fx.HandOverDone) -> None:
-        self._handed_over.set()
-        operation, self._operation = self._operation, None
-        if operation is not None:
-            result = f"{effect.to} leads" if effect.to else f"failed: {effect.reason}"
-            self.coordinator.finish(operation, result)
+        self._operations.requested(operation)
 
 
 def _epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:

@@ -1,7 +1,8 @@
 """A frozen snapshot of one node's replication, for metrics, `/status` and load balancers."""
 
-from replication.api import ReplicaLag, ReplicatorStatistics, Role
+from replication.api import ReplicaLag, ReplicatorStatistics, Role, TierReport
 from replication.core.leader import Leadership
+from replication.core.values import TIER, TIER_MEMBER, Phase
 from replication.replicator import Replicator
 
 
@@ -40,6 +41,7 @@ def statistics(replicator: Replicator, *, data_path_seconds: float) -> Replicato
         durable=situation.ledger.durable,
         committed=situation.committed,
         floor=situation.floor,
+        tier=_tier(replicator, leadership),
         lags=lags,
         uncommitted_records=max(0, situation.ledger.end.sequence - situation.told.sequence),
         uncommitted_bytes=leadership.uncommitted_bytes if leadership is not None else 0,
@@ -62,6 +64,27 @@ def statistics(replicator: Replicator, *, data_path_seconds: float) -> Replicato
     )
 
 
+def _tier(replicator: Replicator, leadership: Leadership | None) -> TierReport | None:
+    tiering, situation = replicator.tiering, replicator.core.situation
+    if tiering is None:
+        return None
+    state, floor = situation.cluster, situation.tier_floor
+    active = leadership is not None and leadership.phase is Phase.ACTIVE
+    side = leadership.tier if leadership is not None and active else None
+    complete = side.complete_upto if side is not None and side.coverage is not None else None
+    return TierReport(
+        mode=situation.settings.tier_mode.value,
+        in_sync=state is not None and TIER_MEMBER in state.in_sync,
+        usable=side.usable if side is not None else None,
+        complete_upto=complete,
+        behind=max(0, situation.told.sequence - complete) if complete is not None else None,
+        counted_upto=floor.point.sequence if floor is not None else 0,
+        failed=tiering.failed,
+        puts=tiering.puts,
+        put_bytes=tiering.put_bytes,
+    )
+
+
 def _lags(replicator: Replicator, leadership: Leadership, now_ms: int) -> tuple[ReplicaLag, ...]:
     """One per other replica that is in the set or connected."""
     situation = replicator.core.situation
@@ -69,7 +92,7 @@ def _lags(replicator: Replicator, leadership: Leadership, now_ms: int) -> tuple[
     streams = {stream.peer.id: stream for stream in leadership.streams.by_link.values()}
     in_sync = {member.id for member in leadership.in_sync}
     found: list[ReplicaLag] = []
-    for replica in sorted((in_sync | streams.keys()) - {replicator.me.id}):
+    for replica in sorted((in_sync | streams.keys()) - {replicator.me.id, TIER}):
         stream = streams.get(replica)
         confirmed = stream.confirmed.sequence if stream is not None else 0
         behind = [record for record in leadership.uncommitted if record.sequence > confirmed]

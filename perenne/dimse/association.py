@@ -75,8 +75,8 @@ class Host(Protocol):
     observer: DimseObserver
     receive_buffer: memoryview
 
-    def refuses_connection(self) -> bool:
-        """Whether there are too many; counts and logs it when so."""
+    def make_room(self) -> None:
+        """A connection is about to be one more; where there are too many, another is ended, counted and logged."""
         ...
 
     def refuses_association(self) -> Rejection | None: ...
@@ -92,7 +92,7 @@ class Association(asyncio.BufferedProtocol):
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop, number: int) -> None:
         self._host = host
         self._loop = loop
-        self._number = number
+        self.number = number
         self._settings = host.settings
         self._state = State.AWAITING_REQUEST
         self._reader = PduReader(self, host.settings.max_pdu)
@@ -112,6 +112,11 @@ class Association(asyncio.BufferedProtocol):
     def established(self) -> bool:
         """Whether it counts as an association; a connection does not before and after."""
         return self._state in (State.ESTABLISHED, State.RELEASING)
+
+    @property
+    def ending(self) -> bool:
+        """The connection is as good as gone."""
+        return self._transport is not None and self._transport.is_closing()
 
     @property
     def paused(self) -> bool:
@@ -145,10 +150,7 @@ class Association(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
-        if self._host.refuses_connection():
-            self._state = State.CLOSED
-            self._transport.abort()
-            return
+        self._host.make_room()
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -170,7 +172,8 @@ class Association(asyncio.BufferedProtocol):
         try:
             self._reader.feed(self._host.receive_buffer[:nbytes])
         except PduError as error:
-            _LOG.warning("aborting association", extra={"association": self._number, "reason": str(error)})
+            extra = {"association": self.number, "address": self._peer_address(), "reason": str(error)}
+            _LOG.warning("aborting association", extra=extra)
             self._abort(error.reason, Closed.PROTOCOL_ERROR)
         self.progressed()
 
@@ -197,7 +200,7 @@ class Association(asyncio.BufferedProtocol):
             self._host.observer.association_closed(self._closed_because.value, seconds)
             _LOG.info(
                 "association closed",
-                extra={"association": self._number, "reason": self._closed_because.value},
+                extra={"association": self.number, "reason": self._closed_because.value},
             )
 
     # PduSink
@@ -244,8 +247,10 @@ class Association(asyncio.BufferedProtocol):
             _LOG.warning(
                 "association rejected",
                 extra={
-                    "association": self._number,
+                    "association": self.number,
                     "calling_ae": request.calling_ae,
+                    "called_ae": request.called_ae,
+                    "address": self._peer_address(),
                     "reason": rejection.name,
                 },
             )
@@ -263,7 +268,7 @@ class Association(asyncio.BufferedProtocol):
         _LOG.info(
             "association accepted",
             extra={
-                "association": self._number,
+                "association": self.number,
                 "calling_ae": request.calling_ae,
                 "address": self._peer_address(),
                 "contexts": len(decision.accepted),
@@ -311,7 +316,8 @@ class Association(asyncio.BufferedProtocol):
 
     def _artim_expired(self) -> None:
         if self._state is State.AWAITING_REQUEST:
-            _LOG.warning("no association request in time", extra={"association": self._number})
+            extra = {"association": self.number, "address": self._peer_address()}
+            _LOG.warning("no association request in time", extra=extra)
         if self._transport is not None:
             self._transport.abort()
 
@@ -328,7 +334,7 @@ class Association(asyncio.BufferedProtocol):
         if left > 0 or self._paused or (self.outstanding and not within):
             self._watch_silence(left if left > 0 else allowed / 4)
             return
-        extra = {"association": self._number, "within_message": within}
+        extra = {"association": self.number, "within_message": within}
         _LOG.warning("association silent for too long", extra=extra)
         self._abort(AbortReason.NOT_SPECIFIED, Closed.STALLED if within else Closed.IDLE)
 

@@ -52,15 +52,16 @@ class DimseServer:
         self._associations: set[Association] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._port = 0
         self._draining = False
         self._left = asyncio.Event()
         self._review: asyncio.TimerHandle | None = None
 
     @property
     def port(self) -> int:
-        """The port listened on, also when 0 was asked for."""
-        assert self._server is not None, "not started"
-        return int(self._server.sockets[0].getsockname()[1])
+        """The port listened on, also when 0 was asked for, and after it was closed."""
+        assert self._port, "not started"
+        return self._port
 
     async def start(self) -> None:
         """Resolve the hosts of `aes` and listen. Raises OSError."""
@@ -72,6 +73,7 @@ class DimseServer:
             self.settings.port,
             backlog=256,
         )
+        self._port = int(self._server.sockets[0].getsockname()[1])
         self._review_budget()
 
     async def drain(self, deadline_s: float) -> None:
@@ -129,12 +131,18 @@ class DimseServer:
 
     # What associations ask (association.Host)
 
-    def refuses_connection(self) -> bool:
-        if len(self._associations) < self.settings.max_associations + _SPARE_CONNECTIONS:
-            return False
+    def make_room(self) -> None:
+        """Beyond the limit the connection that has asked for nothing for the longest time gives way: those who connect
+        and say nothing, be they hundreds, keep no modality out.
+        """
+        there = [association for association in self._associations if not association.ending]
+        if len(there) < self.settings.max_associations + _SPARE_CONNECTIONS:
+            return
+        waiting = (association for association in there if not association.established)
+        oldest = min(waiting, key=lambda association: association.number)
         self.observer.connection_refused()
         self._refusals.tell("connection dropped", "too many connections")
-        return True
+        oldest.cut()
 
     def refuses_association(self) -> Rejection | None:
         if self._draining:

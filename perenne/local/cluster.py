@@ -16,6 +16,7 @@ from perenne.local.processes import DidNotStart, Running, free_ports, start, sta
 
 FILE: Final = "cluster.json"
 AE_TITLE: Final = "PERENNE"
+_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 Say = Callable[[str], None]
 
 
@@ -35,6 +36,8 @@ class LocalNode:
     """Where it finds ZooKeeper, if not at the server itself."""
     advertise_host: str = ""
     extra: str = ""
+    host: str = "127.0.0.1"
+    """Where it listens."""
 
     @property
     def config(self) -> Path:
@@ -51,7 +54,7 @@ class LocalNode:
     def get(self, path: str, timeout: float = 2.0) -> tuple[int, bytes]:
         """HTTP GET; status 0 when nobody answers, or not to the end."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=timeout) as answer:
+            with _DIRECT.open(f"http://{self.host}:{self.http_port}{path}", timeout=timeout) as answer:
                 return int(answer.status), answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
@@ -196,17 +199,17 @@ zookeeper = "{keeper}"
 session_timeout_ms = {self.session_timeout_ms}
 
 [peer]
-host = "127.0.0.1"
+host = "{node.host}"
 port = {node.peer_port}
 advertise_host = "{node.advertise_host}"
 
 [dimse]
 ae_title = "{AE_TITLE}"
-host = "127.0.0.1"
+host = "{node.host}"
 port = {node.dicom_port}
 
 [http]
-host = "127.0.0.1"
+host = "{node.host}"
 port = {node.http_port}
 {self.extra}{node.extra}"""
 

@@ -27,7 +27,9 @@ def command(config: Path) -> list[str]:
     ]
 
 
-def configure(directory: Path, port: int, *, servers: tuple[str, ...] = (), number: int = 0) -> Path:
+def configure(
+    directory: Path, port: int, *, servers: tuple[str, ...] = (), number: int = 0, host: str = "127.0.0.1"
+) -> Path:
     """Write zoo.cfg; `servers` are the lines `host:peer:election` of an ensemble, `number` is this one's, from 1."""
     data = directory / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -38,7 +40,7 @@ def configure(directory: Path, port: int, *, servers: tuple[str, ...] = (), numb
         "minSessionTimeout=400",
         "maxSessionTimeout=60000",
         f"dataDir={data}",
-        "clientPortAddress=127.0.0.1",
+        f"clientPortAddress={host}",
         f"clientPort={port}",
         "admin.enableServer=false",
         "4lw.commands.whitelist=srvr,ruok",
@@ -52,10 +54,10 @@ def configure(directory: Path, port: int, *, servers: tuple[str, ...] = (), numb
     return config
 
 
-def serves(port: int) -> bool:
+def serves(port: int, host: str = "127.0.0.1") -> bool:
     """Whether the server answers, with a quorum behind it."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        with socket.create_connection((host, port), timeout=1) as connection:
             connection.sendall(b"srvr")
             answer = b""
             while piece := connection.recv(4096):

@@ -94,6 +94,15 @@ def decode_state(data: bytes) -> ClusterState:
     return _load("state", data, _build_state)
 
 
+def encode_tier_floor(point: LogPoint) -> bytes:
+    """The znode `tierfloor`."""
+    return _dump(_point(point))
+
+
+def decode_tier_floor(data: bytes) -> LogPoint:
+    return _load("tierfloor", data, _to_point)
+
+
 def encode_leader(leader: Identity) -> bytes:
     """The ephemeral `leader`."""
     return _dump(_identity(leader))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, VersionedState
+from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, TierFloor, VersionedState
 from storage.position import LogPoint
 
 
@@ -135,6 +135,19 @@ class Coordination(Protocol):
 
     async def leader(self) -> Identity | None:
         """The ephemeral `leader`: a hint of liveness, without authority. Raises CoordinationUnavailable."""
+        ...
+
+    async def tier_floor(self) -> TierFloor | None:
+        """`tierfloor`, in the order of the reads before it. Raises CoordinationUnavailable, CoordinationCorrupt."""
+        ...
+
+    async def count_tier(
+        self, point: LogPoint, state_version: int, floor_version: int | None
+    ) -> tuple[CasOutcome, int]:
+        """One transaction: check the version of `state`, and CAS `tierfloor`, which must not exist for None.
+
+        Returns the outcome and, if applied, the new version of `tierfloor` (else -1).
+        """
         ...
 
     async def create_state(self, state: ClusterState) -> tuple[CasOutcome, int]:

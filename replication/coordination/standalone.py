@@ -1,7 +1,6 @@
 """Coordination of a standalone node: the same state in a local file, which fences nothing."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -15,13 +14,17 @@ from replication.coordination.port import (
     SessionEvent,
     Watcher,
 )
-from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, VersionedState
+from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, TierFloor, VersionedState
 from storage.disk import Disk
 from storage.errors import StorageError
+from storage.position import LogPoint
 
 _STATE: Final = "standalone-state.json"
+_TIER_FLOOR: Final = "standalone-tierfloor.json"
 _CLUSTER: Final = "standalone-cluster.json"
 _SESSION_MS: Final = 6000
+RETRY_S: Final = 0.5
+"""Until a failed write is answered."""
 
 
 class FileCoordination:
@@ -32,6 +35,7 @@ class FileCoordination:
         self._watcher: Watcher | None = None
         self._leader: Identity | None = None
         self._version = 0
+        self._floor_version = 0
         self._live: dict[ReplicaId, LiveNode] = {}
         self._registrations: dict[ReplicaId, NodeRegistration] = {}
         self._operations: dict[str, Operation] = {}
@@ -68,24 +72,45 @@ class FileCoordination:
     async def leader(self) -> Identity | None:
         return self._leader
 
+    async def tier_floor(self) -> TierFloor | None:
+        if not self._disk.exists(_TIER_FLOOR):
+            return None
+        return TierFloor(codec.decode_tier_floor(self._disk.read(_TIER_FLOOR)), self._floor_version)
+
+    async def count_tier(
+        self, point: LogPoint, state_version: int, floor_version: int | None
+    ) -> tuple[CasOutcome, int]:
+        known = self._floor_version if self._disk.exists(_TIER_FLOOR) else None
+        if state_version != self._version or floor_version != known:
+            return CasOutcome.CONFLICT, -1
+        try:
+            await asyncio.to_thread(self._disk.write_atomically, _TIER_FLOOR, codec.encode_tier_floor(point))
+        except (StorageError, OSError):
+            return CasOutcome.UNKNOWN, -1
+        self._floor_version += 1
+        return CasOutcome.APPLIED, self._floor_version
+
     async def create_state(self, state: ClusterState) -> tuple[CasOutcome, int]:
         if self._disk.exists(_STATE):
             return CasOutcome.CONFLICT, -1
-        return await self._store(state)
+        return await self._store(state, self._version)
 
     async def write_state(self, state: ClusterState, version: int) -> tuple[CasOutcome, int]:
         if version != self._version:
             return CasOutcome.CONFLICT, -1
-        self._version += 1
-        return await self._store(state)
+        return await self._store(state, version + 1)
 
-    async def _store(self, state: ClusterState) -> tuple[CasOutcome, int]:
-        with contextlib.suppress(StorageError, OSError):
+    async def _store(self, state: ClusterState, version: int) -> tuple[CasOutcome, int]:
+        try:
             await asyncio.to_thread(self._disk.write_atomically, _STATE, codec.encode_state(state))
-            if self._watcher is not None:
-                self._watcher.state_changed()
-            return CasOutcome.APPLIED, self._version
-        return CasOutcome.UNKNOWN, -1
+        except (StorageError, OSError):
+            # Whoever asked tries again at once, at the version that it knows: a full disk is not to be hammered.
+            await asyncio.sleep(RETRY_S)
+            return CasOutcome.UNKNOWN, -1
+        self._version = version
+        if self._watcher is not None:
+            self._watcher.state_changed()
+        return CasOutcome.APPLIED, version
 
     async def take_lead(self, state: ClusterState, version: int, who: Identity) -> tuple[CasOutcome, int]:
         if self._leader not in (None, who):

@@ -31,7 +31,8 @@ from replication.coordination.port import (
     SessionEvent,
     Watcher,
 )
-from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, VersionedState
+from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, TierFloor, VersionedState
+from storage.position import LogPoint
 
 _LOG: Final = logging.getLogger("perenne.coordination")
 _EVENTS: Final = {
@@ -277,6 +278,29 @@ class ZooKeeperCoordination:
 
     def _operations_watch(self, _event: object) -> None:
         self._hop(lambda: self._watcher.operation_requested() if self._watcher else None)
+
+    async def tier_floor(self) -> TierFloor | None:
+        try:
+            data, stat = await self._ask(self._client.get_async(self._path("tierfloor")))
+        except NoNodeError:
+            return None
+        return TierFloor(codec.decode_tier_floor(data), int(stat.version))
+
+    async def count_tier(
+        self, point: LogPoint, state_version: int, floor_version: int | None
+    ) -> tuple[CasOutcome, int]:
+        path, data = self._path("tierfloor"), codec.encode_tier_floor(point)
+
+        def send() -> Any:
+            transaction = self._client.transaction()
+            transaction.check(self._path("state"), state_version)
+            if floor_version is None:
+                transaction.create(path, data)
+            else:
+                transaction.set_data(path, data, floor_version)
+            return transaction.commit_async()
+
+        return await self._cas(send, lambda answer: 0 if floor_version is None else int(answer[-1].version))
 
     async def create_state(self, state: ClusterState) -> tuple[CasOutcome, int]:
         data = codec.encode_state(state)

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from replication.core.values import ClusterState, Identity, ReplicaId
 from replication.messages import Message
+from replication.tier.keys import Run
 from storage.position import LogPoint, RecordHeader
 
 
@@ -159,6 +160,66 @@ class Settle(Struct, frozen=True):
     reason: str
 
 
+class ListTier(Struct, frozen=True):
+    """List everything in the bucket; answer with TierListed."""
+
+    request: int
+
+
+class PutRun(Struct, frozen=True):
+    """Put the records from `first` on, up to `last` at most, as one object; answer with TierStored.
+
+    They are all of one epoch. How many go at once is the driver's choice. One put is under way at a time: what is put
+    later is not there before what was put earlier, so that whatever is in the bucket has no gap below it.
+    """
+
+    request: int
+    first: int
+    last: int
+
+
+class PutMarker(Struct, frozen=True):
+    """Put the marker of a change of `state` that counts the tier; answer with TierMarked."""
+
+    request: int
+    counter: int
+    change: str
+
+
+class AskTier(Struct, frozen=True):
+    """Ask the bucket for anything at all, to learn whether it answers; answer with TierAnswered."""
+
+    request: int
+
+
+class CountTier(Struct, frozen=True):
+    """One transaction: `state` is still at `state_version`, and `tierfloor` becomes `point`; answer with TierCounted.
+
+    floor_version: that of `tierfloor`, None where it must not exist yet.
+    """
+
+    request: int
+    point: LogPoint
+    state_version: int
+    floor_version: int | None
+
+
+class ReadRun(Struct, frozen=True):
+    """Read an object and prove what it holds; answer with TierRead."""
+
+    request: int
+    run: Run
+
+
+class FetchRun(Struct, frozen=True):
+    """Read records `first` to `last` of an object; answer with a TierRecord for each, then TierFetched."""
+
+    request: int
+    run: Run
+    first: int
+    last: int
+
+
 class Committed(Struct, frozen=True):
     """Everything up to `point` is committed and may be indexed and served here."""
 
@@ -209,6 +270,13 @@ Effect = (
     | CloseLink
     | RelayProposal
     | Settle
+    | ListTier
+    | PutRun
+    | PutMarker
+    | AskTier
+    | CountTier
+    | ReadRun
+    | FetchRun
     | Committed
     | LeadershipChanged
     | Frozen

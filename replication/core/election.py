@@ -4,10 +4,11 @@ import enum
 from dataclasses import replace
 
 from replication.core.effects import AppendStaged, DropStaged
+from replication.core.eligibility import through_tier
 from replication.core.events import RecordFetched, StateWritten
 from replication.core.situation import Link, Situation
 from replication.core.statewriter import StateWriter, Written
-from replication.core.values import Member, Phase, ReplicaId, VersionedState
+from replication.core.values import TIER_MEMBER, Member, Phase, ReplicaId, VersionedState
 from replication.messages import Fetch, FetchEnd, Survey, SurveyAnswer, to_point
 from storage.position import LogPosition, chain_after
 
@@ -17,6 +18,7 @@ COPY_MS = 5000
 """How long a member that shows a longer tail may delay the candidate (protocol, section 6)."""
 RANK_MS = 150
 """A candidate gives way this long to each better placed one, so that they do not bid each other's epochs up."""
+THROUGH_TIER_RANK = 3
 
 MEETING_MS = 5_000
 """So long after its start a node waits for members of the set that it has not heard."""
@@ -41,6 +43,7 @@ class Candidacy:
         self.base = base
         self._nonce = nonce
         self._insist = insist
+        self._through_tier = through_tier(base.state, situation.me.member)
         self.stage = Stage.ASKING
         self.answers: dict[Member, SurveyAnswer] = {}
         self._asked: dict[Member, Link] = {}
@@ -71,7 +74,7 @@ class Candidacy:
     @property
     def silent(self) -> frozenset[Member]:
         """Members that were asked, or could not be, and did not answer."""
-        return self.base.state.in_sync - frozenset(self.answers) - {self._situation.me.member}
+        return self.base.state.in_sync - frozenset(self.answers) - {self._situation.me.member, TIER_MEMBER}
 
     def answered(self, peer: Member, message: SurveyAnswer) -> None:
         if message.nonce == self._nonce:
@@ -122,7 +125,9 @@ class Candidacy:
         # After a reboot of this host the disk may have lost what a silent member still holds.
         settings = self._situation.settings
         waited = self._situation.now_ms - self._started_ms
-        rebooted = self._situation.unsettled and bool(self.silent) and waited < settings.reboot_wait_ms
+        # What is missing here comes from the tier, if it is the tier that the node would lead through.
+        lacking = self._situation.unsettled and not self._through_tier
+        rebooted = lacking and bool(self.silent) and waited < settings.reboot_wait_ms
         # A process that has just started has met nobody yet, and may stand on a disk that was rolled back: whoever
         # holds more gets the time to say so. Later, a silent member is one that is gone, and is not waited for.
         meeting = bool(self.silent) and self._situation.now_ms - self._situation.started_ms < MEETING_MS
@@ -141,7 +146,7 @@ class Candidacy:
 
     def _copy_or_promise(self) -> None:
         situation = self._situation
-        member = self._longer_tail()
+        member = self._longer_tail() if not self._through_tier else None
         if member is not None and member in self._asked:
             self.stage, self._copying_from = Stage.COPYING, member
             self._until_ms = situation.now_ms + COPY_MS
@@ -157,6 +162,8 @@ class Candidacy:
 
     def _rank(self) -> int:
         """How many answering members of the set are better placed: a longer log, else the smaller id."""
+        if self._through_tier:
+            return THROUGH_TIER_RANK  # whoever is in the set has nothing to rebuild
         own = self._placing(self._situation.ledger.end.position, self._situation.me.id)
         others = (
             self._placing(LogPosition(answer.end.epoch, answer.end.sequence), member.id)
@@ -205,7 +212,7 @@ class Candidacy:
     def _promise(self) -> None:
         situation = self._situation
         promises = [a.promise for a in self.answers.values() if situation.believable(a.promise)]
-        self.epoch = 1 + max(self.base.state.epoch, situation.wanted_promise, *promises, 0)
+        self.epoch = 1 + max(self.base.state.epoch, situation.wanted_promise, situation.tier_epoch, *promises)
         self.stage = Stage.PROMISING
         situation.persist(self.epoch)
 
@@ -247,5 +254,7 @@ class Candidacy:
             self.over = not self.won
         elif seen.state.change != self.base.state.change or self._situation.leader_present is not None:
             self.over = True
+        elif seen.version != self.base.version:
+            self.over = True  # the same content at another version: a write at the old one can only fail
         elif self.writer is not None and not self.writer.busy:
             self._take()  # still the old state: a write at the same version fences the unknown one

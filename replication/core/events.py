@@ -7,8 +7,10 @@ import enum
 
 from msgspec import Struct
 
-from replication.core.values import CasOutcome, Identity, ReplicaId, VersionedState
+from replication.core.values import CasOutcome, Identity, ReplicaId, TierFloor, VersionedState
 from replication.messages import Message
+from replication.tier.contents import Link as RunLink
+from replication.tier.keys import Run
 from storage.position import LogPoint, RecordHeader
 
 
@@ -37,6 +39,7 @@ class StateSeen(Struct, frozen=True):
     state: VersionedState | None
     leader: Identity | None
     registered: bool
+    tier_floor: TierFloor | None = None
 
 
 class ReadFailed(Struct, frozen=True):
@@ -111,6 +114,72 @@ class RecordFetched(Struct, frozen=True):
     header: RecordHeader
     chain: bytes
     handle: int
+
+
+class TierListed(Struct, frozen=True):
+    """What the bucket holds. runs: None when it could not be listed, for this `reason`.
+
+    counter: of the highest marker.
+    """
+
+    request: int
+    runs: tuple[Run, ...] | None
+    counter: int = 0
+    reason: str = ""
+
+
+class TierStored(Struct, frozen=True):
+    """Everything from the asked record to `last` was put and confirmed; None when it was not, for this `reason`."""
+
+    request: int
+    last: int | None
+    reason: str = ""
+
+
+class TierMarked(Struct, frozen=True):
+    """The marker is in the bucket, or is not, for this `reason`."""
+
+    request: int
+    reason: str = ""
+
+
+class TierAnswered(Struct, frozen=True):
+    """The bucket answers, or does not, for this `reason`."""
+
+    request: int
+    reason: str = ""
+
+
+class TierCounted(Struct, frozen=True):
+    """Outcome of `CountTier`. version: of `tierfloor` now, where it was applied."""
+
+    request: int
+    outcome: CasOutcome
+    version: int
+
+
+class TierRead(Struct, frozen=True):
+    """The records of one object, proved by their digests and by each other; none when it could not be read."""
+
+    request: int
+    links: tuple[RunLink, ...]
+    reason: str = ""
+
+
+class TierRecord(Struct, frozen=True):
+    """One record of what `FetchRun` asked for. `handle` names the staged payload."""
+
+    request: int
+    header: RecordHeader
+    chain: bytes
+    handle: int
+
+
+class TierFetched(Struct, frozen=True):
+    """No more records come for `FetchRun`. reason: why not all came; empty when they did."""
+
+    request: int
+    reason: str = ""
 
 
 class LocalDurable(Struct, frozen=True):
@@ -194,6 +263,8 @@ class DataPathChanged(Struct, frozen=True):
     trouble: str | None
 
 
+TierEvent = TierListed | TierStored | TierMarked | TierAnswered | TierCounted | TierRead | TierRecord | TierFetched
+
 Event = (
     Tick
     | SessionChanged
@@ -217,4 +288,5 @@ Event = (
     | HandOverRequested
     | DataPathChanged
     | LogResumed
+    | TierEvent
 )

@@ -152,6 +152,11 @@ class Following:
             stream.aligned = True
             situation.send(stream.link, Aligned(stream.epoch, to_point(point)))
 
+    def cut(self, point: LogPoint) -> None:
+        """Cut the log for a takeover: this node leads, and follows nobody before it is done."""
+        self.working = True
+        self._situation.emit(Truncate(point))
+
     def truncated(self, point: LogPoint) -> None:
         """What was cut lies in lost+found; the log ends at `point`."""
         situation = self._situation

@@ -5,28 +5,23 @@ numbered, and what every member of the maximal in-sync set has confirmed is comm
 """
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import replace
 
 from msgspec import Struct
 
 from replication.core.commit import committed_upto
-from replication.core.effects import AppendOwn, CloseLink, Committed, LeadershipChanged
-from replication.core.events import StateWritten
+from replication.core.effects import CloseLink, Committed, LeadershipChanged
+from replication.core.events import StateWritten, TierEvent
+from replication.core.follower import Following
 from replication.core.handover import Handover
-from replication.core.membership import desired_set
+from replication.core.insync import RETRY_MS, InSyncSet
 from replication.core.proposals import Proposals
+from replication.core.recovering import Recovery
 from replication.core.situation import Situation
 from replication.core.statewriter import StateWriter, Written
 from replication.core.streams import Streams
-from replication.core.values import TIER_MEMBER, Member, Phase
+from replication.core.tierside import TierSide
+from replication.core.values import TIER_MEMBER, Member, Phase, TierClaim
 from replication.messages import Aligned, Confirmed, Damaged, Heartbeat, Leave, Message, Rejected, StreamEnd, to_point
-from storage.position import LogPosition, chain_after
-
-RETRY_MS = 200
-"""Pause between two attempts to write `state` while outcomes stay unknown."""
-DISK_BYTES_PER_MS = 20_000
-"""A follower is granted a second per 20 MB that are on their way to its disk before it counts as stalled."""
 
 
 class Uncommitted(Struct, frozen=True):
@@ -41,7 +36,12 @@ class Leadership:
     """Everything that one node does as leader of one epoch."""
 
     def __init__(
-        self, situation: Situation, writer: StateWriter, proposals: Proposals, silent: frozenset[Member]
+        self,
+        situation: Situation,
+        writer: StateWriter,
+        proposals: Proposals,
+        following: Following,
+        silent: frozenset[Member],
     ) -> None:
         self._situation = situation
         self._writer = writer
@@ -50,34 +50,34 @@ class Leadership:
         self.epoch = writer.confirmed.state.epoch
         self.phase = Phase.RECOVERING
         self.streams = Streams(situation, self.epoch)
-        self.epoch_record = 0
-        self.active_ms = 0
         self.uncommitted: deque[Uncommitted] = deque()
-        self.uncommitted_bytes = 0
         self.handover: Handover | None = None
-        self.tier_confirmed = 0
-        """What the tier holds and was counted for; fed by the tier's driver."""
+        self.tier = TierSide(situation)
+        self.set = InSyncSet(situation, writer, self.streams, self.tier)
+        self.recovery = Recovery(situation, following, writer.confirmed.state)
         self.over: str | None = None
         """Why this leadership ended; the replica steps down at the end of the step."""
-        self._retry_at_ms = 0
         self._heartbeat_at_ms = 0
         self._recreate_at_ms = 0
         self._judged_at_ms = -1
         self._refusal: str | None = None
 
     def begin(self) -> None:
-        """Write this epoch's EPOCH record: what it is on top of is settled by it."""
-        situation = self._situation
-        position = LogPosition(self.epoch, situation.ledger.end.sequence + 1)
-        header, payload = situation.ports.epoch_record(position, situation.wall_us)
-        chain = chain_after(situation.ledger.end.chain, header)
-        self.epoch_record = position.sequence
-        situation.ledger.appended(header, chain)
-        situation.emit(AppendOwn(header, chain, payload))
+        """Settle what this leadership stands on."""
+        self.recovery.begin()
+
+    @property
+    def epoch_record(self) -> int:
+        """Sequence of this epoch's EPOCH record; 0 before it is written."""
+        return self.recovery.epoch_record
 
     @property
     def in_sync(self) -> frozenset[Member]:
-        return self._writer.confirmed.state.in_sync
+        return self.set.members
+
+    @property
+    def uncommitted_bytes(self) -> int:
+        return self.set.on_their_way
 
     @property
     def knows_commits(self) -> bool:
@@ -86,40 +86,21 @@ class Leadership:
         """
         return self.phase is Phase.ACTIVE and self._situation.told.sequence >= self.epoch_record
 
-    def required(self) -> frozenset[Member]:
-        """Who must confirm a record before it is committed."""
-        return self._writer.maximal()
-
     # What happens
 
     def local_durable(self) -> None:
         """The log thread got further."""
         if self.phase is Phase.RECOVERING:
-            self._try_to_activate()
+            self._recover()
         else:
             self._advance()
 
-    def _try_to_activate(self) -> None:
-        situation = self._situation
-        if situation.ledger.durable.sequence < self.epoch_record or not self._may_write():
-            return
-        state = self._writer.confirmed.state
-        absent = self.streams.gone(state.in_sync, since_ms=-situation.settings.disconnect_grace_ms, allowance_ms=0)
-        unlinked = {m for m in absent if m not in situation.linked_members(state.in_sync)}
-        in_sync = desired_set(
-            current=state.in_sync,
-            own=situation.me.member,
-            gone=(unlinked | self._silent) - {TIER_MEMBER},
-            behind=(),
-            ready=(),
-            damaged=(),
-            minimum_copies=situation.settings.minimum_copies,
-        )
-        self._writer.write(replace(state, phase=Phase.ACTIVE, in_sync=in_sync, floor=situation.told, transfer=None))
-
-    def _may_write(self) -> bool:
-        situation = self._situation
-        return not self._writer.busy and situation.state_fresh and situation.now_ms >= self._retry_at_ms
+    def _recover(self) -> None:
+        """Rebuild, write the EPOCH record, and become active, each once what comes before it is done."""
+        self.recovery.tend()
+        self.over = self.over or self.recovery.failed
+        if self.over is None and self.recovery.durable:
+            self.set.activate(taken_over=self.recovery.takeover is not None, silent=self._silent)
 
     def state_written(self, event: StateWritten) -> None:
         """Take the outcome of a write of `state`."""
@@ -130,7 +111,7 @@ class Leadership:
             self._situation.state_fresh = False
             self._situation.read_state()
         elif written is Written.UNKNOWN:
-            self._retry_at_ms = self._situation.now_ms + RETRY_MS
+            self.set.wait()
             self._situation.read_state()
         else:
             self._situation.read_state()  # the answer to a re-created `leader`
@@ -145,8 +126,18 @@ class Leadership:
         if not self._writer.seen(seen):
             self.over = "the cluster state was changed behind its back"
             return
-        self._state_confirmed()
-        if situation.leader_present is None and situation.now_ms >= self._recreate_at_ms and not self.handover:
+        self.tier.floor_seen()
+        self.recovery.floor_seen()
+        self.over = self.recovery.failed
+        if self.over is None:
+            self._state_confirmed()
+        self._be_seen()
+
+    def _be_seen(self) -> None:
+        """Put `leader` back where it is missing, again and again: an attempt may be lost, and nothing else tells so."""
+        situation = self._situation
+        vacant = situation.leader_present is None and situation.state_fresh
+        if vacant and situation.now_ms >= self._recreate_at_ms and not self.handover:
             self._recreate_at_ms = situation.now_ms + RETRY_MS
             self._writer.recreate_leader()
 
@@ -154,16 +145,18 @@ class Leadership:
         state = self._writer.confirmed.state
         if self.phase is Phase.RECOVERING and state.phase is Phase.ACTIVE:
             self._activate()
+        if TIER_MEMBER not in self._writer.maximal():
+            self.tier.left()
         if self.handover is not None:
             self.handover.state_confirmed(state)
-        self.streams.removed(self.required())
+        self.streams.removed(self.set.required())
         self._judged_at_ms = -1
         self._advance()
 
     def _activate(self) -> None:
         situation = self._situation
         self.phase = Phase.ACTIVE
-        self.active_ms = situation.now_ms
+        self.set.active_ms = situation.now_ms
         self._proposals.leadership_began(situation.told.sequence, self.epoch_record)
         situation.emit(LeadershipChanged(situation.me, self.epoch, "elected"))
         self.streams.open_missing()
@@ -200,7 +193,7 @@ class Leadership:
             self._advance()
         elif isinstance(message, StreamEnd):
             self.streams.ended(stream, message)
-            self.streams.removed(self.required())
+            self.streams.removed(self.set.required())
         elif isinstance(message, Aligned):
             self.streams.aligned(stream, message)
         elif isinstance(message, Rejected) and message.epoch == self.epoch:
@@ -216,6 +209,8 @@ class Leadership:
         situation = self._situation
         if self.phase is not Phase.ACTIVE or self.handover is not None or situation.fenced or situation.trouble:
             return
+        if self.tier.entering is not None:
+            return  # it is filled up to the end of the log, which must not run away from it
         if not situation.ports.catalogue.complete:
             return  # a duplicate would not be known for one
         for ticket in self._proposals.held():
@@ -223,39 +218,87 @@ class Leadership:
             size = self._proposals.number(ticket, self.epoch, self.unsound)
             if situation.ledger.end.sequence > before:
                 self.uncommitted.append(Uncommitted(before + 1, size, situation.now_ms))
-                self.uncommitted_bytes += size
+                self.set.on_their_way += size
 
     def _advance(self) -> None:
         situation = self._situation
-        confirmed = self.streams.confirmations()
-        confirmed[TIER_MEMBER] = self.tier_confirmed
-        reached = committed_upto(
-            own=situation.me.member,
-            own_durable=situation.ledger.durable.sequence,
-            confirmed=confirmed,
-            maximal=self.required(),
-            in_sync_size=self._writer.smallest(),
-            minimum_copies=situation.settings.minimum_copies,
-            epoch_record=self.epoch_record,
-        )
-        if self.phase is not Phase.ACTIVE or reached <= situation.told.sequence:
+        if self.phase is not Phase.ACTIVE:
+            return
+        if TIER_MEMBER in self.set.required():
+            self._count_tier()
+            reached = self._reached(self.tier.counted if self._claim() is not None else 0)
+        else:
+            reached = self._reached(0)
+        if reached <= situation.told.sequence:
             return
         point = situation.ledger.point_at(reached)
         assert point is not None, "what is durable here has a point"
         situation.told = situation.committed = point
         situation.settle_tail()
         while self.uncommitted and self.uncommitted[0].sequence <= reached:
-            self.uncommitted_bytes -= self.uncommitted.popleft().size
+            self.set.on_their_way -= self.uncommitted.popleft().size
         situation.emit(Committed(point))
         self._proposals.committed(reached, self.unsound)
+
+    def _reached(self, tier: int) -> int:
+        """What would be committed, were the tier counted up to `tier`."""
+        situation = self._situation
+        confirmed = self.streams.confirmations()
+        confirmed[TIER_MEMBER] = tier
+        return committed_upto(
+            own=situation.me.member,
+            own_durable=situation.ledger.durable.sequence,
+            confirmed=confirmed,
+            maximal=self.set.required(),
+            in_sync_size=self._writer.smallest(),
+            minimum_copies=situation.settings.minimum_copies,
+            epoch_record=self.epoch_record,
+        )
+
+    # The tier
+
+    def _claim(self) -> TierClaim | None:
+        """What the tier is claimed for by the `state` in force. While a change that adds it is unresolved, there is no
+        claim to count on, and nothing is acknowledged: the tier is required all the same (section 4, rule 3).
+        """
+        return self._writer.confirmed.state.tier
+
+    def _count_tier(self) -> None:
+        """Count the tier for what it and every node of the set hold, once what it holds was put and marked."""
+        claim = self._claim()
+        idle = not self._writer.busy and not self._writer.unresolved and self._situation.state_fresh
+        if claim is None or not idle or not self.tier.marked:
+            return
+        self.tier.check(self._reached(self.tier.upto(claim.first)), self._writer.confirmed.version)
+
+    def tier_said(self, event: TierEvent) -> None:
+        """The bucket, or the transaction that counts it, answered."""
+        if self.recovery.rebuilding:
+            self.recovery.tier_said(event)
+            self._recover()
+            return
+        if self.tier.said(event, self.epoch, self._writer.confirmed.state.change.counter):
+            self._situation.state_fresh = False
+            self._situation.read_state()
+        self.over = self.over or self.tier.over
+        if self.over is None and self.phase is Phase.ACTIVE:
+            self.set.tend_tier()
+            self._tend_membership()
+            self._advance()
+
+    def truncated(self) -> None:
+        """What a takeover asked for is done."""
+        if self.recovery.rebuilding:
+            self.recovery.truncated()
+            self._recover()
 
     def unsound(self, sequence: int) -> bool:
         """Whether a member that is counted is known to hold this record damaged: then no Success may rest on it."""
         if sequence in self._situation.damaged:
             return True
-        said = self.streams.damage()
+        said, required = self.streams.damage(), self.set.required()
         return bool(said) and any(
-            damage.more or sequence in damage.sequences for member, damage in said.items() if member in self.required()
+            damage.more or sequence in damage.sequences for member, damage in said.items() if member in required
         )
 
     # Time
@@ -264,44 +307,30 @@ class Leadership:
         """Whatever time asks for: heartbeats, questions repeated, the in-sync set, a hand-over."""
         situation = self._situation
         if self.phase is Phase.RECOVERING:
-            self._try_to_activate()
+            self._recover()
             return
         if situation.now_ms >= self._heartbeat_at_ms:
             self._heartbeat_at_ms = situation.now_ms + situation.settings.heartbeat_ms
             beat = Heartbeat(self.epoch, to_point(situation.told), self.refusal() or "")
             for link in self.streams.by_link:
                 situation.send(link, beat)
+        self._be_seen()
         self.streams.ask_again()
-        self.streams.hang_up(self.uncommitted_bytes // DISK_BYTES_PER_MS)
-        self.streams.removed(self.required())
+        self.streams.hang_up(self.set.allowance_ms)
+        self.streams.removed(self.set.required())
+        self.set.tend_tier()
+        self.over = self.over or self.tier.over
         if self.handover is None:
             self._tend_membership()
-        elif self._may_write():
-            self.handover.tend(self._writer)
-
-    def _gone(self, members: Iterable[Member]) -> set[Member]:
-        allowance = self.uncommitted_bytes // DISK_BYTES_PER_MS
-        return self.streams.gone(set(members) - {TIER_MEMBER}, since_ms=self.active_ms, allowance_ms=allowance)
+        else:
+            self.tier.entering = None  # the log must come to an end
+            if self.set.may_write():
+                self.handover.tend(self._writer)
+        self._advance()
 
     def _tend_membership(self) -> None:
-        if not self._may_write():
-            return
-        state = self._writer.confirmed.state
-        ready = self.streams.ready(self.epoch_record)
-        # Whoever left the set by a stall may hold everything still, and is not taken back before it moves again.
-        gone = self._gone(state.in_sync | ready)
-        wanted = desired_set(
-            current=state.in_sync,
-            own=self._situation.me.member,
-            gone=gone,
-            behind=self.streams.behind() & state.in_sync,
-            ready=ready - gone,
-            damaged=self.streams.damage().keys(),
-            minimum_copies=self._situation.settings.minimum_copies,
-        )
-        if wanted != state.in_sync or self._writer.unresolved:
-            self._retry_at_ms = self._situation.now_ms + RETRY_MS
-            self._writer.write(replace(state, in_sync=wanted, floor=self._situation.told))
+        if self.phase is Phase.ACTIVE and self.handover is None:
+            self.set.tend(self.epoch_record)
 
     def refusal(self) -> str | None:
         """Why a store would be refused now: too few replicas could confirm it. Asked for each store, judged anew
@@ -311,12 +340,5 @@ class Leadership:
             return None
         if self._judged_at_ms != self._situation.ticked_ms:
             self._judged_at_ms = self._situation.ticked_ms
-            self._refusal = self._judge()
+            self._refusal = self.set.why_too_few()
         return self._refusal
-
-    def _judge(self) -> str | None:
-        minimum = self._situation.settings.minimum_copies
-        reachable = len(self.in_sync - self._gone(self.in_sync))
-        if reachable < minimum:
-            return f"only {reachable} of {minimum} copies could be made durable"
-        return None

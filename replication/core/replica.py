@@ -11,7 +11,6 @@ from replication.core.effects import (
     Effect,
     Resign,
     ResumeLog,
-    SendTail,
 )
 from replication.core.events import (
     DamageChanged,
@@ -37,14 +36,17 @@ from replication.core.events import (
     StateSeen,
     StateWritten,
     Tick,
+    TierEvent,
+    TierRecord,
     Truncated,
 )
 from replication.core.ledger import Ledger
 from replication.core.ports import LogView
 from replication.core.roles import Roles
 from replication.core.situation import Link, Ports, Settings, Situation
+from replication.core.surveys import answer_fetch, answer_survey
 from replication.core.values import Change, ClusterState, Phase
-from replication.messages import Fetch, FetchEnd, OpenStream, Survey, SurveyAnswer, to_point
+from replication.messages import Fetch, FetchEnd, OpenStream, Survey, SurveyAnswer
 from storage.position import GENESIS, LogPoint
 
 READ_RETRY_MS = 500
@@ -147,6 +149,8 @@ class Replica(Roles):
                 self._on_log_resumed(event)
             case HandOverRequested():
                 self.hand_over_requested(event)
+            case _:
+                self._on_tier(event)
 
     def _on_tick(self, event: Tick) -> None:
         situation = self.situation
@@ -192,6 +196,7 @@ class Replica(Roles):
         newer = state.change.counter > situation.counter
         situation.counter = max(situation.counter, state.change.counter)
         situation.state = event.state
+        situation.tier_floor = event.tier_floor
         if newer or state.epoch > situation.wanted_promise or not situation.admitted:
             situation.persist(state.epoch)
         self._admit(event.registered)
@@ -280,12 +285,12 @@ class Replica(Roles):
         link.heard_ms = situation.now_ms
         message = event.message
         if isinstance(message, Survey):
-            self._answer_survey(event.link, message)
+            answer_survey(self, event.link, message)
         elif isinstance(message, SurveyAnswer):
             if self.candidacy is not None:
                 self.candidacy.answered(event.sender.member, message)
         elif isinstance(message, Fetch):
-            self._answer_fetch(event.link, message)
+            answer_fetch(self.situation, event.link, message)
         elif isinstance(message, FetchEnd):
             if self.candidacy is not None:
                 self.candidacy.fetch_ended(message)
@@ -310,31 +315,6 @@ class Replica(Roles):
         if self.following.open_stream(event.link, event.sender, message):
             self.candidacy = None
             self.proposals.leader_announced(event.sender)
-
-    def _answer_survey(self, link: int, message: Survey) -> None:
-        situation = self.situation
-        if not situation.admitted:
-            return
-        beat = situation.settings.heartbeat_ms
-        active = self.leadership is not None and self.leadership.phase is Phase.ACTIVE
-        answer = SurveyAnswer(
-            nonce=message.nonce,
-            promise=situation.wanted_promise,
-            end=to_point(situation.ledger.durable),
-            # Damage elsewhere takes nothing from the tail: whoever copies it proves each record.
-            verified=situation.fenced is None,
-            sees_leader=active or self.following.hears_leader(4 * beat),
-            state_counter=situation.counter,
-        )
-        situation.send(link, answer)
-
-    def _answer_fetch(self, link: int, message: Fetch) -> None:
-        situation = self.situation
-        after = message.after.log_point()
-        if situation.ledger.holds(after) and message.last <= situation.ledger.durable.sequence:
-            situation.emit(SendTail(link, message.nonce, after, message.last))
-        else:
-            situation.send(link, FetchEnd(message.nonce, "that is not a prefix of this log"))
 
     def _on_record_received(self, event: RecordReceived) -> None:
         self._heard(event.link)
@@ -374,7 +354,15 @@ class Replica(Roles):
 
     def _on_truncated(self, event: Truncated) -> None:
         self.following.truncated(event.point)
+        if self.leadership is not None:
+            self.leadership.truncated()
         self._answer_waiting_leader()
+
+    def _on_tier(self, event: TierEvent) -> None:
+        if self.leadership is not None:
+            self.leadership.tier_said(event)
+        elif isinstance(event, TierRecord):
+            self.situation.emit(DropStaged(event.handle))
 
     def _on_segment_installed(self, event: SegmentInstalled) -> None:
         self.following.installed(event)

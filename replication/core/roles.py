@@ -11,7 +11,7 @@ from replication.core.effects import (
     Resign,
 )
 from replication.core.election import Candidacy
-from replication.core.eligibility import why_not_eligible
+from replication.core.eligibility import through_tier, why_not_eligible
 from replication.core.events import (
     HandOverRequested,
     Session,
@@ -23,6 +23,8 @@ from replication.core.proposals import Proposals
 from replication.core.situation import Situation
 from replication.core.values import Member, Phase, ReplicaId
 
+TIER_REST_MS = 10_000
+"""Before a node tries again to take over through a tier that did not give back what it was counted for."""
 GIVE_WAY_MS = 10_000
 """Between two attempts of a damaged leader to hand over: each holds new records back until it is done or given up."""
 
@@ -48,6 +50,7 @@ class Roles(ABC):
         self._hand_over_until_ms = 0
         self._give_way_ms = 0
         self._stand_again_ms = 0
+        self._tier_rest_ms = 0
         self._left = False
         self._stopping = False
         self._vacant_since_ms: int | None = None
@@ -120,6 +123,9 @@ class Roles(ABC):
             self._left = True
             self.following.leave("its disk failed")
         elif leadership is not None and leadership.over is not None:
+            if leadership.recovery.failed is not None:
+                self._tier_rest_ms = situation.now_ms + TIER_REST_MS
+                situation.not_standing = leadership.over
             self._step_down(leadership.over)
             situation.emit(Resign())
             situation.state_fresh = False
@@ -182,7 +188,7 @@ class Roles(ABC):
         self.candidacy = None
         self.following.stop()
         silent: frozenset[Member] = candidacy.silent
-        self.leadership = Leadership(self.situation, candidacy.writer, self.proposals, silent)
+        self.leadership = Leadership(self.situation, candidacy.writer, self.proposals, self.following, silent)
         self.proposals.leader_announced(self.situation.me)
         self.leadership.begin()
 
@@ -211,8 +217,16 @@ class Roles(ABC):
         early = situation.now_ms < self._stand_again_ms
         if not insist and (early or self.following.hears_leader(4 * situation.settings.heartbeat_ms)):
             return
+        if through_tier(state, situation.me.member) and situation.now_ms < self._tier_rest_ms:
+            return
         why = situation.not_standing = why_not_eligible(
-            state, situation.me.member, situation.ledger, counter=situation.counter, own_floor=situation.floor
+            state,
+            situation.me.member,
+            situation.ledger,
+            counter=situation.counter,
+            own_floor=situation.floor,
+            tier_mode=situation.settings.tier_mode,
+            tier_floor=situation.tier_floor,
         )
         if why is None:
             self._nonce += 1

@@ -11,7 +11,7 @@ from replication.core.effects import Effect, Frozen, Persist, ReadState, Send, T
 from replication.core.events import Session
 from replication.core.ledger import Ledger
 from replication.core.ports import Catalogue
-from replication.core.values import ClusterState, Identity, Member, ReplicaId, VersionedState
+from replication.core.values import ClusterState, Identity, Member, ReplicaId, TierFloor, TierMode, VersionedState
 from replication.messages import Message
 from storage.position import LogPoint, LogPosition, RecordHeader
 
@@ -47,6 +47,7 @@ class Settings:
     reboot_wait_ms: int = 30_000
     conflict_policy: ConflictPolicy = ConflictPolicy.KEEP_FIRST
     host_rebooted: bool = False
+    tier_mode: TierMode = TierMode.OFF
 
     @property
     def minimum_copies(self) -> int:
@@ -101,6 +102,10 @@ class Situation:
         self.state: VersionedState | None = None
         self.leader_present: Identity | None = None
         """The ephemeral `leader` as last read."""
+        self.tier_floor: TierFloor | None = None
+        """As last read, or written by this node as leader."""
+        self.tier_epoch = 0
+        """The highest epoch that the bucket was seen to hold, dead branches included: a new one must be above it."""
         self.state_fresh = False
         """Whether `state` was read in the present session: no CAS before that (protocol: a new session re-reads)."""
         self.admitted = False

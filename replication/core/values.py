@@ -43,6 +43,16 @@ class Identity(Struct, frozen=True, order=True):
         return Member(self.id, self.incarnation)
 
 
+class TierMode(enum.Enum):
+    """Of the tier. SYNCHRONOUS: in the in-sync set whenever it answers. STANDBY: it follows within seconds, and enters
+    the set when too few nodes are left. OFF: there is none.
+    """
+
+    SYNCHRONOUS = "synchronous"
+    STANDBY = "standby"
+    OFF = "off"
+
+
 class Phase(enum.Enum):
     """Of a leadership: `RECOVERING` until its own EPOCH record is durable and the CAS to `ACTIVE` confirmed."""
 
@@ -99,6 +109,14 @@ class VersionedState:
     """The state as read, with the version to compare in a CAS. Versions may repeat after a restore of ZooKeeper."""
 
     state: ClusterState
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class TierFloor:
+    """The znode `tierfloor`, as read: up to where the tier was counted in a commit. version: to compare in a CAS."""
+
+    point: LogPoint
     version: int
 
 

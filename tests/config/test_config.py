@@ -241,3 +241,53 @@ def test_what_kubernetes_sets_for_its_services_is_no_problem(tmp_path: Path) -> 
 def test_the_table_of_keys_is_of_this_configuration() -> None:
     """`.venv/bin/python -m perenne.config_table` writes it anew."""
     assert config_table.FILE.read_text() == config_table.document()
+
+
+def test_a_tier_is_explained_key_by_key(tmp_path: Path) -> None:
+    found = problems_of(
+        tmp_path,
+        """
+        [tier]
+        mode = "sometimes"
+        kind = "s3"
+        endpoint = "https://key:secret@s3.example/path"
+        prefix = "no-slash"
+        ca_file = "nowhere.pem"
+        encryption = "rot13"
+        kms_key = "k"
+        object_lock_days = -1
+        give_up_ms = 10
+        connections = 0
+        """,
+    )
+    expected = {
+        "tier.mode": "no mode",
+        "tier.bucket": "is missing",
+        "tier.endpoint": "without credentials",
+        "tier.prefix": "at the end",
+        "tier.ca_file": "cannot be read",
+        "tier.encryption": "no server-side encryption",
+        "tier.kms_key": "with aws:kms alone",
+        "tier.object_lock_days": "days cannot be",
+        "tier.give_up_ms": "shorter than one attempt",
+        "tier.connections": "outside of 1 to 256",
+    }
+    assert found.keys() == expected.keys()
+    assert not [key for key, part in expected.items() if part not in found[key]]
+    assert "secret" not in str(found), "credentials in an address are not quoted"
+
+
+def test_a_tier_in_a_directory_takes_no_keys_of_a_bucket(tmp_path: Path) -> None:
+    found = problems_of(tmp_path, '[tier]\nkind = "directory"\nbucket = "abc"\nobject_lock_days = 3\n')
+    assert found.keys() == {"tier.bucket", "tier.object_lock_days"}
+    there = '[coordination]\nzookeeper = "zk:2181"\n[tier]\nkind = "directory"\ndirectory = "san"\n'
+    config = load_config(written(tmp_path, there), {})
+    assert config.tier.directory == tmp_path / "san"
+    assert config.tier.mode == "standby"
+
+
+def test_a_tier_is_on_once_it_has_a_place(tmp_path: Path) -> None:
+    assert not load_config(written(tmp_path, ""), {}).tier.on
+    there = '[tier]\nkind = "directory"\ndirectory = "san"\n'
+    assert load_config(written(tmp_path, there), {}).tier.on
+    assert not load_config(written(tmp_path, there + 'mode = "off"\n'), {}).tier.on

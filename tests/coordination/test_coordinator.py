@@ -13,8 +13,9 @@ from replication.coordination.port import ClusterRecord, LiveNode, NodeRegistrat
 from replication.coordination.standalone import FileCoordination
 from replication.coordinator import Coordinator
 from replication.core import events as ev
-from replication.core.values import Change, ClusterState, Identity, Member, Phase, ReplicaId, VersionedState
+from replication.core.values import CasOutcome, Change, ClusterState, Identity, Member, Phase, ReplicaId, VersionedState
 from storage.disk import RealDisk
+from storage.errors import StorageFull
 from storage.position import GENESIS
 
 CLUSTER = ClusterRecord("c", 1, 65536)
@@ -83,6 +84,38 @@ def test_a_bug_in_one_request_does_not_end_the_worker(tmp_path: Path) -> None:
         await worker.close()
 
     asyncio.run(run())
+
+
+class FullDisk(RealDisk):
+    """Has no room for a file while `full`."""
+
+    full = False
+
+    def write_atomically(self, name: str, data: bytes) -> None:
+        if self.full:
+            raise StorageFull(f"no room to write {name}")
+        super().write_atomically(name, data)
+
+
+def test_a_standalone_node_on_a_full_disk_leaves_the_loop_alone_and_leads_once_there_is_room(tmp_path: Path) -> None:
+    """A candidate asks again at the version that it read, at once: it must get on, and not without a pause."""
+
+    async def main() -> None:
+        disk = FullDisk(tmp_path)
+        coordination = FileCoordination(disk)
+        assert await coordination.create_state(state("n1")) == (CasOutcome.APPLIED, 0)
+        began = time.monotonic()
+        disk.full = True
+        assert await coordination.take_lead(state("n1"), 0, ME) == (CasOutcome.UNKNOWN, -1)
+        assert time.monotonic() - began >= 0.4
+        seen = await coordination.read_state()
+        assert seen is not None
+        assert seen.version == 0, "nothing was written"
+        disk.full = False
+        assert await coordination.take_lead(state("n1"), 0, ME) == (CasOutcome.APPLIED, 1)
+        assert await coordination.leader() == ME
+
+    asyncio.run(main())
 
 
 def test_a_switchover_is_not_carried_out_after_its_deadline(tmp_path: Path) -> None:

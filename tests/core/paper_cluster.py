@@ -14,7 +14,7 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
-from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, VersionedState
+from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, TierFloor, VersionedState
 from replication.messages import FetchEnd, Message
 from storage.position import NO_DIGEST, LogPoint, LogPosition, RecordHeader, RecordKind
 from tests.core.paper_disk import PaperDisk, PaperRecord
@@ -29,6 +29,7 @@ class Coordination:
     state: VersionedState | None = None
     leader: Identity | None = None
     leader_session: int = 0
+    tier_floor: TierFloor | None = None
     up: bool = True
     late: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
@@ -146,8 +147,8 @@ class PaperNode:
                 self._settle(effect)
             case fx.Frozen():
                 self.frozen = effect.reason
-            case fx.InstallSegment() | fx.TailSettled() | fx.Committed() | fx.LeadershipChanged() | fx.HandOverDone():
-                pass
+            case _:
+                pass  # of no consequence on paper, where there is no tier either
 
     def _truncate(self, point: LogPoint) -> None:
         log = self.disk.log
@@ -335,10 +336,9 @@ class PaperCluster:
 
     def read(self, node: PaperNode) -> None:
         def answer() -> ev.Event:
-            service = self.service
-            if not service.up:
-                return ev.ReadFailed()
-            return ev.StateSeen(service.state, service.leader, registered=True)
+            seen = self.service
+            found = ev.StateSeen(seen.state, seen.leader, registered=True, tier_floor=seen.tier_floor)
+            return found if seen.up else ev.ReadFailed()
 
         self.wire.append((self.now, node, answer))
 
@@ -521,7 +521,8 @@ class PaperCluster:
     # What holds at any time
 
     def active_leaders(self) -> list[PaperNode]:
-        return [n for n in self.nodes.values() if n.replica.leadership is not None and n.replica.leadership.active_ms]
+        leads = ((node, node.replica.leadership) for node in self.nodes.values())
+        return [node for node, lead in leads if lead is not None and lead.set.active_ms]
 
     @property
     def leader(self) -> PaperNode | None:

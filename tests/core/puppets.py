@@ -3,6 +3,7 @@
 A puppet has a disk, so that copies are counted, and no will: what it does not say is held back, or was lost.
 """
 
+from dataclasses import replace
 from typing import TypeVar
 
 from blake3 import blake3
@@ -11,7 +12,7 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.ledger import Ledger
 from replication.core.reconcile import epoch_table
-from replication.core.values import Change, ClusterState, Identity, Member, Phase, ReplicaId, VersionedState
+from replication.core.values import Change, ClusterState, Identity, Member, Phase, ReplicaId, TierMode, VersionedState
 from replication.messages import (
     Align,
     Aligned,
@@ -59,12 +60,15 @@ def state_of(members: str, epoch: int, leader: str = "", counter: int = 1) -> Cl
     return ClusterState(Change(counter, f"change-{counter}"), epoch, leads, Phase.ACTIVE, in_sync)
 
 
-def on_stage(name: str, log: PaperLog, state: ClusterState, *, reads: bool = True) -> PaperNode:
+def on_stage(
+    name: str, log: PaperLog, state: ClusterState, *, reads: bool = True, tier: TierMode = TierMode.OFF
+) -> PaperNode:
     """The one real node, which has read `state` unless the coordination service is away: then that must come `up`.
 
     Its disk has promised the epoch that its log ends in; whom `state` names as the leader is alive.
     """
     cluster = PaperCluster("")
+    cluster.settings = replace(cluster.settings, tier_mode=tier)
     cluster.disks[name] = PaperDisk(log, f"disk-{name}", promise=log.end.epoch)
     node = cluster.start(name)
     tell(node, state)

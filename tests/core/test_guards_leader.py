@@ -5,6 +5,7 @@ guard that names it (tests/simulation/guards_replication.py).
 from replication.core import effects as fx
 from replication.core.effects import Verdict
 from replication.messages import Confirmed, Point, Rejected, to_point
+from tests.core.hands import met
 from tests.core.paper_cluster import PaperNode
 from tests.core.puppets import Puppet, elected, log_of, on_stage, state_of
 
@@ -72,3 +73,15 @@ def test_what_a_follower_confirmed_does_not_count_any_more_when_it_begins_anew()
     assert ticket not in node.settled
     follower.confirms(4)
     assert node.settled[ticket] is Verdict.STORED
+
+
+def test_a_leader_whose_znode_is_gone_puts_it_back_though_the_first_attempt_is_lost() -> None:
+    """Seeds 1006472 and 1008691: nobody told it to try again, and two sessions later the others elected somebody."""
+    cluster = met("ab")
+    leader = cluster.leader
+    assert leader is not None
+    epoch = cluster.state.epoch
+    leader.unknown_next = "lost"
+    cluster.drop_leader()
+    cluster.run_until(lambda: cluster.service.leader == leader.identity, 1500)
+    assert cluster.state.epoch == epoch

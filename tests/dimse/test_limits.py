@@ -57,6 +57,9 @@ def test_connections_that_never_become_associations_are_limited_too() -> None:
             await until(lambda: rig.server.statistics().connections == 65)
             ended = [asyncio.ensure_future(peer.reader.read()) for peer in peers]
             await until(lambda: sum(task.done() for task in ended) == 5)
+            assert all(task.done() for task in ended[:5]), "those that said nothing for the longest time"
+            async with await Sender.associate("127.0.0.1", rig.port) as modality:
+                assert await modality.echo() == 0
             for task in ended:
                 task.cancel()
             await asyncio.gather(*ended, return_exceptions=True)

@@ -223,6 +223,26 @@ def with_titles(called: bytes, calling: bytes) -> bytes:
     return request[:10] + called.ljust(16) + calling.ljust(16) + request[42:]
 
 
+def test_the_log_says_from_where_somebody_was_turned_away(caplog: pytest.LogCaptureFixture) -> None:
+    """A title that is known may be turned away for its address, and who sends garbage has no other name."""
+
+    async def main() -> None:
+        async with serving(settings(aes=(AllowedAe("TEST", "10.0.0.0/8"),))) as rig:
+            peer = await RawPeer.connect(rig.port)
+            peer.send(association_request())
+            assert (await peer.pdu())[0] == wire.ASSOCIATE_RJ
+            await peer.close()
+            stranger = await RawPeer.connect(rig.port)
+            stranger.send(b"GET / HTTP/1.1\r\n\r\n")
+            await stranger.expect_abort()
+
+    run(main)
+    for message in ("association rejected", "aborting association"):
+        told = [vars(record) for record in caplog.records if record.message == message]
+        assert told
+        assert all(facts["address"] == "127.0.0.1" for facts in told)
+
+
 @pytest.mark.parametrize("title", list(TITLES))
 def test_whatever_a_peer_calls_itself_and_us_it_is_accepted(title: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:

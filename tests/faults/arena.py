@@ -13,7 +13,7 @@ from typing import Final
 from perenne.local import zookeeper
 from perenne.local.cluster import LocalCluster, LocalNode, Say
 from perenne.local.processes import Running, free_ports, start, wait_until
-from tests.faults.lines import Lines
+from tests.faults.lines import Lines, Wires
 
 SESSION_MS: Final = 2000
 SMALL: Final = """
@@ -32,6 +32,10 @@ class Unavailable(Exception):
     """This machine cannot produce the fault; the text says why."""
 
 
+class FaultFailed(Exception):
+    """The fault did not strike as it claims to."""
+
+
 class Arena(LocalCluster):
     """Three nodes on loopback; every line between them, and to ZooKeeper, goes through `lines`.
 
@@ -39,12 +43,12 @@ class Arena(LocalCluster):
     mounted; n2 lies on a file system in user space where fsync can be made to fail.
     """
 
-    def __init__(self, directory: Path, *, seed: int, ensemble: bool = False) -> None:
+    def __init__(self, directory: Path, *, seed: int, ensemble: bool = False, lines: Wires | None = None) -> None:
         super().__init__(directory)
         self.session_timeout_ms = SESSION_MS
         self.extra = SMALL
         self.chance = random.Random(seed)
-        self.lines = Lines()
+        self.lines: Wires = lines or Lines()
         self.keepers: list[Running] = []
         self._keeper_ports = free_ports(9 if ensemble else 1)
         self._ensemble = ensemble
@@ -57,14 +61,8 @@ class Arena(LocalCluster):
         """Start everything and wait until all nodes are in sync. Raises DidNotStart."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.plan(3)
-        for number, node in enumerate(self.nodes, 1):
-            node.advertise_host = f"127.0.1.{number}"
-            self.lines.listen((node.advertise_host, node.peer_port), ("127.0.0.1", node.peer_port), node.id)
-            for port in self._client_ports():
-                self.lines.listen((f"127.0.2.{number}", port), ("127.0.0.1", port), ZOOKEEPER, dialler=node.id)
-            node.zookeeper = ",".join(f"127.0.2.{number}:{port}" for port in self._client_ports())
-        self._prepare_failing_disk(self.nodes[1])
-        self._prepare_small_disk(self.nodes[2])
+        self._wire()
+        self._prepare_disks()
         self.start_zookeeper()
         for node in self.nodes:
             self.start_node(node)
@@ -109,6 +107,17 @@ class Arena(LocalCluster):
 
         self.wait_for(whole, "all nodes are in sync", seconds)
 
+    def _wire(self) -> None:
+        """Say where every node listens, and by which way the others come there."""
+        lines = self.lines
+        assert isinstance(lines, Lines), "an arena with other lines wires them itself"
+        for number, node in enumerate(self.nodes, 1):
+            node.advertise_host = f"127.0.1.{number}"
+            lines.listen((node.advertise_host, node.peer_port), ("127.0.0.1", node.peer_port), node.id)
+            for port in self._client_ports():
+                lines.listen((f"127.0.2.{number}", port), ("127.0.0.1", port), ZOOKEEPER, dialler=node.id)
+            node.zookeeper = ",".join(f"127.0.2.{number}:{port}" for port in self._client_ports())
+
     # ZooKeeper
 
     def _client_ports(self) -> list[int]:
@@ -117,18 +126,28 @@ class Arena(LocalCluster):
     def _keeper_directory(self, index: int) -> Path:
         return self.directory / f"zookeeper-{index + 1}"
 
+    def _keeper_place(self, index: int) -> tuple[str, tuple[str, ...]]:
+        """Where a server listens, and what it is run by."""
+        return "127.0.0.1", ()
+
     def start_zookeeper(self, say: Say = lambda _: None) -> None:
         """Start every server that does not run."""
-        ports = self._keeper_ports
-        servers = tuple(f"127.0.0.1:{ports[3 + n]}:{ports[6 + n]}" for n in range(3)) if self._ensemble else ()
-        for index, port in enumerate(self._client_ports()):
+        clients, ports = self._client_ports(), self._keeper_ports
+        places = [self._keeper_place(index) for index in range(len(clients))]
+        ensemble = enumerate(places) if self._ensemble else ()
+        servers = tuple(f"{host}:{ports[3 + n]}:{ports[6 + n]}" for n, (host, _) in ensemble)
+        for index, (port, (host, wrapper)) in enumerate(zip(clients, places, strict=True)):
             if index < len(self.keepers) and self.keepers[index].alive:
                 continue
             own = self._keeper_directory(index)
-            config = zookeeper.configure(own, port, servers=servers, number=index + 1 if servers else 0)
-            running = start(zookeeper.command(config), own / "zookeeper.log", own)
+            config = zookeeper.configure(own, port, servers=servers, number=index + 1 if servers else 0, host=host)
+            running = start([*wrapper, *zookeeper.command(config)], own / "zookeeper.log", own)
             self.keepers[index : index + 1] = [running]
-        wait_until(lambda: any(map(zookeeper.serves, self._client_ports())), self.keepers, "ZooKeeper serves")
+
+        def serves() -> bool:
+            return any(zookeeper.serves(port, host) for port, (host, _) in zip(clients, places, strict=True))
+
+        wait_until(serves, self.keepers, "ZooKeeper serves")
 
     def kill_zookeeper(self) -> None:
         for keeper in self.keepers:
@@ -138,6 +157,10 @@ class Arena(LocalCluster):
         return [self._keeper_directory(index) / "data" for index in range(len(self._client_ports()))]
 
     # What faults can do only here
+
+    def _prepare_disks(self) -> None:
+        self._prepare_failing_disk(self.nodes[1])
+        self._prepare_small_disk(self.nodes[2])
 
     def _prepare_small_disk(self, node: LocalNode) -> None:
         node.data_dir.mkdir(parents=True, exist_ok=True)

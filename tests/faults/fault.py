@@ -19,22 +19,24 @@ class Fault:
     """act: lets it strike and last, leaves the healing to the round, and returns the nodes that need a new disk.
 
     fatal: some nodes may not come back by themselves, on purpose: the cluster is given up afterwards.
+    namespaces: needs the arena where every party has a network namespace.
     """
 
     name: str
     act: Act
     fatal: bool = False
+    namespaces: bool = False
 
 
 REGISTERED: Final[dict[str, Fault]] = {}
 
 
-def fault(name: str, *, fatal: bool = False) -> Callable[[Act], Act]:
+def fault(name: str, *, fatal: bool = False, namespaces: bool = False) -> Callable[[Act], Act]:
     """Register what follows under a name that people read."""
 
     def register(act: Act) -> Act:
         assert name not in REGISTERED, name
-        REGISTERED[name] = Fault(name, act, fatal)
+        REGISTERED[name] = Fault(name, act, fatal, namespaces)
         return act
 
     return register

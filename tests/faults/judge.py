@@ -49,4 +49,4 @@ def debts_of(journal: Path) -> dict[str, Owed]:
 
 def served(nodes: Sequence[LocalNode], debts: dict[str, Owed]) -> Findings:
     """What every node answers for every acknowledged instance."""
-    return check([f"http://127.0.0.1:{node.http_port}" for node in nodes], debts)
+    return check([f"http://{node.host}:{node.http_port}" for node in nodes], debts)

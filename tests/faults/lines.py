@@ -13,7 +13,7 @@ import random
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from replication.messages import Hello, Message
 from replication.wire import FrameDecoder, WireError
@@ -54,7 +54,27 @@ class _Greeting:
         raise AssertionError("nothing follows")
 
 
-class Lines:
+class Wires(Protocol):
+    """What goes between parties, by name, and how it is made to fail."""
+
+    def cut(self, source: str, target: str) -> None:
+        """Nothing passes from `source` to `target` any more."""
+        ...
+
+    def slow(self, source: str, target: str, delay_s: float) -> None: ...
+
+    def reset(self, one: str, other: str) -> None:
+        """Break every connection between two parties; both are told."""
+        ...
+
+    def heal(self) -> None:
+        """Everything passes again."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Lines(Wires):
     """All proxied connections, in a thread of their own. Methods may be called from any thread."""
 
     def __init__(self) -> None:
@@ -78,15 +98,12 @@ class Lines:
         self._run(serve())
 
     def cut(self, source: str, target: str) -> None:
-        """Nothing passes from `source` to `target` any more."""
         self._call(lambda: self._line((source, target)).open.clear())
 
     def slow(self, source: str, target: str, delay_s: float) -> None:
         self._call(lambda: setattr(self._line((source, target)), "delay_s", delay_s))
 
     def reset(self, one: str, other: str) -> None:
-        """Break every connection between two parties; both are told."""
-
         def reset() -> None:
             for writer, pair in list(self._writers.items()):
                 if set(pair) == {one, other}:
@@ -95,8 +112,6 @@ class Lines:
         self._call(reset)
 
     def heal(self) -> None:
-        """Everything passes again."""
-
         def heal() -> None:
             for line in self._lines.values():
                 line.delay_s = 0.0

@@ -14,9 +14,10 @@ from perenne.journal import Journal, digest_of
 from perenne.local.cluster import LocalNode
 from perenne.local.processes import DidNotStart
 from storage.digest import part10_meta_length
-from tests.faults.arena import Arena, Unavailable
+from tests.faults.arena import Arena, FaultFailed, Unavailable
 from tests.faults.fault import Fault
 from tests.faults.judge import copies, debts_of, holdings, served
+from tests.faults.namespaces import NamespacedArena
 from tests.faults.senders import Senders
 
 SENDERS: Final = 3
@@ -49,17 +50,20 @@ class Outcome:
 
 
 class Rounds:
-    """Plays rounds on one cluster. alive: whether it can play another."""
+    """Plays rounds on one cluster. alive: whether it can play another.
 
-    def __init__(self, directory: Path, *, seed: int, ensemble: bool) -> None:
+    namespaces: whether every party has a network namespace; raises Unavailable where that cannot be.
+    """
+
+    def __init__(self, directory: Path, *, seed: int, ensemble: bool, namespaces: bool = False) -> None:
         self.directory = directory
         self.seed = seed
         self.ensemble = ensemble
         self.alive = True
+        self._arena = (NamespacedArena if namespaces else Arena)(directory, seed=seed, ensemble=ensemble)
         self._journal_path = directory / "journal.jsonl"
         directory.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(self._journal_path)
-        self._arena = Arena(directory, seed=seed, ensemble=ensemble)
         self._next = 0
         self.played = 0
         try:
@@ -109,7 +113,7 @@ class Rounds:
         except Unavailable as why:
             outcome.skipped = str(why)
             return []
-        except DidNotStart as error:
+        except (DidNotStart, FaultFailed) as error:
             outcome.violations.append(f"while it lasted: {error}")
             return []
 
@@ -124,7 +128,7 @@ class Rounds:
             arena.wait_whole()
             before = senders.acknowledged
             arena.wait_for(lambda: senders.acknowledged > before + 5, "stores are acknowledged again", 30)
-        except DidNotStart as error:
+        except (DidNotStart, FaultFailed) as error:
             outcome.violations.append(f"it did not heal: {error}")
             self.alive = False
 

@@ -81,7 +81,7 @@ class Senders:
             try:
                 async with asyncio.timeout(ANSWER_S):
                     sender = await Sender.associate(
-                        "127.0.0.1", node.dicom_port, [(CT, [EXPLICIT_LE])], called_ae=AE_TITLE
+                        node.host, node.dicom_port, [(CT, [EXPLICIT_LE])], called_ae=AE_TITLE
                     )
                 async with sender:
                     await self._some(sender, node)

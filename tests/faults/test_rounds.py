@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.arena import Unavailable
 from tests.faults.catalogue import CATALOGUE
 from tests.faults.rounds import Rounds
 
@@ -37,5 +38,19 @@ def test_nothing_acknowledged_is_lost(rounds: Rounds, name: str) -> None:
     outcome = rounds.play(rounds.played, CATALOGUE[name])
     if outcome.skipped:
         pytest.skip(outcome.skipped)
+    assert outcome.violations == []
+    assert outcome.acknowledged_in_round > 0
+
+
+def test_nothing_is_lost_where_packets_are_dropped(tmp_path: Path) -> None:
+    """Every party in a network namespace of its own; the fault fails by itself when it drops nothing."""
+    try:
+        playing = Rounds(tmp_path, seed=2, ensemble=False, namespaces=True)
+    except Unavailable as why:
+        pytest.skip(str(why))
+    try:
+        outcome = playing.play(0, CATALOGUE["leader cut from everything: packets dropped"])
+    finally:
+        playing.end()
     assert outcome.violations == []
     assert outcome.acknowledged_in_round > 0

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from perenne.local.processes import DidNotStart
+from tests.faults.arena import FaultFailed, Unavailable
 from tests.faults.catalogue import CATALOGUE
 from tests.faults.fault import Fault
 from tests.faults.rounds import Outcome, Rounds
@@ -63,11 +64,12 @@ def _play(
         first = len(outcomes)
         cluster_seed = (seed if seed is not None else secrets.randbelow(1 << 30)) + first
         # Fatal faults come last in a cluster's life: the order is the catalogue's, shifted by what was played.
-        batch: list[Fault] = []
-        while len(batch) < ROUNDS_PER_CLUSTER and first + len(batch) < rounds:
-            batch.append(faults[(first + len(batch)) % len(faults)])
-            if batch[-1].fatal:
+        batch = [faults[first % len(faults)]]
+        while not batch[-1].fatal and len(batch) < ROUNDS_PER_CLUSTER and first + len(batch) < rounds:
+            following = faults[(first + len(batch)) % len(faults)]
+            if following.namespaces != batch[0].namespaces:
                 break
+            batch.append(following)
         own = directory / f"cluster-{first:04d}"
         shutil.rmtree(own, ignore_errors=True)
         ensemble = (first // ROUNDS_PER_CLUSTER) % 3 == 2
@@ -82,8 +84,12 @@ def _one_cluster(
 ) -> bool:
     """Play a batch on one cluster; return whether all was well."""
     try:
-        rounds = Rounds(own, seed=seed, ensemble=ensemble)
-    except DidNotStart as error:
+        rounds = Rounds(own, seed=seed, ensemble=ensemble, namespaces=batch[0].namespaces)
+    except Unavailable as why:
+        for fault in batch:
+            _keep(kept, outcomes, Outcome(len(outcomes), fault.name, seed, ensemble, skipped=str(why)))
+        return True
+    except (DidNotStart, FaultFailed) as error:
         outcome = Outcome(len(outcomes), "start of the cluster", seed, ensemble, violations=[str(error)])
         _keep(kept, outcomes, outcome)
         return False
@@ -107,7 +113,7 @@ def _keep(kept: Path, outcomes: list[dict[str, Any]], outcome: Outcome) -> None:
         file.write(json.dumps(found) + "\n")
     state = "skipped: " + outcome.skipped if outcome.skipped else "; ".join(outcome.violations)[:2000] or "ok"
     sys.stderr.write(
-        f"{outcome.number:4d} {outcome.fault:50s} {outcome.acknowledged_in_round:5d} acknowledged,"
+        f"{outcome.number:4d} {outcome.fault:70s} {outcome.acknowledged_in_round:5d} acknowledged,"
         f" pause {outcome.pause_s:5.2f} s, copies {outcome.copies}: {state}\n"
     )
 

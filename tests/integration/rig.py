@@ -32,11 +32,11 @@ _CT = b"1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
 
 
 @contextmanager
-def running_cluster(directory: Path, nodes: int = 3) -> Generator[LocalCluster]:
+def running_cluster(directory: Path, nodes: int = 3, extra: str = "") -> Generator[LocalCluster]:
     """A cluster with a session time-out of 2 s and small segments; everything is killed at the end."""
     cluster = LocalCluster(directory)
     cluster.session_timeout_ms = 2000
-    cluster.extra = SMALL
+    cluster.extra = extra + SMALL
     try:
         cluster.start(nodes)
         cluster.wait_for(lambda: in_sync(cluster) == {node.id for node in cluster.nodes}, "all nodes are in sync")

@@ -2,15 +2,18 @@
 
 import json
 import signal
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from perenne.dimse.pdu import PDV_COMMAND
 from perenne.local.cluster import LocalNode
 from perenne.local.processes import wait_until
 from storage.digest import part10_meta_length
+from tests.dimse.helpers import association_request, pdvs, store_command
 from tests.integration import rig
 from tests.integration.rig import SOLO, made, perenne, standalone, store
 
@@ -100,6 +103,20 @@ def test_it_keeps_what_it_acknowledged_and_tells_the_truth_about_it(tmp_path: Pa
         assert store(node, two)[0][0] == 0
         assert rig.instances(node) == 3
     _offline(node, one)
+
+
+def test_a_node_that_drains_is_alive_and_not_ready(tmp_path: Path) -> None:
+    """A load balancer must look elsewhere as soon as nobody new is let in, not when the last sender has gone."""
+    with standalone(tmp_path / "n", SOLO) as node, socket.create_connection(("127.0.0.1", node.dicom_port)) as sender:
+        ready(node)
+        assert node.running is not None
+        sender.sendall(association_request())
+        assert sender.recv(1) == b"\x02"
+        sender.sendall(pdvs(3, PDV_COMMAND, store_command()))
+        node.running.signal(signal.SIGTERM)
+        wait_until(lambda: node.get("/readyz") == (503, b"the node stops\n"), [node.running], "it is not ready", 5)
+        assert node.get("/livez")[0] == 200
+        assert node.status()["health"] == "cannot store"
 
 
 def _health(node: LocalNode) -> None:
@@ -261,3 +278,14 @@ def test_a_killed_node_comes_back_with_everything(tmp_path: Path) -> None:
     with standalone(tmp_path / "n", SOLO) as node:
         ready(node)
         assert all(read(node, uid) == data for uid, data in many)
+
+
+def test_a_data_directory_that_cannot_be_made_is_a_sentence_not_a_trace(tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('[node]\ndata_dir = "/proc/perenne"\n')
+    failed = perenne("node", "--config", str(config))
+    assert failed.returncode == 1
+    last = json.loads(failed.stderr.splitlines()[-1])
+    assert last["message"] == "the node cannot start"
+    assert "/proc/perenne cannot be made" in last["reason"]
+    assert "Traceback" not in failed.stderr

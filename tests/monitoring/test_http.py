@@ -152,3 +152,19 @@ def test_a_slow_reader_that_does_read_is_served_whole() -> None:
             writer.close()
 
     asyncio.run(run())
+
+
+def test_it_listens_on_ipv6_and_names_the_address_that_is_taken() -> None:
+    async def run() -> None:
+        server = HttpServer(Node(), host="::1", port=0)
+        await server.start()
+        await asyncio.sleep(0.2)
+        reader, writer = await asyncio.open_connection("::1", server.port)
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b" 200 OK" in await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        with pytest.raises(OSError, match=f"::1 port {server.port}: "):
+            await HttpServer(Node(), host="::1", port=server.port).start()
+        await server.close()
+
+    asyncio.run(run())

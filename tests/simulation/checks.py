@@ -1,14 +1,15 @@
 """The invariants of protocol section 14, judged while a cluster runs. Numbers are those of the section.
 
-Left out: 11, 14 and 15 (deletes and the tier are not built yet).
+Left out: 11 (deletes are not built yet).
 """
 
 from collections.abc import Callable, Mapping
 
 from replication.core import effects as fx
 from replication.core import events as ev
-from replication.core.values import ClusterState, Identity, Member, Phase
+from replication.core.values import TIER_MEMBER, ClusterState, Identity, Member, Phase
 from storage.position import LogPoint, RecordHeader
+from tests.simulation.bucket import Bucket
 from tests.simulation.history import History
 from tests.simulation.machine import Machine
 from tests.simulation.process import Observer, Process
@@ -22,11 +23,15 @@ class Checks(Observer):
         self,
         world: World,
         machines: Mapping[int, Machine],
+        bucket: Bucket,
         copies_required: int,
         state: Callable[[], ClusterState | None],
     ) -> None:
         self.world = world
         self.machines = machines
+        self.bucket = bucket
+        self.takeovers = 0
+        self.counted = 0
         self.by_name = {machine.name: machine for machine in machines.values()}
         self.copies_required = copies_required
         self.state = state
@@ -136,14 +141,25 @@ class Checks(Observer):
             if self.history.committed[point.sequence : point.sequence + 1] != [point.chain]:  # 9
                 raise Violation(f"{machine.name} serves record {point.sequence}, which is not committed")
             return
-        if not self.history.commits(point, machine.name):  # 5
+        self._commits(point, machine.name)
+
+    def tier_counted(self, point: LogPoint) -> None:
+        """The transaction that counts the tier took effect: what it counts is committed, whoever hears of it."""
+        try:
+            self._commits(point, "the leader")
+        except Violation as violation:
+            raise self.world.found(violation) from None
+
+    def _commits(self, point: LogPoint, who: str) -> None:
+        if not self.history.commits(point, who):  # 5
             return
         state = self.state()
         if state is not None:
             self._all_hold(state, point)
             holders = sum(self._holds(m, point) or self._held(m, point) for m in self.machines.values())
+            holders += self.bucket.holds(point.chain) or bool(self.bucket.harm)
             if holders < self.copies_required:  # 2, in positions; the bytes are counted at the answer
-                raise Violation(f"{machine.name} commits {point.sequence} with {holders} copies")
+                raise Violation(f"{who} commits {point.sequence} with {holders} copies")
 
     def _holds(self, machine: Machine, point: LogPoint) -> bool:
         return self.history.branch_holds(machine.durable, point)
@@ -154,10 +170,26 @@ class Checks(Observer):
 
     def _all_hold(self, state: ClusterState, point: LogPoint) -> None:
         """6: every member holds everything that is committed. A harmed disk is what the other members are for."""
-        for member in state.in_sync:
+        if TIER_MEMBER in state.in_sync and not self.bucket.harm:
+            self._tier_holds(state, point)
+        for member in state.in_sync - {TIER_MEMBER}:
             machine = self._machine_of(member)
             if machine is not None and not machine.harm and not self._holds(machine, point):
                 raise Violation(f"{member.id} is in the in-sync set without the committed record {point.sequence}")
+
+    def _tier_holds(self, state: ClusterState, point: LogPoint) -> None:
+        """6 and 15: the tier holds everything committed from its claim on, and the claim is on the committed branch."""
+        if state.tier is None:
+            raise Violation("the tier is in the set without a claim")
+        committed = self.history.committed
+        before = state.tier.first - 1
+        if before < len(committed) and committed[before] != state.tier.chain_before:
+            raise Violation(f"the tier's claim from {state.tier.first} on is of another branch")
+        if before >= len(committed):
+            raise Violation(f"the tier's claim from {state.tier.first} on begins above what is committed")
+        for sequence in range(state.tier.first, min(point.sequence, len(committed) - 1) + 1):
+            if not self.bucket.holds(committed[sequence]):
+                raise Violation(f"the tier is in the in-sync set without the committed record {sequence}")
 
     def _machine_of(self, member: Member) -> Machine | None:
         """None when the disk that the set names is gone."""
@@ -200,6 +232,8 @@ class Checks(Observer):
             for m in machines
             if m.holds(content, sequence) or m.held(content, sequence) or (m.harm and self._holds(m, point))
         ]
+        if self.bucket.holds(chain) or self.bucket.harm:
+            holders.append("T")
         if len(holders) < self.copies_required:  # 2 and 12
             raise Violation(
                 f"{who} answers Success for {uid} (record {sequence}, set {names}) with copies at {holders} only"
@@ -238,13 +272,28 @@ class Checks(Observer):
         if state.epoch > self.epoch and state.leader is not None:
             self.elections += 1
             machine = self._machine_of(state.leader.member)
-            if machine is not None and not machine.harm and not self._holds(machine, point):  # 5, 13
+            through_tier = state.leader.member not in state.in_sync
+            self.takeovers += through_tier
+            if through_tier and state.tier is None:
+                raise Violation(f"{state.leader.id} won epoch {state.epoch}, and is in no set")
+            if through_tier:
+                pass  # it rebuilds first: judged when it is active
+            elif machine is not None and not machine.harm and not self._holds(machine, point):  # 5, 13
                 raise Violation(f"{state.leader.id} won epoch {state.epoch} without record {point.sequence}")
             if machine is not None and machine.harm and not self._holds(machine, point):
                 self.world.say("zk", f"{state.leader.id} leads after harm to its disk")
+        self._judge_active(state, point)
         self.epoch = state.epoch
         if not self.restored:
             self._all_hold(state, point)
+
+    def _judge_active(self, state: ClusterState, point: LogPoint) -> None:
+        """5: whoever is active has everything that was committed, whatever way it won."""
+        if state.leader is None or state.phase is not Phase.ACTIVE:
+            return
+        machine = self._machine_of(state.leader.member)
+        if machine is not None and not machine.harm and not self._holds(machine, point):
+            raise Violation(f"{state.leader.id} is active in epoch {state.epoch} without record {point.sequence}")
 
     def failed(self, process: Process, message: str, error: BaseException | None) -> None:
         if isinstance(error, Violation):

@@ -18,7 +18,8 @@ from replication.coordination.port import (
     SessionEvent,
     Watcher,
 )
-from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, VersionedState
+from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, TierFloor, VersionedState
+from storage.position import LogPoint
 from tests.simulation.world import ProcessLoop, Violation
 from tests.simulation.zookeeper import LATENCY_US, Service, Snapshot
 
@@ -93,6 +94,26 @@ class Client:
 
     async def leader(self) -> Identity | None:
         return await self._ask(lambda: self._view().leader)
+
+    async def tier_floor(self) -> TierFloor | None:
+        return await self._ask(lambda: self._view().tier_floor)
+
+    async def count_tier(
+        self, point: LogPoint, state_version: int, floor_version: int | None
+    ) -> tuple[CasOutcome, int]:
+        service = self.service
+
+        def apply() -> tuple[CasOutcome, int]:
+            now = service.now
+            known = now.tier_floor.version if now.tier_floor is not None else None
+            if now.state is None or now.state.version != state_version or known != floor_version:
+                return CasOutcome.CONFLICT, -1
+            version = 0 if known is None else known + 1
+            service.put(replace(now, tier_floor=TierFloor(point, version)))
+            service.counted(point)
+            return CasOutcome.APPLIED, version
+
+        return await self._write(apply)
 
     def _view(self) -> Snapshot:
         """What the server that this client is connected to shows: never older than what it showed before."""

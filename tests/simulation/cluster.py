@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from replication.core.situation import ConflictPolicy, Settings
-from replication.core.values import ClusterState, Identity, Phase, ReplicaId
+from replication.core.values import TIER_MEMBER, ClusterState, Identity, Phase, ReplicaId, TierMode
 from storage.errors import StorageError
-from storage.position import GENESIS
+from storage.position import GENESIS, LogPoint
+from tests.simulation.bucket import Bucket
 from tests.simulation.checks import Checks
 from tests.simulation.disk import ROOM, Medium
 from tests.simulation.machine import SUPERVISOR_US, Machine
@@ -34,6 +35,7 @@ class Shape:
     copies_required: int = 2
     policy: ConflictPolicy = ConflictPolicy.KEEP_FIRST
     strict: bool = False
+    tier: TierMode = TierMode.OFF
 
 
 class Cluster:
@@ -45,8 +47,10 @@ class Cluster:
         self.net = Network(world)
         self.service = Service(world, shape.session_ms)
         self.machines = {number: Machine(number, "abcdefgh"[number - 1]) for number in range(1, shape.nodes + 1)}
-        self.checks = Checks(world, self.machines, shape.copies_required, lambda: self.service.state)
+        self.bucket = Bucket(world)
+        self.checks = Checks(world, self.machines, self.bucket, shape.copies_required, lambda: self.service.state)
         self.service.changed = self.checks.state_changed
+        self.service.counted = self.checks.tier_counted
         self.healing = False
         self.buried: list[Process] = []
         self.crash_starting: Callable[[Machine], tuple[int, bool] | None] = lambda machine: None
@@ -57,6 +61,7 @@ class Cluster:
             stall_timeout_ms=shape.stall_ms,
             reboot_wait_ms=STRICT_MS if shape.strict else 3000,
             conflict_policy=shape.policy,
+            tier_mode=shape.tier,
         )
 
     @property
@@ -91,6 +96,7 @@ class Cluster:
                 host_boot=machine.host_boot,
                 settings=self.settings,
                 boot=f"{machine.name}{machine.starts}",
+                bucket=self.bucket,
                 die_in=None if self.healing else self.crash_starting(machine),
                 died=lambda gone: self._died(machine, gone),
             )
@@ -189,19 +195,46 @@ class Cluster:
         if state is None or self.checks.restored:
             return False
         others = [m for m in self.machines.values() if m is not machine]
-        if any(other.harm for other in others):
+        if any(other.harm for other in others) or self.bucket.harm:
             return False
         members = [member for member in state.in_sync if member.id != machine.name]
-        present = {other.member for other in others}
-        return bool(members) and all(member in present for member in members)
+        present = {other.member for other in others} | {TIER_MEMBER}
+        return bool(members) and all(member in present for member in members) and self._beginning_is_safe(others, state)
+
+    def _beginning_is_safe(self, others: list[Machine], state: ClusterState) -> bool:
+        """Whether what lies below the tier's claim is held by somebody else, or by the bucket: else the set is not
+        redundant yet, and its one node must not be lost.
+        """
+        if state.tier is None or len(state.in_sync - {TIER_MEMBER}) > 1:
+            return True
+        history = self.checks.history
+        below = history.committed[: state.tier.first]
+        if all(self.bucket.holds(chain) for chain in below[1:]):
+            return True
+        chain = below[-1]
+        base = LogPoint(history.headers[chain].position, chain) if len(below) > 1 else GENESIS
+        return any(history.branch_holds(other.durable, base) for other in others)
+
+    def may_lose_object(self) -> bool:
+        """Whether the promise covers the loss of an object now."""
+        state = self.service.state
+        if state is None or self.checks.restored or any(machine.harm for machine in self.machines.values()):
+            return False
+        present = {machine.member for machine in self.machines.values()}
+        members = state.in_sync - {TIER_MEMBER}
+        return bool(members) and members <= present
 
     def notice_recovery(self) -> None:
-        """A disk that was rolled back and has caught up is as good as any."""
+        """A disk that was rolled back and has caught up is as good as any: with what is committed, and with what it had
+        confirmed before, which may be committed on the strength of it.
+        """
         state, point = self.service.state, self.checks.history.committed_point
         for machine in self.machines.values():
             if machine.harm != "rolled back" or state is None or machine.member not in state.in_sync:
                 continue
-            if self.checks.history.branch_holds(machine.durable, point) and machine.durable != GENESIS:
+            confirmed = machine.lost[-1][1].sequence
+            caught_up = point.sequence >= confirmed and self.checks.history.branch_holds(machine.durable, point)
+            if caught_up and machine.durable != GENESIS:
                 machine.harm = ""
 
     # What holds now

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from replication.coordination.port import Operation
 from replication.core import effects as fx
+from replication.core.values import TierMode
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import ROOM
-from tests.simulation.kinds import HARMING, KINDS
+from tests.simulation.kinds import HARMING, KINDS, OF_THE_BUCKET
 from tests.simulation.machine import Machine
 from tests.simulation.phases import phase_of
 from tests.simulation.process import Process
@@ -26,6 +27,10 @@ AMBUSHED = (
     fx.Settle,
     fx.RecreateLeader,
     fx.SendTail,
+    fx.PutRun,
+    fx.PutMarker,
+    fx.CountTier,
+    fx.FetchRun,
 )
 
 
@@ -40,7 +45,7 @@ class Faults:
         self.struck: dict[tuple[str, str], int] = {}
         self.active = True
         self._verbs = 0
-        cluster.service.struck = self._by_chance
+        cluster.service.struck = cluster.bucket.struck = self._by_chance
         cluster.net.lagged = lambda: self._by_chance("a segment lags")
         cluster.checks.after_step = self._ambush
         cluster.crash_starting = self._crash_starting
@@ -70,6 +75,8 @@ class Faults:
         cluster = self.cluster
         phase = phase_of(cluster)
         cluster.notice_recovery()
+        if kind in OF_THE_BUCKET and cluster.shape.tier is TierMode.OFF:
+            return False
         if kind in HARMING and not cluster.may_lose(machine):
             return False
         if not KINDS[kind](self, machine):
@@ -122,6 +129,7 @@ class Faults:
         cluster.service.up = True
         cluster.service.cut_off.clear()
         cluster.service.lines_changed()
+        cluster.bucket.heal()
         for machine in cluster.machines.values():
             machine.medium.room = ROOM
             process = machine.process

@@ -6,6 +6,7 @@ A mutant is one exact replacement in one source file; a guard that has moved is 
 from tests.simulation.guard import Guard
 from tests.simulation.guards_log import LOG_GUARDS
 from tests.simulation.guards_replication import REPLICATION_GUARDS
+from tests.simulation.guards_tier import TIER_GUARDS
 
 LEADER = "replication/core/leader.py"
 FOLLOWER = "replication/core/follower.py"
@@ -26,6 +27,7 @@ TRAPS = "tests/simulation/test_traps.py::"
 
 GUARDS = (
     *REPLICATION_GUARDS,
+    *TIER_GUARDS,
     *LOG_GUARDS,
     Guard(
         "maximal set: proposed members count",
@@ -81,15 +83,15 @@ GUARDS = (
     Guard(
         "only members of the set lead",
         ELIGIBILITY,
-        "    if own not in state.in_sync:\n",
+        '    if state.tier is None:\n        return "not in the in-sync set"\n    if tier_mode is TierMode.OFF:\n',
         "    if False:\n",
         shown_by=SCENARIOS + "test_a_node_that_may_not_lead_knows_why",
     ),
     Guard(
         "members are incarnations, not names",
         ELIGIBILITY,
-        "    if own not in state.in_sync:\n",
-        "    if own.id not in {member.id for member in state.in_sync}:\n",
+        "    return own not in state.in_sync\n",
+        "    return own.id not in {member.id for member in state.in_sync}\n",
         shown_by=SCENARIOS + "test_a_node_that_may_not_lead_knows_why",
     ),
     Guard(
@@ -137,16 +139,16 @@ GUARDS = (
     ),
     Guard(
         "the epoch record is durable before the lead is active",
-        LEADER,
-        "        if situation.ledger.durable.sequence < self.epoch_record or not self._may_write():\n",
-        "        if not self._may_write():\n",
+        "replication/core/recovering.py",
+        "        return 0 < self.epoch_record <= self._situation.ledger.durable.sequence\n",
+        "        return self.epoch_record > 0\n",
         shown_by=LEADING + "test_a_lead_is_not_active_before_its_epoch_record_is_on_disk",
     ),
     Guard(
         "nothing is committed before the lead is active",
         LEADER,
-        "        if self.phase is not Phase.ACTIVE or reached <= situation.told.sequence:\n",
-        "        if reached <= situation.told.sequence:\n",
+        "        if self.phase is not Phase.ACTIVE:\n            return\n        if TIER_MEMBER in",
+        "        if TIER_MEMBER in",
         shown_by=LEADING + "test_a_lead_that_is_not_active_commits_nothing",
     ),
     Guard(
@@ -159,7 +161,7 @@ GUARDS = (
     Guard(
         "streams without progress are hung up on",
         LEADER,
-        "        self.streams.hang_up(self.uncommitted_bytes // DISK_BYTES_PER_MS)\n",
+        "        self.streams.hang_up(self.set.allowance_ms)\n",
         "",
         shown_by="tests/core/test_guards_stall.py"
         "::test_a_follower_whose_connection_carries_nothing_gets_a_new_one_and_is_in_the_set_again",

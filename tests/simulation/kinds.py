@@ -8,6 +8,7 @@ on), `clock_jump`, `stop` (as a service manager does), `switchover` (the operato
 Disk: `slow_disk`, `fail_sync` (EIO, pages marked clean), `fill_disk` (ENOSPC), `drop_cache`; and those that one disk
 may suffer at a time: `flip_bit`, `rot`, `lost_write`, `misdirected_write`, `wipe`, `snapshot` and `roll_back`.
 Coordination: `expire`, `outage`, `cut_off`; and once per run at most, `old_backup`, `lose_history`.
+Bucket: `bucket_outage`, `bucket_cut_off` (one node), `bucket_slow`, `lose_object`.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from tests.simulation.zookeeper import Snapshot
 
 HARMING = ("flip_bit", "rot", "lost_write", "misdirected_write", "wipe", "roll_back")
 """Those that the promise covers on one disk at a time."""
+OF_THE_BUCKET = ("bucket_outage", "bucket_cut_off", "bucket_slow", "lose_object")
 
 
 class Striker(Protocol):
@@ -287,6 +289,40 @@ def _lose_history(faults: Striker, machine: Machine) -> bool:
     return True
 
 
+# The bucket
+
+
+def _bucket_outage(faults: Striker, machine: Machine) -> bool:
+    bucket = faults.cluster.bucket
+    bucket.up = False
+    faults.undo(50, 8000, lambda: setattr(bucket, "up", True))
+    return True
+
+
+def _bucket_cut_off(faults: Striker, machine: Machine) -> bool:
+    bucket = faults.cluster.bucket
+    bucket.cut_off.add(machine.number)
+    faults.undo(50, 8000, lambda: bucket.cut_off.discard(machine.number))
+    return True
+
+
+def _bucket_slow(faults: Striker, machine: Machine) -> bool:
+    bucket = faults.cluster.bucket
+    bucket.slow_us = faults.cluster.chance.randrange(600_000)
+    faults.undo(50, 4000, lambda: setattr(bucket, "slow_us", 0))
+    return True
+
+
+def _lose_object(faults: Striker, machine: Machine) -> bool:
+    """One that nobody is about to need, or the newest."""
+    cluster = faults.cluster
+    runs = sorted(key for key in cluster.bucket.objects if key.startswith("log/"))
+    if not runs or not cluster.may_lose_object():
+        return False
+    cluster.bucket.lose(runs[-1] if cluster.chance.random() < 0.5 else cluster.chance.choice(runs))
+    return True
+
+
 KINDS: dict[str, Fault] = {
     "cut_one_way": _cut_one_way,
     "cut_two_ways": _cut_two_ways,
@@ -323,4 +359,8 @@ KINDS: dict[str, Fault] = {
     "cut_off": _cut_off,
     "old_backup": _old_backup,
     "lose_history": _lose_history,
+    "bucket_outage": _bucket_outage,
+    "bucket_cut_off": _bucket_cut_off,
+    "bucket_slow": _bucket_slow,
+    "lose_object": _lose_object,
 }

@@ -9,7 +9,9 @@ PHASES = (
     "standing for election",
     "promising",
     "taking the lead",
+    "rebuilding from the tier",
     "leader recovering",
+    "filling the tier",
     "handing over",
     "changing the set",
     "catching up",
@@ -37,8 +39,11 @@ def phase_of(cluster: Cluster) -> str:
         leadership = core.leadership
         if leadership is None:
             continue
+        rebuilding = leadership.recovery.rebuilding
         if leadership.phase is Phase.RECOVERING:
-            found.add("leader recovering")
+            found.add("rebuilding from the tier" if rebuilding else "leader recovering")
+        elif leadership.tier.entering is not None:
+            found.add("filling the tier")
         elif leadership.handover is not None:
             found.add("handing over")
         elif getattr(leadership, "_writer").busy:  # noqa: B009 - no part of production asks for it

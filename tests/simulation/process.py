@@ -13,9 +13,10 @@ from replication.coordination.port import ClusterRecord
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.situation import Settings
-from replication.core.values import Identity, ReplicaId
+from replication.core.values import Identity, ReplicaId, TierMode
 from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
+from replication.tier.port import ObjectStore
 from replication.watchdog import Patience
 from storage.errors import StorageError
 from storage.index import Index
@@ -25,6 +26,7 @@ from storage.position import LogPoint, RecordHeader
 from storage.reader import Payload
 from storage.staging import StagingArea
 from storage.writer import CommitQueue
+from tests.simulation.bucket import Bucket, BucketClient
 from tests.simulation.client import Client
 from tests.simulation.disk import Medium, SimDisk
 from tests.simulation.network import Network
@@ -166,6 +168,7 @@ class Process:
         host_boot: str,
         settings: Settings,
         boot: str,
+        bucket: Bucket,
         die_in: tuple[int, bool] | None = None,
         died: "Callable[[Process], None]",
     ) -> None:
@@ -194,6 +197,7 @@ class Process:
         self._canary_us = world.now_us
         self._trouble: str | None = None
         self.client = Client(service, self.loop)
+        self.bucket = BucketClient(bucket, self.loop)
         self.loop.enter(lambda: self._build(settings, host_boot))
 
     def _build(self, settings: Settings, host_boot: str) -> None:
@@ -230,6 +234,8 @@ class Process:
             coordination=self.client,
             new_id=self._new_id,
             runtime=self,
+            tier=self.bucket if settings.tier_mode is not TierMode.OFF else None,
+            prove_tier=self._believes,
         )
         self.core = self.replicator.core
         step = self.core.step
@@ -246,8 +252,12 @@ class Process:
         self._beat = settings.session_timeout_ms * 100
         self._canary()
 
+    async def _believes(self, store: ObjectStore) -> str | None:
+        """Probing is tested with real stores."""
+        return None
+
     def _new_id(self) -> str:
-        return f"{self._boot}-{next(self._ids)}"
+        return f"{self._boot}x{next(self._ids)}"
 
     # The production port `Runtime`
 

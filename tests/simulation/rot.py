@@ -46,6 +46,8 @@ async def _notice_and_send_again(cluster: Cluster, process: Process, uid: str, d
     holders = [
         machine.name for machine in cluster.machines.values() if _holds_for_all_it_knows(cluster, machine, dataset)
     ]
+    if cluster.bucket.holds_dataset(dataset) or cluster.bucket.harm:
+        holders.append("T")
     if len(holders) < cluster.shape.copies_required:
         said = f"{process.name} answers Success for {uid} again, with readable copies at {holders} only"
         raise cluster.world.found(Violation(said))

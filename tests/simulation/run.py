@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from replication.core.situation import ConflictPolicy
+from replication.core.values import TierMode
 from tests.simulation.cluster import Cluster, Shape
 from tests.simulation.faults import Faults
 from tests.simulation.kinds import KINDS
@@ -32,6 +33,7 @@ class Result:
     reads: int = 0
     truncations: int = 0
     segments: int = 0
+    takeovers: int = 0
     struck: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     violation: str = ""
 
@@ -57,7 +59,7 @@ class Plan:
         if "roll_back" in weights:
             weights["snapshot"] = weights["roll_back"]
         dangerous = {"roll_back", "lost_write", "misdirected_write", "flip_bit", "rot"} & weights.keys()
-        nodes = chance.choice((2, 2, 2, 3, 3, 3, 3, 3, 4, 5))
+        nodes = chance.choice((2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5))
         shape = Shape(
             nodes=nodes,
             session_ms=chance.choice((1000, 2000, 2000, 4000)),
@@ -65,6 +67,7 @@ class Plan:
             copies_required=3 if nodes > 2 and chance.random() < 0.1 else 2,
             policy=chance.choice(list(ConflictPolicy)),
             strict=bool(dangerous),
+            tier=chance.choice((TierMode.OFF, TierMode.OFF, TierMode.STANDBY, TierMode.STANDBY, TierMode.SYNCHRONOUS)),
         )
         load = Load(
             senders=chance.choice((1, 1, 2, 3)),
@@ -75,9 +78,9 @@ class Plan:
             shape=shape,
             load=load,
             weights=weights,
-            pause_ms=chance.choice((25, 60, 120, 300, 800)),
+            pause_ms=chance.choice((15, 25, 40, 60, 120, 400)),
             ambush=chance.choice((0.0, 0.0, 0.01, 0.05)),
-            faulty_ms=chance.choice((1500, 2500, 4000, 4000, 8000)),
+            faulty_ms=chance.choice((1500, 2500, 4000, 8000, 16_000)),
         )
 
 
@@ -110,6 +113,7 @@ def run(seed: int, *, trace: Callable[[str], None] | None = None) -> Result:
     result.trace_hash, result.steps, result.simulated_ms = world.digest, world.steps, world.now_us // 1000
     result.elections, result.acknowledgements = checks.elections, checks.acknowledgements
     result.reads, result.truncations, result.segments = workload.reads, checks.truncations, checks.segments
+    result.takeovers = checks.takeovers
     result.struck = faults.struck
     return result
 
@@ -134,5 +138,9 @@ def _draw_background(cluster: Cluster, plan: Plan) -> None:
     for name in ("lost", "unanswered", "late", "stale", "late_watch"):
         if chance.random() < 0.3:
             setattr(weights, name, chance.random() * 0.25)
+    bucket = cluster.bucket.weights
+    for name in ("unanswered", "late", "refused", "stale"):
+        if chance.random() < 0.3:
+            setattr(bucket, name, chance.random() * 0.25)
     if chance.random() < 0.3:
         cluster.net.lag_probability = chance.random() * 0.1

@@ -2,8 +2,9 @@
 
 import pytest
 
+from replication.core.values import TierMode
 from tests.simulation.cluster import Shape
-from tests.simulation.kinds import KINDS
+from tests.simulation.kinds import KINDS, OF_THE_BUCKET
 from tests.simulation.stage import Stage
 
 NEEDS_SNAPSHOT = "roll_back"
@@ -14,7 +15,8 @@ LOSES_HISTORY = ("old_backup", "lose_history")
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mend"])
 def test_one_fault(kind: str, victim: str) -> None:
     """Struck twice while senders are at work; then the cluster heals, and everything promised is there."""
-    with Stage(3, seed=7, operator=True, shape=Shape(nodes=3, strict=kind == NEEDS_SNAPSHOT)) as stage:
+    tier = TierMode.SYNCHRONOUS if kind in OF_THE_BUCKET else TierMode.OFF
+    with Stage(3, seed=7, operator=True, shape=Shape(nodes=3, strict=kind == NEEDS_SNAPSHOT, tier=tier)) as stage:
         stage.workload.begin()
         stage.until(lambda: stage.cluster.checks.acknowledgements >= 5)
         machine = stage.leader if victim == "leader" else stage.followers[0]

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from replication.coordination.port import ClusterRecord, LiveNode, NodeRegistration, Operation, Watcher
-from replication.core.values import ClusterState, Identity, ReplicaId, VersionedState
+from replication.core.values import ClusterState, Identity, ReplicaId, TierFloor, VersionedState
+from storage.position import LogPoint
 from tests.simulation.world import Handle, ProcessLoop, World
 
 LATENCY_US = 400
@@ -46,6 +47,7 @@ class Snapshot:
     state: VersionedState | None = None
     leader: Identity | None = None
     leader_session: int = 0
+    tier_floor: TierFloor | None = None
     registrations: Mapping[ReplicaId, NodeRegistration] = field(default_factory=dict[ReplicaId, NodeRegistration])
 
 
@@ -53,6 +55,7 @@ class Service:
     """The ensemble as its leader sees it.
 
     struck(kind): told of each fault drawn by chance. changed(state): told of each state that was written.
+    counted(point): told of each `tierfloor` that was written.
     """
 
     def __init__(self, world: World, session_ms: int) -> None:
@@ -70,6 +73,7 @@ class Service:
         self.sessions: dict[int, Session] = {}
         self.struck: Callable[[str], None] = lambda kind: None
         self.changed: Callable[[ClusterState], None] = lambda state: None
+        self.counted: Callable[[LogPoint], None] = lambda point: None
         self._sessions = 0
         self._expiries: dict[int, Handle] = {}
 

@@ -1,0 +1,50 @@
+"""Which records of this log the tier is known to hold: a set of sequences, kept as spans."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+
+from replication.core.ledger import Ledger
+from replication.tier.keys import PREFIX_BYTES, Run
+
+
+class Coverage:
+    """Sequences of records that were put and confirmed, or that a listing showed on this very branch."""
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        """Of the same spans: in order, apart from each other by at least one record."""
+
+    def add(self, first: int, last: int) -> None:
+        """Note `first` to `last`."""
+        left = bisect_left(self._lasts, first - 1)
+        right = bisect_right(self._firsts, last + 1)
+        if left < right:
+            first, last = min(first, self._firsts[left]), max(last, self._lasts[right - 1])
+        self._firsts[left:right] = [first]
+        self._lasts[left:right] = [last]
+
+    def upto(self, first: int) -> int:
+        """The last of the records that are there without a gap from `first` on; `first - 1` when `first` is not."""
+        at = bisect_left(self._lasts, first)
+        return self._lasts[at] if at < len(self._lasts) and self._firsts[at] <= first else first - 1
+
+    def gap(self, first: int, last: int) -> tuple[int, int] | None:
+        """The lowest records within `first` to `last` that are not there; None when all are."""
+        start = self.upto(first) + 1
+        if start > last:
+            return None
+        at = bisect_left(self._firsts, start)
+        return start, min(last, self._firsts[at] - 1) if at < len(self._firsts) else last
+
+
+def listed(runs: Iterable[Run], ledger: Ledger) -> Coverage:
+    """What a listing shows of this log. A place is found again by chain, never by sequence: orphans of dead branches
+    may occupy the same numbers (protocol, section 5). Whatever is on the branch up to `last` holds its whole run.
+    """
+    found = Coverage()
+    for run in runs:
+        point = ledger.point_at(run.last)
+        if point is not None and point.position == run.end and point.chain[:PREFIX_BYTES] == run.chain_prefix:
+            found.add(run.first, run.last)
+    return found

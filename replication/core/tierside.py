@@ -1,0 +1,273 @@
+"""The tier as the leader of one epoch sees it: what it holds, what is on its way there, how far it was counted.
+
+The tier is a passive member: what a follower does by confirming, the leader does for it. Records are put in order, one
+object at a time; a place is found again by chain (protocol, sections 4 and 5). Nothing here decides who is in the set.
+"""
+
+from dataclasses import dataclass
+
+from replication.core.coverage import Coverage, listed
+from replication.core.effects import AskTier, CountTier, DropStaged, ListTier, PutMarker, PutRun
+from replication.core.events import (
+    TierAnswered,
+    TierCounted,
+    TierEvent,
+    TierListed,
+    TierMarked,
+    TierRecord,
+    TierStored,
+)
+from replication.core.situation import Situation
+from replication.core.values import CasOutcome, Change, TierFloor, TierMode
+from storage.position import LogPoint
+
+RETRY_MS = 500
+"""Between two attempts at a bucket that did not answer, or refused."""
+ASK_MS = 1000
+"""A bucket that has had nothing to do for so long is asked whether it is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    request: int
+    first: int = 0
+    last: int = 0
+
+
+@dataclass(slots=True)
+class _Check:
+    request: int
+    point: LogPoint
+    unknown: bool = False
+
+
+class TierSide:
+    """Everything between one leadership and the tier."""
+
+    def __init__(self, situation: Situation) -> None:
+        self._situation = situation
+        self.coverage: Coverage | None = None
+        """None before the bucket was listed."""
+        self.entering: LogPoint | None = None
+        """The commit point at which the tier is about to enter: it is filled from there on before it is claimed."""
+        self.counted = 0
+        """The last record for which the tier was counted: put, and then checked against `state` (section 4, rule 3)."""
+        self.marked = False
+        self.failed: str | None = None
+        """Why the last thing that was asked of the bucket was not done."""
+        self.over: str | None = None
+        """Why this leadership must end: the bucket knows of a later epoch, or of a later change of `state`."""
+        self._listing: int | None = None
+        self._putting: _Asked | None = None
+        self._marking: int | None = None
+        self._asking: int | None = None
+        self._check: _Check | None = None
+        self._retry_at_ms = 0
+        self._progress_ms = situation.now_ms
+
+    # How it does
+
+    @property
+    def configured(self) -> bool:
+        return self._situation.settings.tier_mode is not TierMode.OFF
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has not moved for longer than a member may."""
+        if not self.configured:
+            return True
+        pending = self._busy or self.failed or self.coverage is None
+        stall_ms = self._situation.settings.stall_timeout_ms
+        return bool(pending) and self._situation.now_ms - self._progress_ms > stall_ms
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._listing or self._putting or self._marking or self._asking)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it answers, so that it may be asked to enter the in-sync set."""
+        return self.configured and self.coverage is not None and self.failed is None and not self.gone
+
+    def upto(self, first: int) -> int:
+        """The last record that is in the bucket without a gap from `first` on."""
+        return self.coverage.upto(first) if self.coverage is not None else first - 1
+
+    @property
+    def complete_upto(self) -> int:
+        """The last record below which nothing is missing in the bucket."""
+        return self.upto(1)
+
+    # What it is asked for
+
+    def tend(self, claimed_from: int | None, change: Change) -> None:
+        """Ask for whatever is due. claimed_from: the first record that the tier must hold as a member, if it is one.
+
+        change: that of the `state` in force.
+        """
+        situation = self._situation
+        if not self.configured or situation.now_ms < self._retry_at_ms:
+            return
+        if self.coverage is None:
+            if self._listing is None:
+                self._listing = situation.next_request()
+                self._begins()
+                situation.emit(ListTier(self._listing))
+            return
+        if claimed_from is not None and not self.marked and self._marking is None:
+            self._marking = situation.next_request()
+            self._begins()
+            situation.emit(PutMarker(self._marking, change.counter, change.id))
+        self._put(claimed_from)
+        if not self._busy and situation.now_ms - self._progress_ms >= ASK_MS:
+            self._asking = situation.next_request()
+            self._begins()
+            situation.emit(AskTier(self._asking))
+
+    def _put(self, claimed_from: int | None) -> None:
+        """What a member must hold goes first, committed or not; then whatever is committed, from the oldest on."""
+        situation = self._situation
+        if self._putting is not None or self.coverage is None:
+            return
+        urgent = self.entering.sequence + 1 if self.entering is not None else claimed_from
+        gap = self.coverage.gap(urgent, situation.ledger.end.sequence) if urgent is not None else None
+        gap = gap or self.coverage.gap(1, situation.told.sequence)
+        if gap is None:
+            return
+        first, last = gap
+        span = next((span for span in situation.ledger.epochs() if span.first <= first <= span.last), None)
+        assert span is not None, "every record of a log has an epoch"
+        asked = _Asked(situation.next_request(), first, min(last, span.last))
+        self._putting = asked
+        self._begins()
+        situation.emit(PutRun(asked.request, asked.first, asked.last))
+
+    def _begins(self) -> None:
+        if self.failed is None:
+            self._progress_ms = self._situation.now_ms
+
+    def _succeeded(self) -> None:
+        self.failed = None
+        self._progress_ms = self._situation.now_ms
+
+    def _failed(self, reason: str) -> None:
+        self.failed = reason
+        self._retry_at_ms = self._situation.now_ms + RETRY_MS
+
+    # What it answered
+
+    def said(self, event: TierEvent, epoch: int, counter: int) -> bool:
+        """Take an answer. epoch, counter: of the `state` in force, which the bucket must not be ahead of.
+
+        Returns whether the cluster state must be read again.
+        """
+        match event:
+            case TierListed():
+                self._listed(event, epoch, counter)
+            case TierStored():
+                self._stored(event)
+            case TierMarked():
+                self._marker_put(event)
+            case TierAnswered():
+                self._answered(event)
+            case TierCounted():
+                return self._check_answered(event)
+            case TierRecord():
+                self._situation.emit(DropStaged(event.handle))  # of a takeover that is over
+            case _:
+                pass
+        return False
+
+    def _listed(self, event: TierListed, epoch: int, counter: int) -> None:
+        """Find the place again."""
+        if event.request != self._listing:
+            return
+        situation = self._situation
+        self._listing = None
+        if event.runs is None:
+            self._failed(event.reason)
+            return
+        situation.tier_epoch = max([situation.tier_epoch, *(run.epoch for run in event.runs)])
+        if event.counter > counter:
+            situation.counter = max(situation.counter, event.counter)
+            self.over = f"the bucket knows of change {event.counter}: the cluster state lost history"
+        elif situation.tier_epoch > epoch:
+            self.over = f"the bucket holds records of epoch {situation.tier_epoch}"
+        self.coverage = listed(event.runs, situation.ledger)
+        self._succeeded()
+
+    def _stored(self, event: TierStored) -> None:
+        asked = self._putting
+        if asked is None or event.request != asked.request or self.coverage is None:
+            return
+        self._putting = None
+        if event.last is None:
+            self._failed(event.reason)
+        else:
+            self.coverage.add(asked.first, event.last)
+            self._succeeded()
+
+    def _marker_put(self, event: TierMarked) -> None:
+        if event.request != self._marking:
+            return
+        self._marking = None
+        if event.reason:
+            self._failed(event.reason)
+        else:
+            self.marked = True
+            self._succeeded()
+
+    def _answered(self, event: TierAnswered) -> None:
+        if event.request != self._asking:
+            return
+        self._asking = None
+        if event.reason:
+            self._failed(event.reason)
+        else:
+            self._succeeded()
+
+    # Counting
+
+    def left(self) -> None:
+        """The tier is no member any more: should it become one again, nothing of what was counted holds."""
+        self.counted, self.marked = 0, False
+        self._check = self._marking = None
+
+    def check(self, sequence: int, state_version: int) -> None:
+        """Count the tier up to `sequence`, unless `state` changed meanwhile. After the puts, never before."""
+        situation = self._situation
+        if self._check is not None or sequence <= self.counted:
+            return
+        point = situation.ledger.point_at(sequence)
+        assert point is not None, "what is to be committed is in the log"
+        self._check = _Check(situation.next_request(), point)
+        floor = situation.tier_floor
+        version = floor.version if floor is not None else None
+        situation.emit(CountTier(self._check.request, point, state_version, version))
+
+    def _check_answered(self, event: TierCounted) -> bool:
+        """Returns whether the cluster state must be read again: the outcome is unknown, or something else was there."""
+        check = self._check
+        if check is None or event.request != check.request:
+            return False
+        if event.outcome is CasOutcome.APPLIED:
+            self._check = None
+            self._situation.tier_floor = TierFloor(check.point, event.version)
+            self.counted = max(self.counted, check.point.sequence)
+            return False
+        if event.outcome is CasOutcome.CONFLICT:
+            self._check = None
+        check.unknown = True
+        return True
+
+    def floor_seen(self) -> None:
+        """`tierfloor` was read: did a check whose outcome is unknown come true?
+
+        Not seen, it may be applied still. The next one is at the same version: whichever comes first, the other fails.
+        """
+        check, floor = self._check, self._situation.tier_floor
+        if check is None or not check.unknown:
+            return
+        self._check = None
+        if floor is not None and floor.point == check.point:
+            self.counted = max(self.counted, check.point.sequence)

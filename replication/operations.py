@@ -1,0 +1,50 @@
+"""What an operator asks of the cluster through the coordination service, carried out by whoever leads."""
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from replication.coordination.port import Operation
+from replication.core import effects as fx
+from replication.core import events as ev
+from replication.core.values import ReplicaId
+
+if TYPE_CHECKING:
+    from replication.replicator import Replicator
+
+
+class Operations:
+    """Of one node."""
+
+    def __init__(self, replicator: "Replicator") -> None:
+        self._replicator = replicator
+        self._underway: Operation | None = None
+        self._handed_over = asyncio.Event()
+
+    async def hand_over(self, seconds: float) -> None:
+        """Give the lead away before the node stops; returns at once on a follower."""
+        self._handed_over.clear()
+        replicator = self._replicator
+        replicator.feed(ev.HandOverRequested(None, replicator.runtime.wall_us(), final=True))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._handed_over.wait()
+
+    def requested(self, operation: Operation) -> None:
+        """An operator asked for something; the leader does it."""
+        replicator = self._replicator
+        leadership = replicator.core.leadership
+        if operation.verb != "switchover" or self._underway is not None or leadership is None:
+            return
+        if operation.arguments.get("epoch", str(leadership.epoch)) != str(leadership.epoch):
+            return  # asked of the leader before, who may be at it still, or have done it
+        self._underway = operation
+        to = operation.arguments.get("to")
+        replicator.feed(ev.HandOverRequested(ReplicaId(to) if to else None, replicator.runtime.wall_us(), final=False))
+
+    def done(self, effect: fx.HandOverDone) -> None:
+        self._handed_over.set()
+        operation, self._underway = self._underway, None
+        if operation is not None:
+            result = f"{effect.to} leads" if effect.to else f"failed: {effect.reason}"
+            self._replicator.coordinator.finish(operation, result)

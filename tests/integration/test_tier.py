@@ -1,0 +1,77 @@
+"""Two nodes and a real bucket: the follower dies, then the leader with its disk; nothing acknowledged is lost."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perenne.config import TierConfig
+from perenne.config_tier import blocking_store
+from perenne.local.cluster import LocalCluster, LocalNode
+from perenne.local.seaweedfs import ACCESS_KEY, SECRET_KEY, start_store
+from tests.integration import rig
+
+
+@pytest.fixture(params=["s3", "directory"])
+def tier(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The `[tier]` section of every node, for a store that is ready."""
+    if request.param == "directory":
+        mount = tmp_path / "san"
+        mount.mkdir()
+        blocking_store(TierConfig(kind="directory", directory=mount), {}).prepare()
+        yield f'[tier]\nkind = "directory"\ndirectory = "{mount}"\n'
+        return
+    store = start_store(tmp_path / "seaweedfs")
+    try:
+        credentials = tmp_path / "credentials"
+        keys = f"aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+        credentials.write_text(f"[default]\n{keys}")
+        settings = TierConfig(endpoint=store.endpoint, bucket="perenne", credentials_file=credentials)
+        blocking_store(settings, {}).prepare()
+        yield (f'[tier]\nendpoint = "{store.endpoint}"\nbucket = "perenne"\ncredentials_file = "{credentials}"\n')
+    finally:
+        store.kill()
+
+
+def tier_facts(node: LocalNode) -> dict[str, Any]:
+    facts: dict[str, Any] = node.status()["tier"]
+    return facts
+
+
+def behind(cluster: LocalCluster) -> object:
+    return tier_facts(rig.leader(cluster))["behind"]
+
+
+def test_the_tier_takes_a_lost_followers_place_and_gives_back_a_lost_leaders_log(tmp_path: Path, tier: str) -> None:
+    files, more = tmp_path / "in", tmp_path / "more"
+    rig.slices(files, 120, first=10_000)
+    rig.slices(more, 120, first=20_000)
+    sent = rig.as_sent(files, tmp_path / "witness") | rig.as_sent(more, tmp_path / "witness-more")
+    with rig.running_cluster(tmp_path / "cluster", nodes=2, extra=tier) as cluster:
+        first, second = rig.leader(cluster), rig.follower(cluster)
+        sending = rig.Sending(files, first.dicom_port, tmp_path / "report.txt")
+        sending.finish()
+        acknowledged = sending.acknowledged()
+        assert len(acknowledged) == 120
+        cluster.wait_for(lambda: behind(cluster) == 0, "the bucket has followed")
+
+        rig.signalled(second.running).kill()
+        cluster.wait_for(lambda: "tier" in first.status()["in_sync"], "the tier takes the follower's place")
+        alone = rig.Sending(more, first.dicom_port, tmp_path / "more.txt")
+        alone.finish()
+        assert len(alone.acknowledged()) == 120
+        acknowledged |= alone.acknowledged()
+        assert tier_facts(first)["counted_upto"] == first.status()["positions"]["committed"]
+
+        rig.signalled(first.running).kill()
+        shutil.rmtree(first.data_dir)
+        cluster.start_node(second)
+        cluster.wait_for(second.leads, "the follower takes over from the bucket")
+        holdings = rig.extracted(second)
+        assert all(holdings[uid] == sent[uid] for uid in acknowledged)
+
+        cluster.start_node(first)
+        cluster.wait_for(lambda: rig.in_sync(cluster) == {first.id, second.id}, "two nodes hold everything again")
+        rig.assert_kept(cluster, acknowledged, sent)

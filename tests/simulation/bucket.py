@@ -1,0 +1,160 @@
+"""The simulated bucket, and a process's way to it: the production port `ObjectStore`.
+
+Faults: an outage, a node cut off from it, slowness; a put that fails and was applied all the same, or is applied later,
+when nobody waits for it any more; a put that is refused; a listing that shows what was there a while ago; and, within
+what the promise covers, an object that is lost.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from blake3 import blake3
+
+from replication.tier.bodies import Body
+from replication.tier.contents import read_run
+from replication.tier.keys import parse_run
+from replication.tier.port import NotThere, ObjectInfo, Refused, Stored, Unreachable
+from tests.simulation.world import ProcessLoop, Violation, World
+
+LATENCY_US = 3000
+PATIENCE_US = 900_000
+"""How long the production client tries before it says that the bucket does not answer; here with attempts left out."""
+
+
+@dataclass
+class BucketWeights:
+    """Chances per request, in [0, 1). late_ms: how late a put may still be applied."""
+
+    unanswered: float = 0.0
+    late: float = 0.0
+    refused: float = 0.0
+    stale: float = 0.0
+    late_ms: int = 4000
+
+
+@dataclass
+class Bucket:
+    """What truly lies there. chains: by the chain of each record, the keys of the objects that hold it.
+
+    harm: what was done to it that the promise must cover; empty while everything that it confirmed is there.
+    """
+
+    world: World
+    objects: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    put_us: dict[str, int] = field(default_factory=dict[str, int])
+    chains: dict[bytes, set[str]] = field(default_factory=dict[bytes, set[str]])
+    up: bool = True
+    slow_us: int = 0
+    cut_off: set[int] = field(default_factory=set[int])
+    weights: BucketWeights = field(default_factory=BucketWeights)
+    harm: str = ""
+    struck: Callable[[str], None] = lambda kind: None
+
+    def apply(self, key: str, data: bytes) -> None:
+        """A put takes effect."""
+        before = self.objects.setdefault(key, data)
+        if before != data:
+            raise self.world.found(Violation(f"{key} is put twice, with other bytes"))
+        if key in self.put_us:
+            return
+        self.put_us[key] = self.world.now_us
+        run = parse_run(key)
+        if run is not None:
+            for link in read_run(run, data):
+                self.chains.setdefault(link.chain, set()).add(key)
+
+    def lose(self, key: str) -> None:
+        """An object is gone, and nobody is told."""
+        del self.objects[key]
+        for keys in self.chains.values():
+            keys.discard(key)
+        self.harm = "lost an object"
+
+    def heal(self) -> None:
+        """Every fault ends; what was lost stays lost."""
+        self.up, self.slow_us = True, 0
+        self.cut_off.clear()
+        weights = self.weights
+        weights.unanswered = weights.late = weights.refused = weights.stale = 0.0
+
+    def holds_dataset(self, dataset: bytes) -> bool:
+        """Whether some object has these bytes."""
+        return any(dataset in data for data in self.objects.values())
+
+    def holds(self, chain: bytes) -> bool:
+        """Whether some object has the record of this chain."""
+        return bool(self.chains.get(chain))
+
+
+class BucketClient:
+    """One process's client."""
+
+    def __init__(self, bucket: Bucket, loop: ProcessLoop) -> None:
+        self._bucket = bucket
+        self._loop = loop
+
+    async def _way(self) -> None:
+        """To the bucket and back. Raises Unreachable."""
+        bucket, chance = self._bucket, self._bucket.world.random
+        if not bucket.up or self._loop.number in bucket.cut_off:
+            await asyncio.sleep(chance.randrange(1000, PATIENCE_US) / 1_000_000)
+            raise Unreachable("the bucket does not answer")
+        await asyncio.sleep((chance.randrange(LATENCY_US // 2, LATENCY_US * 2) + bucket.slow_us) / 1_000_000)
+        if not bucket.up or self._loop.number in bucket.cut_off:
+            raise Unreachable("the bucket stopped answering")
+
+    async def put(
+        self, key: str, body: Body, *, crc32: int | None = None, only_if_absent: bool = True, lock: bool = False
+    ) -> Stored:
+        assert isinstance(body, bytes), "there are no files to put here"
+        bucket, world = self._bucket, self._bucket.world
+        weights, drawn = bucket.weights, world.random.random()
+        await self._way()
+        if drawn < weights.unanswered:
+            bucket.struck("a put applies without an answer")
+            bucket.apply(key, body)
+            raise Unreachable("no answer came")
+        drawn -= weights.unanswered
+        if drawn < weights.late:
+            bucket.struck("a put applies late")
+            delay = world.random.randrange(10_000, weights.late_ms * 1000)
+            world.after(delay, None, bucket.apply, key, body)
+            raise Unreachable("no answer came")
+        drawn -= weights.late
+        if drawn < weights.refused:
+            bucket.struck("a put is refused")
+            raise Refused("the bucket refuses")
+        there = key in bucket.objects
+        bucket.apply(key, body)
+        return Stored.THERE_BEFORE if there else Stored.CREATED
+
+    async def get(self, key: str) -> bytes:
+        await self._way()
+        if key not in self._bucket.objects:
+            raise NotThere(f"{key} is not there")
+        return self._bucket.objects[key]
+
+    async def get_range(self, key: str, offset: int, size: int) -> bytes:
+        return (await self.get(key))[offset : offset + size]
+
+    async def head(self, key: str) -> ObjectInfo:
+        data = await self.get(key)
+        return ObjectInfo(len(data), blake3(data).digest())
+
+    async def list(self, prefix: str, after: str = "") -> AsyncIterator[str]:
+        bucket, world = self._bucket, self._bucket.world
+        await self._way()
+        since_us = world.now_us + 1
+        if world.random.random() < bucket.weights.stale:
+            bucket.struck("a listing is stale")
+            since_us = world.now_us - world.random.randrange(2_000_000)
+        for key in sorted(bucket.objects):
+            if key.startswith(prefix) and key > after and bucket.put_us[key] < since_us:
+                yield key
+
+    async def delete(self, key: str) -> None:
+        raise AssertionError("nothing is deleted yet")
+
+    async def close(self) -> None:
+        return

@@ -1,0 +1,194 @@
+"""The guards of the tier: filled before it is claimed, counted after it was checked, taken over by its tip."""
+
+from tests.simulation.guard import Guard
+
+LEADER = "replication/core/leader.py"
+IN_SYNC = "replication/core/insync.py"
+RECOVERING = "replication/core/recovering.py"
+TAKEOVER = "replication/core/takeover.py"
+TIER_SIDE = "replication/core/tierside.py"
+ELIGIBILITY = "replication/core/eligibility.py"
+COVERAGE = "replication/core/coverage.py"
+MEMBERSHIP = "replication/core/membership.py"
+TIP = "replication/tier/tip.py"
+
+TIER = "tests/core/test_guards_tier.py::"
+TIP_TESTS = "tests/tier/test_tip.py::"
+
+TIER_GUARDS = (
+    Guard(
+        "the tier is filled before it is claimed",
+        IN_SYNC,
+        "        if self._tier.upto(since.sequence + 1) >= situation.ledger.end.sequence:\n",
+        "        if True:\n",
+        shown_by=TIER + "test_the_tier_is_claimed_only_once_it_holds_everything_to_the_end_of_the_log",
+    ),
+    Guard(
+        "nothing is numbered while the tier is filled",
+        LEADER,
+        "        if self.tier.entering is not None:\n            return  # it is filled",
+        "        if False:\n            return  # it is filled",
+        shown_by=TIER + "test_nothing_is_numbered_while_the_tier_is_filled",
+    ),
+    Guard(
+        "the tier is claimed from the commit point on",
+        IN_SYNC,
+        "            self._tier.entering = situation.told\n",
+        "            self._tier.entering = situation.ledger.end\n",
+        shown_by=TIER + "test_the_tier_is_claimed_from_the_commit_point_on",
+    ),
+    Guard(
+        "the tier is required while it enters",
+        IN_SYNC,
+        "        return members | {TIER_MEMBER} if self._tier.entering is not None else members\n",
+        "        return members\n",
+        needless="a change that adds the tier is submitted in the step in which it is filled, and counts from then on",
+    ),
+    Guard(
+        "the tier does not count before its claim is confirmed",
+        LEADER,
+        "self._reached(self.tier.counted if self._claim() is not None else 0)",
+        "self._reached(self.tier.counted if self._claim() is not None else self.tier.upto(1))",
+        shown_by=TIER + "test_what_is_in_the_bucket_does_not_count_before_the_claim_is_confirmed",
+    ),
+    Guard(
+        "check after PUT",
+        LEADER,
+        "        self.tier.check(self._reached(self.tier.upto(claim.first)), self._writer.confirmed.version)\n",
+        "        self.tier.counted = self._reached(self.tier.upto(claim.first))\n",
+        shown_by=TIER + "test_a_put_counts_only_after_the_check",
+    ),
+    Guard(
+        "PUT before check",
+        LEADER,
+        "        self.tier.check(self._reached(self.tier.upto(claim.first)), self._writer.confirmed.version)\n",
+        "        self.tier.check(self._reached(self._situation.ledger.end.sequence), self._writer.confirmed.version)\n",
+        shown_by=TIER + "test_the_check_counts_no_more_than_was_put",
+    ),
+    Guard(
+        "no check while a change of state is unresolved",
+        LEADER,
+        "        idle = not self._writer.busy and not self._writer.unresolved and self._situation.state_fresh\n",
+        "        idle = True\n",
+        needless="a check at an older version than that of `state` fails by itself",
+    ),
+    Guard(
+        "the marker comes before the first count",
+        LEADER,
+        "        if claim is None or not idle or not self.tier.marked:\n",
+        "        if claim is None or not idle:\n",
+        shown_by=TIER + "test_nothing_is_counted_before_the_marker_is_in_the_bucket",
+    ),
+    Guard(
+        "what the tier was counted for is forgotten when it leaves",
+        TIER_SIDE,
+        "        self.counted, self.marked = 0, False\n        self._check = self._marking = None\n",
+        "        pass\n",
+        shown_by=TIER + "test_a_tier_that_left_and_enters_again_is_marked_again",
+    ),
+    Guard(
+        "an unknown count is believed only when it is seen",
+        TIER_SIDE,
+        "        if floor is not None and floor.point == check.point:\n",
+        "        if True:\n",
+        shown_by=TIER + "test_a_count_without_an_answer_is_believed_when_it_is_seen_and_not_before",
+    ),
+    Guard(
+        "tierfloor is read after the election",
+        RECOVERING,
+        "        self._floor_read = TIER_MEMBER not in won.in_sync\n",
+        "        self._floor_read = self.takeover is None\n",
+        shown_by=TIER + "test_a_member_that_lacks_what_the_tier_was_counted_for_gives_up_the_lead",
+    ),
+    Guard(
+        "a member leads only with what the tier was counted for",
+        RECOVERING,
+        "        elif floor is not None and not self._situation.ledger.holds(floor.point):\n",
+        "        elif False:\n",
+        shown_by=TIER + "test_a_member_that_lacks_what_the_tier_was_counted_for_gives_up_the_lead",
+    ),
+    Guard(
+        "LIST after the epoch's CAS",
+        TAKEOVER,
+        "        self.stage = Stage.READING\n        self.failed",
+        "        self.stage = Stage.LISTING\n        self.failed",
+        shown_by=TIER + "test_a_takeover_lists_the_bucket_after_the_election_and_after_tierfloor_was_read",
+    ),
+    Guard(
+        "what was rebuilt holds everything that was counted",
+        TAKEOVER,
+        "            if not (situation.ledger.holds(point) if below else branch.contains(point)):\n",
+        "            if False:\n",
+        shown_by=TIER + "test_a_takeover_that_does_not_find_what_was_counted_leads_nobody",
+    ),
+    Guard(
+        "a takeover stands on the claim's beginning",
+        ELIGIBILITY,
+        "    if before is not None and before.chain == claim.chain_before:\n",
+        "    if before is not None:\n",
+        shown_by=TIER + "test_a_takeover_stands_on_the_claims_beginning_only_where_its_own_log_has_it",
+    ),
+    Guard(
+        "what is not on the branch is cut before the rebuild goes on",
+        TAKEOVER,
+        "        if common != situation.ledger.end:\n",
+        "        if False:\n",
+        shown_by=TIER + "test_what_is_not_on_the_branch_is_cut_before_the_rebuild_goes_on",
+    ),
+    Guard(
+        "what comes from the bucket is proved by the chain",
+        TAKEOVER,
+        "            and event.chain == chain_after(end.chain, event.header)\n",
+        "",
+        shown_by=TIER + "test_a_record_from_the_bucket_that_its_chain_does_not_prove_is_not_taken",
+    ),
+    Guard(
+        "nothing is written in the new epoch before the rebuild is on the disk",
+        TAKEOVER,
+        "        if self.stage is not Stage.WRITING or situation.ledger.durable != situation.ledger.end:\n",
+        "        if self.stage is not Stage.WRITING:\n",
+        shown_by=TIER + "test_nothing_is_written_in_the_new_epoch_before_the_rebuild_is_on_the_disk",
+    ),
+    Guard(
+        "the tip is the highest epoch's, not the highest number",
+        TIP,
+        "        top = max((run.end for run in self._runs), default=LogPosition(0, 0))\n",
+        "        top = max((run.end for run in self._runs), key=lambda end: end.sequence, default=LogPosition(0, 0))\n",
+        shown_by=TIP_TESTS + "test_an_orphan_with_higher_numbers_does_not_outrank_a_newer_epoch",
+    ),
+    Guard(
+        "the branch is followed by its chain",
+        TIP,
+        "        if self._first.follows(own[-1].chain):\n",
+        "        if True:\n",
+        shown_by=TIP_TESTS + "test_the_log_of_the_last_leader_is_found_whole",
+    ),
+    Guard(
+        "a place in the tier is found by chain",
+        COVERAGE,
+        "point.position == run.end and point.chain[:PREFIX_BYTES] == run.chain_prefix:",
+        "True:",
+        shown_by=TIER + "test_a_place_in_the_bucket_is_found_by_chain",
+    ),
+    Guard(
+        "a bucket that knows of a later epoch ends the lead",
+        TIER_SIDE,
+        "        elif situation.tier_epoch > epoch:\n",
+        "        elif False:\n",
+        shown_by=TIER + "test_a_bucket_with_records_of_a_later_epoch_ends_the_lead",
+    ),
+    Guard(
+        "a bucket that knows of a later change ends the lead",
+        TIER_SIDE,
+        "        if event.counter > counter:\n",
+        "        if False:\n",
+        shown_by=TIER + "test_a_bucket_with_the_marker_of_a_later_change_ends_the_lead",
+    ),
+    Guard(
+        "one put at a time",
+        TIER_SIDE,
+        "        if self._putting is not None or self.coverage is None:\n",
+        "        if self.coverage is None:\n",
+        shown_by=TIER + "test_one_put_at_a_time_so_that_the_bucket_has_no_gap",
+    ),
+)
