@@ -5,6 +5,7 @@ each test fails without the guard that names it (tests/simulation/guards_tier.py
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.values import TIER_MEMBER, CasOutcome, TierMode
+from replication.messages import OpenStream
 from tests.core.paper_cluster import PaperNode
 from tests.core.paper_disk import PaperLog
 from tests.core.puppets import Puppet, elected, log_of, next_record, on_stage, state_of
@@ -342,3 +343,17 @@ def test_nothing_is_written_in_the_new_epoch_before_the_rebuild_is_on_the_disk()
         node.replica.step(ev.TierRecord(asked.request, record.header, record.chain, handle), node.cluster.now, 0)
     effects = node.replica.step(ev.TierFetched(asked.request), node.cluster.now, 0)
     assert not any(isinstance(effect, fx.AppendOwn) for effect in effects)
+
+
+def test_trap_4_a_leader_that_rebuilds_speaks_to_no_member_before_it_is_active() -> None:
+    """Node b holds a record that only it holds: told where to cut before the rebuild is done, it would cut it."""
+    whole = log_of((1, ""), (1, "1.1"), (1, "1.2"))
+    node, bucket = taking_over(copy(whole, 1), whole, 2, 3)
+    b = Puppet(node, "b", copy(whole))
+    bucket.lists(run_of(whole, 2, 3))
+    bucket.shows(whole)
+    node.cluster.run(500)
+    assert not b.heard(OpenStream)
+    bucket.sends(whole)
+    node.cluster.run_until(lambda: bool(b.heard(OpenStream)), 2000)
+    assert node.disk.log.end.sequence == 4
