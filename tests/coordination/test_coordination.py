@@ -20,8 +20,8 @@ from replication.coordination.port import (
 )
 from replication.coordination.standalone import FileCoordination
 from replication.coordination.zookeeper import ZooKeeperCoordination
-from replication.core.values import CasOutcome, Change, ClusterState, Identity, Member, Phase, ReplicaId
-from storage.position import GENESIS
+from replication.core.values import CasOutcome, Change, ClusterState, Identity, Member, Phase, ReplicaId, TierFloor
+from storage.position import GENESIS, LogPoint, LogPosition
 from tests.storage.memory_disk import MemoryDisk
 
 ME = Identity(ReplicaId("n1"), "disk-1", "boot-1")
@@ -140,6 +140,29 @@ def test_the_lead_is_taken_with_the_state_and_given_back(make: Make) -> None:
         assert await coordination.recreate_leader(version + 1, ME) is CasOutcome.CONFLICT
         assert await coordination.recreate_leader(version, ME) is CasOutcome.APPLIED
         assert await coordination.leader() == ME
+
+    within(make, body)
+
+
+def test_the_tier_is_counted_under_an_unchanged_state_and_above_the_last_count_only(make: Make) -> None:
+    """A count that comes late, or of a leader that was deposed, must not be applied."""
+    one, two = (LogPoint(LogPosition(1, sequence), bytes([sequence]) * 32) for sequence in (1, 2))
+
+    async def body(coordination: Coordination, _: Listener) -> None:
+        await coordination.register(NodeRegistration(ME.id, "disk-1", GENESIS))
+        outcome, state = await coordination.create_state(STATE)
+        assert await coordination.tier_floor() is None
+        assert (await coordination.count_tier(one, state + 1, None))[0] is CasOutcome.CONFLICT
+        outcome, first = await coordination.count_tier(one, state, None)
+        assert outcome is CasOutcome.APPLIED
+        assert await coordination.tier_floor() == TierFloor(one, first)
+        assert (await coordination.count_tier(two, state, None))[0] is CasOutcome.CONFLICT
+        outcome, second = await coordination.count_tier(two, state, first)
+        assert outcome is CasOutcome.APPLIED
+        assert (await coordination.count_tier(one, state, first))[0] is CasOutcome.CONFLICT
+        await coordination.write_state(replace(STATE, change=Change(2, "b")), state)
+        assert (await coordination.count_tier(two, state, second))[0] is CasOutcome.CONFLICT
+        assert await coordination.tier_floor() == TierFloor(two, second)
 
     within(make, body)
 
