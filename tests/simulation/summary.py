@@ -18,6 +18,7 @@ class Summary:
     steps: int = 0
     simulated_ms: int = 0
     elections: int = 0
+    takeovers: int = 0
     acknowledgements: int = 0
     reads: int = 0
     truncations: int = 0
@@ -31,6 +32,7 @@ class Summary:
         self.steps += result.steps
         self.simulated_ms += result.simulated_ms
         self.elections += result.elections
+        self.takeovers += result.takeovers
         self.acknowledgements += result.acknowledgements
         self.reads += result.reads
         self.truncations += result.truncations
@@ -62,7 +64,8 @@ class Summary:
         rate = f"{self.clusters / self.seconds:.1f} a second" if self.seconds else "-"
         found = [
             f"{self.clusters} clusters ({rate}), {self.simulated_ms // 1000} simulated seconds, {self.steps} events",
-            f"{self.elections} elections, {self.truncations} truncations, {self.segments} segments taken over whole",
+            f"{self.elections} elections, {self.takeovers} of them through the tier, {self.truncations} truncations,"
+            f" {self.segments} segments taken over whole",
             f"{self.acknowledgements} acknowledgements, {self.reads} reads; {self.silent} clusters without any",
             f"{self.faults} faults:",
         ]
