@@ -10,7 +10,7 @@ from replication.core.situation import Link, Situation
 from replication.core.statewriter import StateWriter, Written
 from replication.core.values import TIER_MEMBER, Member, Phase, ReplicaId, VersionedState
 from replication.messages import Fetch, FetchEnd, Survey, SurveyAnswer, to_point
-from storage.position import LogPosition, chain_after
+from storage.position import LogPosition
 
 SURVEY_MS = 300
 """How long a connected member may take to answer."""
@@ -181,14 +181,11 @@ class Candidacy:
     def fetched(self, event: RecordFetched) -> None:
         """One record of the longer tail, proved by the chain."""
         situation = self._situation
-        end = situation.ledger.end
         fits = (
             self.stage is Stage.COPYING
             and event.nonce == self._nonce
-            and event.previous == end
-            and event.header.position.sequence == end.sequence + 1
-            and event.header.position.epoch >= end.epoch
-            and event.chain == chain_after(end.chain, event.header)
+            and event.previous == situation.ledger.end
+            and situation.ledger.continued_by(event.header, event.chain)
         )
         if not fits:
             situation.emit(DropStaged(event.handle))

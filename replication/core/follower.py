@@ -28,7 +28,7 @@ from replication.messages import (
     StreamEnd,
     to_point,
 )
-from storage.position import LogPoint, chain_after
+from storage.position import LogPoint
 
 
 @dataclass(slots=True)
@@ -172,15 +172,13 @@ class Following:
         """Take the next record, or none at all."""
         situation = self._situation
         stream = self._followed(event.link, event.epoch)
-        end = situation.ledger.end
         fits = (
             stream is not None
             and stream.aligned
             and not self.working
-            and event.previous == end
-            and event.header.position.sequence == end.sequence + 1
-            and end.epoch <= event.header.position.epoch <= event.epoch
-            and event.chain == chain_after(end.chain, event.header)
+            and event.previous == situation.ledger.end
+            and event.header.position.epoch <= event.epoch
+            and situation.ledger.continued_by(event.header, event.chain)
         )
         if stream is None or not fits or situation.fenced:
             self._refuse(event.link, event.epoch, event.handle)

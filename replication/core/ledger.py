@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from replication.core.ports import LogView
-from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader
+from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, chain_after
 
 REMEMBERED = 4096
 
@@ -61,6 +61,12 @@ class Ledger:
     def holds(self, point: LogPoint) -> bool:
         """Whether this log has exactly this prefix: position and chain."""
         return self.point_at(point.sequence) == point
+
+    def continued_by(self, header: RecordHeader, chain: bytes) -> bool:
+        """Whether this record, proved by its chain, is the one that comes next: of this epoch, or of a later one."""
+        end, position = self.end, header.position
+        follows = position.sequence == end.sequence + 1 and position.epoch >= end.epoch
+        return follows and chain == chain_after(end.chain, header)
 
     def epochs(self) -> Sequence[EpochSpan]:
         """Oldest first, queued records included."""

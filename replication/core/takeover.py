@@ -14,7 +14,7 @@ from replication.core.follower import Following
 from replication.core.situation import Situation
 from replication.core.values import ClusterState
 from replication.tier.tip import Branch, Broken, Piece, TipSearch
-from storage.position import LogPoint, chain_after
+from storage.position import LogPoint
 
 LIST_AGAIN_MS = 300
 ATTEMPTS = 10
@@ -198,12 +198,10 @@ class Takeover:
     def _record(self, event: TierRecord) -> None:
         """One record from the bucket, proved by the chain."""
         situation = self._situation
-        end = situation.ledger.end
         fits = (
             self.stage is Stage.FETCHING
             and event.request == self._request
-            and event.header.position.sequence == end.sequence + 1
-            and event.chain == chain_after(end.chain, event.header)
+            and situation.ledger.continued_by(event.header, event.chain)
         )
         if not fits:
             situation.emit(DropStaged(event.handle))

@@ -112,8 +112,8 @@ GUARDS = (
     Guard(
         "a copied tail is proved by the chain",
         ELECTION,
-        "            and event.chain == chain_after(end.chain, event.header)\n",
-        "",
+        "            and situation.ledger.continued_by(event.header, event.chain)\n",
+        "            and event.header.position.sequence == situation.ledger.end.sequence + 1\n",
         shown_by=LEADING + "test_a_candidate_takes_no_record_of_a_longer_tail_that_its_chain_does_not_prove",
     ),
     Guard(

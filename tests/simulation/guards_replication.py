@@ -96,15 +96,15 @@ REPLICATION_GUARDS = (
     Guard(
         "a record continues the log",
         FOLLOWER,
-        "            and event.previous == end\n",
+        "            and event.previous == situation.ledger.end\n",
         "",
         shown_by=FOLLOWING + "test_a_record_that_says_it_follows_on_something_else_is_refused",
     ),
     Guard(
         "a record's chain is proved",
         FOLLOWER,
-        "            and event.chain == chain_after(end.chain, event.header)\n",
-        "",
+        "            and situation.ledger.continued_by(event.header, event.chain)\n",
+        "            and event.header.position.sequence == situation.ledger.end.sequence + 1\n",
         shown_by=FOLLOWING + "test_a_record_whose_header_was_altered_on_its_way_is_refused",
     ),
     Guard(

@@ -138,8 +138,8 @@ TIER_GUARDS = (
     Guard(
         "what comes from the bucket is proved by the chain",
         TAKEOVER,
-        "            and event.chain == chain_after(end.chain, event.header)\n",
-        "",
+        "            and situation.ledger.continued_by(event.header, event.chain)\n",
+        "            and event.header.position.sequence == situation.ledger.end.sequence + 1\n",
         shown_by=TIER + "test_a_record_from_the_bucket_that_its_chain_does_not_prove_is_not_taken",
     ),
     Guard(
