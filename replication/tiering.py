@@ -206,7 +206,7 @@ class Tiering:
         try:
             receiving.write(payload)
             return receiving.finish()
-        except BaseException:
+        except StorageError:
             receiving.abandon()
             raise
 

@@ -83,7 +83,8 @@ class _Window(io.RawIOBase):
         self._position = max(0, base + offset)
         return self._position
 
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+    # The base class takes any buffer; io.BufferedReader, the only caller, hands over memoryviews.
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # see above
         wanted = min(len(buffer), max(0, self._part.size - self._position))
         self._file.seek(self._part.offset + self._position)
         got = self._file.readinto(memoryview(buffer)[:wanted])

@@ -393,8 +393,10 @@ def test_an_association_that_we_do_not_read_is_not_called_silent() -> None:
             peer.send(second[:-10])
             await until(lambda: rig.server.statistics().paused == 1)
             peer.send(second[-10:])
-            await asyncio.sleep(0.3)
-            assert rig.ledger.closed == []
+            silent = await RawPeer.associated(rig.port)
+            silent.send(b"\x04\0\0")
+            assert await silent.expect_abort() == wire.AbortReason.NOT_SPECIFIED
+            await until(lambda: rig.ledger.closed == ["stalled"])  # who began to be silent later, and that one alone
             gate.set()
             for _ in range(2):
                 assert (await peer.pdu())[0] == wire.P_DATA
