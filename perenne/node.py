@@ -21,6 +21,7 @@ from perenne.config import Config
 from perenne.config_tier import blocking_store, patient_store
 from perenne.dimse.server import DimseServer
 from perenne.limits import raise_descriptor_limit
+from perenne.notify import notified
 from replication.api import InstanceBytes, ReplicatorStatistics
 from replication.coordination.port import (
     ClusterRecord,
@@ -98,7 +99,8 @@ async def _serve(config: Config) -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        await stopping.wait()
+        async with notified(node.why_not_live):
+            await stopping.wait()
     finally:
         await node.stop()
 
