@@ -17,7 +17,7 @@ from typing import Final
 
 from perenne.local.processes import DidNotStart, wait_until
 from tests.chart.rendering import CHART, ROOT
-from tests.deploy.building import StepFailed, bring_along, build
+from tests.deploy.building import StepFailed, build
 from tests.deploy.container import CannotContain, Container, Image, check_rights, execute
 from tests.deploy.containerfile import Stage, parse
 from tests.faults.arena import FaultFailed
@@ -85,7 +85,6 @@ def debootstrapped(directory: Path, mirror: str) -> Path:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise StepFailed(f"debootstrap: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    bring_along(base)
     (base / "done").touch()
     return base
 

@@ -27,6 +27,7 @@ from tests.deploy.stage import Behind, wired
 from tests.faults.arena import FaultFailed, Unavailable
 from tests.faults.senders import Senders
 
+SETS: Final = ("perenne", "perenne-zookeeper")
 PATIENCE_S: Final = 240.0
 PENDING_S: Final = 10.0
 """How long a drained pod finds no host."""
@@ -192,8 +193,8 @@ def _serves(pod: Pod, seconds: float = 0.0) -> bool:
 @contextlib.contextmanager
 def installed(directory: Path) -> Generator[Rehearsal]:
     """Raises Unavailable, FaultFailed."""
-    with wired(directory, ("perenne", "perenne-zookeeper")) as (kubelet, found):
-        yield Rehearsal(kubelet, found, directory)
+    with wired(directory, SETS) as stage:
+        yield Rehearsal(stage.kubelet, stage.found, directory)
 
 
 def rehearse(directory: Path, associations: int) -> int:

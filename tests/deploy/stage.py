@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Generator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, overload
 
@@ -11,7 +11,7 @@ from tests.chart.rendering import PRESETS, ROOT, Document, documents, one, rende
 from tests.deploy.container import Image, image_of_this_machine
 from tests.deploy.pods import Kubelet
 from tests.deploy.probes import Pod
-from tests.faults.namespaces import Network
+from tests.faults.namespaces import Network, Party
 
 PRESET: Final = next(case for case in PRESETS if case.name == "three-nodes")
 SMALL: Final = {"segment_bytes": "4MiB"}
@@ -43,8 +43,17 @@ class Behind(Sequence[LocalNode]):
         return list(self._nodes.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """kubelet: for pods. others: parties that are no pods."""
+
+    kubelet: Kubelet
+    found: list[Document]
+    others: dict[str, Party]
+
+
 @contextlib.contextmanager
-def wired(directory: Path, sets: Sequence[str]) -> Generator[tuple[Kubelet, list[Document]]]:
+def wired(directory: Path, sets: Sequence[str], others: Sequence[str] = ()) -> Generator[Stage]:
     """A machine for every pod of these StatefulSets, and nothing started. Raises Unavailable, FaultFailed."""
     values = values_of(PRESET)
     values["config"]["cluster"].update(SMALL)
@@ -52,14 +61,14 @@ def wired(directory: Path, sets: Sequence[str]) -> Generator[tuple[Kubelet, list
     found = documents(render(values))
     names = [f"{kind}-{n}" for kind in sets for n in range(one(found, "StatefulSet", kind)["spec"]["replicas"])]
     aliases = {name: f"pod{number}" for number, name in enumerate(names)}
-    network = Network(list(aliases.values()))
+    network = Network([*aliases.values(), *others])
     machine = image_of_this_machine(directory, ROOT)
     images = {"node": machine, "zookeeper": zookeeper_image(machine, directory)}
     parties = {name: network.party(alias) for name, alias in aliases.items()}
     with contextlib.closing(network), network.hub.entered():
         kubelet = Kubelet(found, parties, directory, images)
         try:
-            yield kubelet, found
+            yield Stage(kubelet, found, {name: network.party(name) for name in others})
         finally:
             kubelet.end()
 
