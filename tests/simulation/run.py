@@ -194,3 +194,11 @@ def _draw_background(cluster: Cluster, plan: Plan) -> None:
             setattr(bucket, name, chance.random() * 0.25)
     if chance.random() < 0.3:
         cluster.net.lag_probability = chance.random() * 0.1
+
+
+def run_and_collect(seed: int) -> Result:
+    """For a pool of processes, which do not import what runs as `__main__`."""
+    result = run(seed)
+    if seed % 10 == 0:
+        gc.collect()
+    return result
