@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from perenne import VERSION
-from perenne.cli import lostfound, offline, tier
+from perenne.cli import lostfound, offline, rescue, tier
 from perenne.config import Config, ConfigError
 from perenne.config_reading import load_config
 
@@ -17,6 +17,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(offline.app, name="log", help="Look into a data directory, with no cluster and without changing it.")
 app.add_typer(tier.app, name="tier", help="Prepare and try out the bucket or directory of the second copy.")
 app.add_typer(lostfound.app, name="lost-found", help="What was taken out of a log: look at it, offer it again.")
+app.command("failover")(rescue.failover)
+app.add_typer(rescue.coordination, name="coordination", help="The cluster state in ZooKeeper.")
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
 
