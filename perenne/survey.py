@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from replication.coordination.port import ClusterRecord, CoordinationCorrupt
+from replication.coordination.port import ClusterRecord, CoordinationCorrupt, LiveNode
 from replication.coordination.surgery import Found
 from replication.core.rebuild import Bucket
 from replication.core.rescue import Standing
@@ -35,13 +35,24 @@ class Answer:
 
 def addresses(found: Found, urls: Iterable[str]) -> list[str]:
     """Of every node that runs, as it announced itself, and of those that were named besides."""
-    live = [f"http://{_host(node.host)}:{node.http_port}" for node in found.live.values()]
+    live = [address_of(node) for node in found.live.values()]
     named = [url.rstrip("/") if "://" in url else f"http://{url}" for url in urls]
     return list(dict.fromkeys([*named, *live]))
 
 
-def _host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def address_of(node: LiveNode) -> str:
+    host = f"[{node.host}]" if ":" in node.host else node.host
+    return f"http://{host}:{node.http_port}"
+
+
+def fetched(url: str) -> dict[str, Any] | None:
+    """A JSON document; None when nobody answers with one."""
+    try:
+        with _DIRECT.open(url, timeout=TIMEOUT_S) as reply:
+            facts: dict[str, Any] = json.loads(reply.read())
+            return facts
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
 
 
 def survey(asked: Sequence[str]) -> list[Answer]:

@@ -44,7 +44,7 @@ def failover(
     from perenne.cli import rescuing
 
     if not accept_loss:
-        raise rescuing.failed(
+        raise rescuing.fail(
             "elections need no command, and `perenne switchover` moves the lead; this verb is for a loss that you"
             " accept: say --accept-loss",
             2,

@@ -12,8 +12,8 @@ import typer
 from perenne import rescue
 from perenne.cli.status import NoCluster
 from perenne.cli.switchover import zookeeper_of
-from perenne.config import Config, ConfigError
-from perenne.config_reading import load_config
+from perenne.cli.usage import fail, read_config
+from perenne.config import Config
 from perenne.rescue import Seen, plan_failover, plan_rebuild
 from replication.coordination.port import CoordinationCorrupt, CoordinationUnavailable
 from replication.coordination.surgery import Interfered, Surgery
@@ -21,21 +21,13 @@ from replication.core.rebuild import Bucket
 from replication.core.rescue import Plan, Refused
 from replication.core.values import ClusterState
 
-__all__ = ["bucket", "configured", "failed", "hosts", "plan_failover", "plan_rebuild", "run"]
+__all__ = ["bucket", "configured", "fail", "hosts", "plan_failover", "plan_rebuild", "run"]
 NAMED: Final = 20
 """Instances named one by one in the text; `--json` names all."""
 
 
-def failed(text: str, code: int = 1) -> typer.Exit:
-    sys.stderr.write(f"perenne: {text}\n")
-    return typer.Exit(code)
-
-
 def configured(config: Path | None) -> Config | None:
-    try:
-        return load_config(config, os.environ) if config is not None else None
-    except ConfigError as error:
-        raise failed(str(error), 2) from error
+    return read_config(config) if config is not None else None
 
 
 def hosts(config: Path | None, zookeeper: str, cluster: Path | None) -> str:
@@ -44,9 +36,9 @@ def hosts(config: Path | None, zookeeper: str, cluster: Path | None) -> str:
         settings = configured(config)
         given = zookeeper or (zookeeper_of(cluster) if cluster else settings.coordination.zookeeper if settings else "")
     except NoCluster as error:
-        raise failed(str(error), 2) from error
+        raise fail(str(error), 2) from error
     if not given:
-        raise failed("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
+        raise fail("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
     return given
 
 
@@ -64,7 +56,7 @@ def bucket(settings: Config | None) -> Bucket | None:
         finally:
             store.close()
     except TierError as error:
-        raise failed(f"the tier: {error}; if its contents are gone for good, say so with --without tier") from error
+        raise fail(f"the tier: {error}; if its contents are gone for good, say so with --without tier") from error
 
 
 def run(
@@ -92,7 +84,7 @@ def run(
             rescue.carry_out(surgery, seen, plan)
             after = surgery.wait_for(rescue.leads, seconds)
     except (CoordinationUnavailable, CoordinationCorrupt, Interfered) as error:
-        raise failed(str(error)) from error
+        raise fail(str(error)) from error
     if after is None or after.leader is None:
         text = f"written, but nobody led within {seconds:.0f} s: `perenne status` says why"
         raise _end(facts | {"result": text}, as_json=as_json, code=1)
@@ -111,7 +103,7 @@ def _agreed(seen: Seen, yes: str) -> None:
     if not yes and sys.stdin.isatty():
         yes = typer.prompt(f"Type the cluster id ({wanted}) to do this")
     if yes != wanted:
-        raise failed(f"nothing was changed: to do this, say --yes {wanted}", 2)
+        raise fail(f"nothing was changed: to do this, say --yes {wanted}", 2)
 
 
 # What is shown

@@ -15,7 +15,7 @@ from kazoo.exceptions import KazooException, NodeExistsError, NoNodeError
 from kazoo.handlers.threading import KazooTimeoutError
 
 from replication.coordination import codec
-from replication.coordination.port import ClusterRecord, CoordinationUnavailable, LiveNode, NodeRegistration
+from replication.coordination.port import ClusterRecord, CoordinationUnavailable, LiveNode, NodeRegistration, Operation
 from replication.core.values import ClusterState, Identity, Member, ReplicaId, TierFloor, VersionedState
 from storage.position import GENESIS
 
@@ -131,6 +131,25 @@ class Surgery:
         transaction = self._client.transaction()
         self._retire(transaction, found, left_out)
         self._commit(transaction)
+
+    def operation(self, verb: str) -> Operation | None:
+        """What was asked for last."""
+        try:
+            read = self._read(codec.decode_operation, "ops", verb)
+        except KazooException as error:
+            raise CoordinationUnavailable(f"ZooKeeper does not answer: {type(error).__name__}") from error
+        return read[0] if read is not None else None
+
+    def request(self, operation: Operation) -> None:
+        """Ask whoever it concerns for an operation."""
+        path, data = self._path("ops", operation.verb), codec.encode_operation(operation)
+        try:
+            try:
+                self._client.set(path, data)
+            except NoNodeError:
+                self._client.create(path, data, makepath=True)
+        except KazooException as error:
+            raise CoordinationUnavailable(f"ZooKeeper does not answer: {type(error).__name__}") from error
 
     def _begin(self) -> Any:
         for name in ("nodes", "live", "ops"):

@@ -5,6 +5,7 @@ Method: transcripts of what surveyed nodes say; no process, no ZooKeeper.
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from blake3 import blake3
@@ -34,7 +35,7 @@ def point(epoch: int, sequence: int) -> LogPoint:
     )
 
 
-def standing(member: Member, *spans: tuple[int, int, int], told: LogPoint = GENESIS, **other: object) -> Standing:
+def standing(member: Member, *spans: tuple[int, int, int], told: LogPoint = GENESIS, **other: Any) -> Standing:
     """A node whose log has these records: (epoch, first, last) each."""
     end = point(spans[-1][0], spans[-1][2]) if spans else GENESIS
     plain = Standing(
@@ -46,7 +47,7 @@ def standing(member: Member, *spans: tuple[int, int, int], told: LogPoint = GENE
         counter=7,
         epochs=tuple(EpochSpan(*span) for span in spans),
     )
-    return replace(plain, **other)  # type: ignore[arg-type]
+    return replace(plain, **other)
 
 
 def state(*members: Member, counter: int = 7, epoch: int = 4, floor: LogPoint = GENESIS) -> ClusterState:
@@ -181,8 +182,8 @@ def test_a_member_without_what_the_tier_was_counted_for_is_not_eligible() -> Non
         ({"fenced": "the disk failed"}, "the disk failed"),
     ],
 )
-def test_who_cannot_lead_is_not_chosen(broken: dict[str, object], why: str) -> None:
-    sick, sound = standing(N2, (4, 1, 80), **broken), standing(N3, (4, 1, 20))
+def test_who_cannot_lead_is_not_chosen(broken: dict[str, Any], why: str) -> None:
+    sick, sound = replace(standing(N2, (4, 1, 80)), **broken), standing(N3, (4, 1, 20))
     assert planned(lost(state(N1), [sick, sound], {"n1"})).chosen == sound
     assert why in refused(lost(state(N1), [sick], {"n1", "n3"}))
 
@@ -208,13 +209,13 @@ def rebuild(
     return rebuilt(cluster, around, nodes, bucket=bucket, without=without, accept_loss=accept_loss, approval=YES)
 
 
-def three(**other: object) -> list[Standing]:
+def three() -> list[Standing]:
     """All had read change 7, in which all were in sync; n2 has the longest log."""
     remembered = state(N1, N2, N3)
     return [
-        standing(N1, (4, 1, 70), told=point(4, 70), remembered=remembered, **other),
-        standing(N2, (4, 1, 80), told=point(4, 75), remembered=remembered, promise=9, **other),
-        standing(N3, (4, 1, 75), told=point(4, 75), remembered=remembered, **other),
+        standing(N1, (4, 1, 70), told=point(4, 70), remembered=remembered),
+        standing(N2, (4, 1, 80), told=point(4, 75), remembered=remembered, promise=9),
+        standing(N3, (4, 1, 75), told=point(4, 75), remembered=remembered),
     ]
 
 

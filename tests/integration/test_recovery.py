@@ -89,21 +89,139 @@ def stop_zookeeper(cluster: LocalCluster) -> None:
 
 def nobody_leads(cluster: LocalCluster, reason: str) -> None:
     cluster.wait_for(
-        lambda: cluster.leader() is None and any(reason in str(n.status()["not_standing"]) for n in cluster.nodes),
+        lambda: (
+            cluster.leader() is None
+            and any(reason in str(n.status()["not_standing"]) for n in cluster.nodes if n.alive)
+        ),
         f"nobody leads: {reason}",
     )
+
+
+def other(cluster: LocalCluster, *but: LocalNode) -> LocalNode:
+    return next(node for node in cluster.nodes if node not in but)
+
+
+def kill(node: LocalNode) -> None:
+    rig.signalled(node.running).kill()
+
+
+def incarnation(node: LocalNode) -> str:
+    return str(json.loads((node.data_dir / "node.json").read_text())["incarnation"])
+
+
+def ended(cluster: LocalCluster, node: LocalNode, reason: str) -> None:
+    """The process said why, and ended with exit code 0."""
+    process = rig.signalled(node.running)
+
+    def over() -> bool:
+        process.reap()
+        return not process.alive
+
+    cluster.wait_for(over, f"{node.id} ends")
+    assert reason in process.tail()
+
+
+def replaced(cluster: LocalCluster, node: LocalNode) -> None:
+    """Put an empty disk into a node and start it; the verb says when it is in sync."""
+    old = incarnation(node)
+    shutil.rmtree(node.data_dir)
+    cluster.start_node(node)
+    assert verb(cluster, "node", "replace", node.id, "--seconds", "60")["incarnation"] != old
 
 
 def test_zookeeper_lost_its_data(cluster: LocalCluster, kept: Kept) -> None:
     healthy(cluster)
     kept.store(cluster)
     stop_zookeeper(cluster)
-    shutil.rmtree(keeper_data(cluster))
+    keeper_data(cluster).rename(cluster.directory / "old-zookeeper")
     cluster.start_zookeeper()
-    cluster.wait_for(lambda: cluster.leader() is None, "nobody leads")
+    nobody_leads(cluster, "the cluster state is gone")
     done = agreed(cluster, "coordination", "rebuild")
     assert (done["lost"]["records"], done["more_may_be_lost"], done["left_out"]) == (0, False, [])
     healthy(cluster)
     kept.check(rig.leader(cluster))
     kept.store(cluster)
     assert "nothing is lost" in verb(cluster, "coordination", "rebuild", code=1)["reasons"][0]
+
+
+def test_zookeeper_runs_on_an_old_copy(cluster: LocalCluster, kept: Kept) -> None:
+    stop_zookeeper(cluster)
+    shutil.rmtree(keeper_data(cluster))
+    (cluster.directory / "old-zookeeper").rename(keeper_data(cluster))
+    cluster.start_zookeeper()
+    nobody_leads(cluster, "the cluster state went back from change")
+    agreed(cluster, "coordination", "rebuild")
+    healthy(cluster)
+    kept.check(rig.leader(cluster))
+    kept.store(cluster)
+
+
+def test_a_disk_is_lost_and_replaced(cluster: LocalCluster, kept: Kept) -> None:
+    lost = rig.follower(cluster)
+    kill(lost)
+    cluster.wait_for(lambda: lost.id not in rig.in_sync(cluster), "the set goes on without it")
+    kept.store(cluster)
+    assert verb(cluster, "node", "replace", lost.id, "--dry-run")["barred"]["incarnation"] == incarnation(lost)
+    assert "not in sync after" in verb(cluster, "node", "replace", lost.id, "--seconds", "0.1", code=1)["result"]
+    # The old disk was barred: put back by mistake, it takes no part.
+    cluster.start_node(lost)
+    ended(cluster, lost, "was retired with this data directory")
+    replaced(cluster, lost)
+    healthy(cluster)
+    kept.check(lost)
+
+
+def test_an_old_copy_of_a_disk_is_put_back(cluster: LocalCluster, kept: Kept) -> None:
+    everybody, back = cluster.nodes, rig.follower(cluster)
+    kill(back)
+    old = cluster.directory / "old-disk"
+    shutil.copytree(back.data_dir, old)
+    cluster.start_node(back)
+    healthy(cluster)
+    kept.store(cluster)
+    for node in everybody:
+        kill(node)
+    shutil.rmtree(back.data_dir)
+    old.rename(back.data_dir)
+    for node in everybody:
+        cluster.start_node(node)
+    healthy(cluster)
+    assert not back.leads()
+    kept.check(back)
+
+
+def test_the_only_survivor_is_not_eligible(cluster: LocalCluster, kept: Kept) -> None:
+    survivor = rig.follower(cluster)
+    kill(survivor)
+    cluster.wait_for(lambda: survivor.id not in rig.in_sync(cluster), "the set goes on without it")
+    before = set(kept.sent)
+    kept.store(cluster)
+    rig.perenne("switchover", "--zookeeper", f"127.0.0.1:{cluster.zookeeper_port}")
+    # The new leader notes in the cluster state how far everything was committed
+    gone = [node for node in cluster.nodes if node is not survivor]
+    left = [word for node in gone for word in ("--without", node.id)]
+    assert "leads" in verb(cluster, "failover", "--accept-loss", *left, "--dry-run", code=1)["reasons"][0]
+    disks = {node.id: incarnation(node) for node in gone}
+    for node in gone:
+        kill(node)
+        node.data_dir.rename(node.directory / "old-disk")
+    cluster.start_node(survivor)
+    nobody_leads(cluster, "not in the in-sync set")
+    assert "does not answer" in str(verb(cluster, "failover", "--accept-loss", "--dry-run", code=1)["reasons"])
+    assert "nothing was changed" in run(cluster, "failover", "--accept-loss", *left).stderr
+    done = agreed(cluster, "failover", "--accept-loss", *left)
+    assert (done["chosen"], done["leader"]) == (survivor.id, survivor.id)
+    assert done["lost"]["records"] >= 3
+    assert {one["node"]: one["incarnation"] for one in done["left_out"]} == disks
+    kept.check(survivor, without=frozenset(set(kept.sent) - before))
+    for uid in set(kept.sent) - before:
+        del kept.sent[uid]
+    (gone[0].directory / "old-disk").rename(gone[0].data_dir)
+    cluster.start_node(gone[0])
+    ended(cluster, gone[0], "was retired with this data directory")
+    shutil.rmtree(gone[0].data_dir)
+    for node in gone:
+        cluster.start_node(node)
+    healthy(cluster)
+    kept.store(cluster)
+    kept.check(gone[0])
