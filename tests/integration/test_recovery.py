@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from perenne.cli.commands import app
 from perenne.local.cluster import LocalCluster, LocalNode
+from perenne.local.processes import free_ports, start
 from storage.digest import part10_meta_length
 from tests.integration import rig
 
@@ -39,12 +41,11 @@ class Kept:
         found = cluster.leader()
         return found is not None and rig.store(found, one)[0][0] == 0
 
-    def check(self, node: LocalNode, *, without: frozenset[str] = frozenset()) -> None:
+    def check(self, node: LocalNode) -> None:
         for uid, data in self.sent.items():
-            if uid not in without:
-                status, content = node.get(f"/instances/{uid}", timeout=10)
-                assert status == 200, uid
-                assert content[part10_meta_length(content) :] == data
+            status, content = node.get(f"/instances/{uid}", timeout=10)
+            assert status == 200, uid
+            assert content[part10_meta_length(content) :] == data
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,20 @@ def run(cluster: LocalCluster, *arguments: str) -> Result:
 def verb(cluster: LocalCluster, *arguments: str, code: int = 0) -> dict[str, Any]:
     done = run(cluster, *arguments)
     assert done.exit_code == code, (done.stdout, done.stderr, done.exception)
+    facts: dict[str, Any] = json.loads(done.stdout)
+    return facts
+
+
+def verb_of(cluster: LocalCluster, *arguments: str) -> None:
+    """One that has no --json."""
+    done = CliRunner().invoke(app, [*arguments, "--zookeeper", f"127.0.0.1:{cluster.zookeeper_port}"])
+    assert done.exit_code == 0, done.output
+
+
+def plain(*arguments: str) -> dict[str, Any]:
+    """One that finds ZooKeeper in a configuration."""
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, (done.output, done.exception)
     facts: dict[str, Any] = json.loads(done.stdout)
     return facts
 
@@ -95,10 +110,6 @@ def nobody_leads(cluster: LocalCluster, reason: str) -> None:
         ),
         f"nobody leads: {reason}",
     )
-
-
-def other(cluster: LocalCluster, *but: LocalNode) -> LocalNode:
-    return next(node for node in cluster.nodes if node not in but)
 
 
 def kill(node: LocalNode) -> None:
@@ -163,12 +174,48 @@ def test_a_disk_is_lost_and_replaced(cluster: LocalCluster, kept: Kept) -> None:
     kept.store(cluster)
     assert verb(cluster, "node", "replace", lost.id, "--dry-run")["barred"]["incarnation"] == incarnation(lost)
     assert "not in sync after" in verb(cluster, "node", "replace", lost.id, "--seconds", "0.1", code=1)["result"]
-    # The old disk was barred: put back by mistake, it takes no part.
-    cluster.start_node(lost)
-    ended(cluster, lost, "was retired with this data directory")
     replaced(cluster, lost)
     healthy(cluster)
     kept.check(lost)
+
+
+def test_a_node_is_added_and_retired(cluster: LocalCluster, kept: Kept) -> None:
+    dicom, http, peer = free_ports(3)
+    new = LocalNode("n4", cluster.directory / "n4", dicom, http, peer)
+    new.directory.mkdir()
+    model = str(cluster.nodes[0].config)
+    ports = ["--dicom-port", str(dicom), "--http-port", str(http), "--peer-port", str(peer)]
+    words = ["node", "add", "n4", "--config", model, "--data-dir", str(new.data_dir), "--output", str(new.config)]
+    assert f"port = {peer}" in plain(*words, *ports, "--dry-run")["text"]
+    assert not new.config.exists()
+    assert plain(*words, *ports, "--no-wait")["result"] == "written"
+    command = [sys.executable, "-m", "perenne.cli", "node", "--config", str(new.config)]
+    new.running = start(command, new.directory / "node.log", new.directory)
+    try:
+        assert plain(*words, *ports, "--seconds", "60")["result"] == "n4 is in sync"
+        kept.check(new)
+        kept.store(cluster)
+        cluster.nodes.append(new)
+        verb_of(cluster, "switchover", "--to", "n4")
+        cluster.wait_for(new.leads, "the new node leads")
+        kept.store(cluster)
+        assert verb(cluster, "node", "retire", "n4", "--dry-run")["retires"]["incarnation"] == incarnation(new)
+        assert verb(cluster, "node", "retire", "n4")["result"].startswith("n4 is retired")
+        ended(cluster, new, '"the node stopped"')
+        assert verb(cluster, "node", "retire", "n4")["result"] == "n4 is retired"
+    finally:
+        new.running.kill()
+        cluster.nodes.remove(new)
+    healthy(cluster)
+    kept.check(rig.leader(cluster))
+    two = [node for node in cluster.nodes if node.id != rig.leader(cluster).id]
+    kill(two[0])
+    cluster.wait_for(lambda: len(rig.in_sync(cluster)) == 2, "the set goes on without it")
+    refused = run(cluster, "node", "retire", two[1].id)
+    assert refused.exit_code == 1
+    assert "only 1 of 2 copies would be left" in refused.stderr
+    cluster.start_node(two[0])
+    healthy(cluster)
 
 
 def test_an_old_copy_of_a_disk_is_put_back(cluster: LocalCluster, kept: Kept) -> None:
@@ -196,7 +243,7 @@ def test_the_only_survivor_is_not_eligible(cluster: LocalCluster, kept: Kept) ->
     cluster.wait_for(lambda: survivor.id not in rig.in_sync(cluster), "the set goes on without it")
     before = set(kept.sent)
     kept.store(cluster)
-    rig.perenne("switchover", "--zookeeper", f"127.0.0.1:{cluster.zookeeper_port}")
+    verb_of(cluster, "switchover")
     # The new leader notes in the cluster state how far everything was committed
     gone = [node for node in cluster.nodes if node is not survivor]
     left = [word for node in gone for word in ("--without", node.id)]
@@ -213,7 +260,6 @@ def test_the_only_survivor_is_not_eligible(cluster: LocalCluster, kept: Kept) ->
     assert (done["chosen"], done["leader"]) == (survivor.id, survivor.id)
     assert done["lost"]["records"] >= 3
     assert {one["node"]: one["incarnation"] for one in done["left_out"]} == disks
-    kept.check(survivor, without=frozenset(set(kept.sent) - before))
     for uid in set(kept.sent) - before:
         del kept.sent[uid]
     (gone[0].directory / "old-disk").rename(gone[0].data_dir)
@@ -223,5 +269,6 @@ def test_the_only_survivor_is_not_eligible(cluster: LocalCluster, kept: Kept) ->
     for node in gone:
         cluster.start_node(node)
     healthy(cluster)
+    kept.check(survivor)
     kept.store(cluster)
     kept.check(gone[0])
