@@ -39,6 +39,10 @@ class Watched(Protocol):
 
     async def status(self) -> dict[str, object]: ...
 
+    async def standing(self) -> dict[str, object]:
+        """What an operator's verbs need to know when the cluster cannot go on by itself."""
+        ...
+
     async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
         """Raises InstanceAbsent, InstanceUnavailable."""
         ...
@@ -60,6 +64,9 @@ def application(node: Watched) -> Starlette:
     async def status(_: Request) -> Response:
         return JSONResponse(await node.status())
 
+    async def standing(_: Request) -> Response:
+        return JSONResponse(await node.standing())
+
     async def instance(request: Request) -> Response:
         return await _instance(node, request.path_params["uid"])
 
@@ -69,6 +76,7 @@ def application(node: Watched) -> Starlette:
         Route("/readyz", health(node.why_not_ready)),
         Route("/leader", health(lambda: None if node.is_leader() else "this node does not lead")),
         Route("/status", status),
+        Route("/standing", standing),
         Route("/instances/{uid}", instance),
     ]
     return Starlette(routes=routes)

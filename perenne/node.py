@@ -23,6 +23,7 @@ from perenne.config_tls import door, keyrings, token, zookeeper_access
 from perenne.dimse.server import DimseServer
 from perenne.joining import CannotStart, identified
 from perenne.limits import raise_descriptor_limit
+from perenne.standing import StandingReport
 from perenne.tls import TlsUnusable
 from replication.api import InstanceBytes, ReplicatorStatistics
 from replication.coordination.port import (
@@ -90,6 +91,7 @@ async def _serve(config: Config) -> None:
     if identity is None:
         return
     node = Node(config, disk, coordination, identity, cluster)
+    node.replicator.operations.when_retired = lambda why: end_retired(why, stopping)
     try:
         await node.start()
         # What was built until here stays: the collector need not walk it again and again (5 to 10 % of the rate).
@@ -99,6 +101,13 @@ async def _serve(config: Config) -> None:
         await stopping.wait()
     finally:
         await node.stop()
+
+
+def end_retired(why: str, stopping: asyncio.Event) -> None:
+    """With exit code 0: a supervisor that restarts what failed has nothing to restart."""
+    if not stopping.is_set():
+        _LOG.critical("this node is retired, and ends", extra={"reason": why})
+    stopping.set()
 
 
 class Node:
@@ -151,6 +160,7 @@ class Node:
             spool=config.node.data_dir / "staging",
             door=door(self._keyrings.peer),
         )
+        self._standing = StandingReport(self.replicator, disk, config.node.data_dir)
         session_s = config.coordination.session_timeout_ms / 1000
         loop = asyncio.get_running_loop()
         self._watchdog = Watchdog(
@@ -195,6 +205,7 @@ class Node:
         except OSError as error:
             raise CannotStart(f"a port cannot be opened: {error}; see [dimse], [http] and [peer] port") from error
         self._watchdog.start()
+        self.replicator.spawn(self._standing.keep())
         ports = {"dicom": self.dimse.port, "http": self.http.port, "peer": self.replicator.network.port}
         _LOG.info("the node runs", extra={"node": self.replicator.me.id, **ports})
         if self._config.tier.on and not self._config.uses_tier:
@@ -255,6 +266,9 @@ class Node:
             "conflict_count": self.index.count_conflicts(),
             "lost_and_found": saved,
         }
+
+    async def standing(self) -> dict[str, object]:
+        return await self._standing.document()
 
     async def status(self) -> dict[str, object]:
         """What `perenne status` shows."""

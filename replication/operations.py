@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from replication.coordination.port import Operation
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from replication.replicator import Replicator
 
 
+def void(_: str) -> None:
+    """Nobody listens yet."""
+
+
 class Operations:
     """Of one node."""
 
@@ -20,6 +25,9 @@ class Operations:
         self._replicator = replicator
         self._underway: Operation | None = None
         self._handed_over = asyncio.Event()
+        self._retiring: Operation | None = None
+        self.when_retired: Callable[[str], None] = void
+        """Called with the reason once this node is off the register, and is to end."""
 
     async def hand_over(self, seconds: float) -> None:
         """Give the lead away before the node stops; returns at once on a follower."""
@@ -31,8 +39,11 @@ class Operations:
                 await self._handed_over.wait()
 
     def requested(self, operation: Operation) -> None:
-        """An operator asked for something; the leader does it."""
+        """An operator asked for something; the leader does it, or the node that it is about."""
         replicator = self._replicator
+        if operation.verb == "retire":
+            self._retire(operation)
+            return
         leadership = replicator.core.leadership
         if operation.verb != "switchover" or self._underway is not None or leadership is None:
             return
@@ -41,6 +52,21 @@ class Operations:
         self._underway = operation
         to = operation.arguments.get("to")
         replicator.feed(ev.HandOverRequested(ReplicaId(to) if to else None, replicator.runtime.wall_us(), final=False))
+
+    def _retire(self, operation: Operation) -> None:
+        me, asked = self._replicator.me, operation.arguments
+        if (asked.get("node"), asked.get("incarnation")) == (me.id, me.incarnation) and self._retiring is None:
+            self._retiring = operation
+            self._replicator.feed(ev.RetireRequested())
+
+    def left(self) -> None:
+        """This node is not in sync any more, and stays out: the others hold everything without it."""
+        if self._retiring is not None:
+            self._replicator.coordinator.retire(self._retiring, f"{self._replicator.me.id} is retired")
+
+    def off_the_register(self, reason: str) -> None:
+        """This node may not take part any more."""
+        self.when_retired(reason)
 
     def done(self, effect: fx.HandOverDone) -> None:
         self._handed_over.set()

@@ -5,7 +5,6 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,13 +24,11 @@ from replication.incoming import Payload
 from replication.indexing import Indexing
 from replication.lookup import Lookups
 from replication.mender import Mender
-from replication.messages import (
-    Message,
-)
+from replication.messages import Message
 from replication.offers import Offer, Offers
-from replication.opening import UNSETTLED
 from replication.operations import Operations
 from replication.peers import PeerNetwork
+from replication.promises import Promises
 from replication.recent import Recent
 from replication.runtime import Runtime
 from replication.tier.port import ObjectStore
@@ -96,10 +93,9 @@ class Replicator:
         self.index = index
         self.staging = staging
         self._disk = disk
-        self._promise = promise
         self._loop = asyncio.get_running_loop()
         self.runtime = runtime
-        self._promises = runtime.executor("promise", 1)
+        self._promises = Promises(promise, runtime, self._feed_open)
         self.readers = runtime.executor("read", 2)
         self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES, unseen=log.end.sequence)
         self.offers = Offers(self._let_go)
@@ -138,8 +134,16 @@ class Replicator:
             committed=lambda: self.core.situation.told,
             in_sync=self._is_in_sync,
         )
+        self.operations = Operations(self)
         self.coordinator = Coordinator(
-            coordination, settings.cluster, self.me, self._describe, self, runtime.wall_us, tiered=tier is not None
+            coordination,
+            settings.cluster,
+            self.me,
+            self._describe,
+            self,
+            runtime.wall_us,
+            tiered=tier is not None,
+            retired=self.operations.off_the_register,
         )
         self.tiering = Tiering(self, tier, prove_tier, spool) if tier is not None else None
         self.lookups = Lookups(self)
@@ -148,7 +152,6 @@ class Replicator:
         self._events: deque[ev.Event] = deque()
         self._stepping = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._operations = Operations(self)
         self.closed = False
         self.frozen: str | None = None
         self.leader_changes = 0
@@ -166,7 +169,7 @@ class Replicator:
 
     async def hand_over(self, seconds: float) -> None:
         """Give the lead away before the node stops; returns at once on a follower."""
-        await self._operations.hand_over(seconds)
+        await self.operations.hand_over(seconds)
 
     async def close(self) -> None:
         """End everything; what was not answered by now is answered "not promised"."""
@@ -178,7 +181,7 @@ class Replicator:
         if self.tiering is not None:
             await self.tiering.close()
         self.offers.give_up("the node stops")
-        for end in (self.group.close, self._promises.shutdown, self._indexing.close, self.readers.shutdown):
+        for end in (self.group.close, self._promises.close, self._indexing.close, self.readers.shutdown):
             await asyncio.to_thread(end)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -256,10 +259,9 @@ class Replicator:
             case fx.RelayProposal():
                 self.network.send(effect.link, *self.offers.relayed(effect.ticket))
             case fx.Persist():
-                self._persist(effect)
+                self._promises.persist(effect)
             case fx.TailSettled():
-                boot = self._promise.value.host_boot.removesuffix(UNSETTLED)
-                self._promises.submit(lambda: self._promise.store(host_boot=boot))
+                self._promises.settle_tail()
             case fx.DropStaged():
                 self.drop(self._held.take(effect.handle))
             case fx.ResumeLog():
@@ -285,14 +287,16 @@ class Replicator:
                 self.frozen = effect.reason
                 _LOG.critical("this node stopped writing: its log contradicts", extra={"reason": effect.reason})
             case fx.HandOverDone():
-                self._operations.done(effect)
+                self.operations.done(effect)
+            case fx.Retired():
+                self.operations.left()
             case fx.ListTier() | fx.PutRun() | fx.PutMarker() | fx.AskTier() | fx.ReadRun() | fx.FetchRun():
                 assert self.tiering is not None, "only a configured tier is asked"
                 self.tiering.carry_out(effect)
             case _:
                 self.coordinator.carry_out(effect)
 
-    # Payloads, promises and damage
+    # Payloads and damage
 
     def _hop_damage(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -322,18 +326,6 @@ class Replicator:
             self._let_go(payload)
         elif isinstance(payload, str):
             self.readers.submit(self._disk.remove, payload)
-
-    def _persist(self, effect: fx.Persist) -> None:
-        def store() -> int:
-            return self._promise.store(epoch=effect.promise, floor=effect.floor, counter=effect.counter).epoch
-
-        def stored(future: Future[int]) -> None:
-            error = future.exception()
-            event = ev.LocalFailed(str(error)) if error else ev.PromiseStored(future.result())
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._feed_open, event)
-
-        self._promises.submit(store).add_done_callback(stored)
 
     def _feed_open(self, event: ev.Event) -> None:
         if not self.closed:
@@ -415,4 +407,4 @@ class Replicator:
         self.network.set_members({node.identity.id: (node.host, node.peer_port) for node in live.values()})
 
     def operation(self, operation: Operation) -> None:
-        self._operations.requested(operation)
+        self.operations.requested(operation)

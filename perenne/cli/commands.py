@@ -2,22 +2,26 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from perenne import VERSION
-from perenne.cli import offline, tier
+from perenne.cli import lostfound, node, offline, rescue, tier
 from perenne.cli.certs import certs
-from perenne.config import Config, ConfigError
+from perenne.cli.usage import fail, read_config
+from perenne.config import ConfigError
 from perenne.config_reading import load_config
 from perenne.nodeaccess import NodeAccess, own_address
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(node.app, name="node")
 app.add_typer(offline.app, name="log", help="Look into a data directory, with no cluster and without changing it.")
 app.add_typer(tier.app, name="tier", help="Prepare and try out the bucket or directory of the second copy.")
+app.add_typer(lostfound.app, name="lost-found", help="What was taken out of a log: look at it, offer it again.")
+app.command("failover")(rescue.failover)
+app.add_typer(rescue.coordination, name="coordination", help="The cluster state in ZooKeeper.")
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
 
@@ -27,18 +31,6 @@ AccessOption = Annotated[
     typer.Option("--config", "-c", help="A node's TOML file: its address, and the token and authority it asks for."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: one JSON document.")]
-
-
-def fail(text: str, code: int = 1) -> typer.Exit:
-    sys.stderr.write(f"perenne: {text}\n")
-    return typer.Exit(code)
-
-
-def read_config(file: Path | None) -> Config:
-    try:
-        return load_config(file, os.environ)
-    except ConfigError as error:
-        raise fail(str(error), 2) from error
 
 
 def _asked(url: list[str] | None, cluster: Path | None, config: Path | None) -> tuple[list[str], NodeAccess]:
@@ -70,22 +62,6 @@ def _top(version: VersionOption = False) -> None:
     Run a node: `perenne node --config FILE`. Look at all of them: `perenne status`. Check a disk: `perenne log
     verify`. Each verb explains itself: `perenne VERB --help`.
     """
-
-
-@app.command()
-def node(
-    config: ConfigOption = None,
-    allow_solo: Annotated[
-        bool, typer.Option("--allow-solo", help="Let one durable copy be enough. One lost disk then loses images.")
-    ] = False,
-) -> None:
-    """Run one node until SIGTERM. Without a configuration: standalone, and it says why it refuses stores."""
-    if allow_solo:
-        os.environ["PERENNE_CLUSTER__ALLOW_SOLO"] = "true"
-    settings = read_config(config)
-    from perenne.node import run
-
-    raise typer.Exit(run(settings))
 
 
 @config_app.command("check")

@@ -109,6 +109,7 @@ class ZooKeeperCoordination:
     def _session_changed(self, event: SessionEvent) -> None:
         if event is SessionEvent.LOST:
             self._seen_version = None
+            self._prepared = False  # whoever lost the session may have lost everything
         if self._watcher is not None:
             self._watcher.session_changed(event)
 
@@ -225,7 +226,15 @@ class ZooKeeperCoordination:
 
     async def register(self, registration: NodeRegistration) -> None:
         await self._prepare()
-        await self._put(self._path("nodes", registration.id), codec.encode_registration(registration))
+        path = self._path("nodes", registration.id)
+        try:
+            data, stat = await self._ask(self._client.get_async(path))
+            registration = codec.decode_registration(data).succeeded_by(registration)
+            await self._ask(self._client.set_async(path, codec.encode_registration(registration), stat.version))
+        except NoNodeError:
+            await self._put(path, codec.encode_registration(registration))
+        except BadVersionError as error:  # an operator's hand was there as well: look again
+            raise CoordinationUnavailable(f"{path} was changed meanwhile") from error
 
     async def _put(self, path: str, data: bytes) -> None:
         try:

@@ -29,6 +29,7 @@ from replication.core.events import (
     Received,
     RecordFetched,
     RecordReceived,
+    RetireRequested,
     SegmentInstalled,
     SegmentReceived,
     Session,
@@ -149,6 +150,8 @@ class Replica(Roles):
                 self._on_log_resumed(event)
             case HandOverRequested():
                 self.hand_over_requested(event)
+            case RetireRequested():
+                self.situation.retiring = True
             case _:
                 self._on_tier(event)
 
@@ -231,6 +234,10 @@ class Replica(Roles):
                 in_sync=frozenset({situation.me.member}),
             )
             situation.emit(CreateState(situation.next_request(), state))
+        elif not untouched:
+            situation.not_standing = "the cluster state is gone, and this node holds data"
+        if self.leadership is not None:
+            self.leadership.state_seen()  # nobody leads without it, before an operator has it rebuilt (section 9)
 
     def _admit(self, registered: bool) -> None:
         situation = self.situation
