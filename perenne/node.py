@@ -23,6 +23,7 @@ from perenne.config_tls import door, keyrings, token, zookeeper_access
 from perenne.dimse.server import DimseServer
 from perenne.joining import CannotStart, identified
 from perenne.limits import raise_descriptor_limit
+from perenne.notify import notified
 from perenne.standing import StandingReport
 from perenne.tls import TlsUnusable
 from replication.api import InstanceBytes, ReplicatorStatistics
@@ -98,7 +99,8 @@ async def _serve(config: Config) -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        await stopping.wait()
+        async with notified(node.why_not_live):
+            await stopping.wait()
     finally:
         await node.stop()
 
