@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from perenne import VERSION
-from perenne.cli import offline, tier
+from perenne.cli import moving, offline, tier
 from perenne.config import Config, ConfigError
 from perenne.config_reading import load_config
 
@@ -18,6 +18,7 @@ app.add_typer(offline.app, name="log", help="Look into a data directory, with no
 app.add_typer(tier.app, name="tier", help="Prepare and try out the bucket or directory of the second copy.")
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
+app.command("import")(moving.import_verb)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The node's TOML file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: one JSON document.")]
