@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perenne import VERSION
-from perenne.cli import leaving, lostfound, node, offline, rescue, tier
+from perenne.cli import leaving, lostfound, moving, node, offline, rescue, tier
 from perenne.cli.certs import certs
 from perenne.cli.usage import fail, read_config
 from perenne.config import ConfigError
@@ -25,6 +25,7 @@ app.add_typer(rescue.coordination, name="coordination", help="The cluster state 
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
 app.command("await-in-sync")(leaving.await_in_sync)
+app.command("import")(moving.import_verb)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The node's TOML file.")]
 AccessOption = Annotated[
