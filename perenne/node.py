@@ -21,13 +21,13 @@ from perenne.config import Config
 from perenne.config_tier import blocking_store, patient_store
 from perenne.dimse.server import DimseServer
 from perenne.limits import raise_descriptor_limit
+from perenne.session import SessionWaiter
 from replication.api import InstanceBytes, ReplicatorStatistics
 from replication.coordination.port import (
     ClusterRecord,
     Coordination,
     CoordinationCorrupt,
     CoordinationUnavailable,
-    SessionEvent,
 )
 from replication.coordination.standalone import FileCoordination
 from replication.coordination.zookeeper import ZooKeeperCoordination
@@ -38,6 +38,7 @@ from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
 from replication.reporting import role, statistics
 from replication.runtime import ThreadRuntime
+from replication.scrubber import Scrubber
 from replication.tier.port import BlockingStore, TierError
 from replication.watchdog import Watchdog
 from storage.dataset import scan
@@ -158,23 +159,6 @@ async def _ask_cluster(config: Config, proposal: ClusterRecord, stopping: asynci
         await coordination.close()
 
 
-class SessionWaiter:
-    """Waits for the first session."""
-
-    def __init__(self) -> None:
-        self.event = asyncio.Event()
-
-    def session_changed(self, event: SessionEvent) -> None:
-        if event is SessionEvent.CONNECTED:
-            self.event.set()
-
-    def state_changed(self) -> None: ...
-
-    def nodes_changed(self) -> None: ...
-
-    def operation_requested(self) -> None: ...
-
-
 class Node:
     """One node with everything in it. Also what its HTTP port shows."""
 
@@ -230,6 +214,7 @@ class Node:
             # Room for what the log thread may be zeroing now and for the segment after it: refuse before it is full.
             reserve_bytes=max(config.storage.reserve_bytes, 2 * cluster.segment_bytes),
         )
+        self._scrubber = Scrubber(self.replicator, disk, config.scrub_settings())
         self._metrics = Metrics(self.statistics, version=VERSION)
         self.dimse = DimseServer(config.dimse_settings(), self.replicator, self.staging, scan, self._metrics)
         self.http = HttpServer(self, host=config.http.host, port=config.http.port)
@@ -249,6 +234,7 @@ class Node:
         except OSError as error:
             raise CannotStart(f"a port cannot be opened: {error}; see [dimse], [http] and [peer] port") from error
         self._watchdog.start()
+        self._scrubber.start()
         ports = {"dicom": self.dimse.port, "http": self.http.port, "peer": self.replicator.network.port}
         _LOG.info("the node runs", extra={"node": self.replicator.me.id, **ports})
         if self._config.tier.on and not self._config.uses_tier:
@@ -264,6 +250,7 @@ class Node:
         await self.dimse.drain(DRAIN_S)
         self._watchdog.stop()
         await self.replicator.close()
+        await asyncio.to_thread(self._scrubber.close)
         await self.dimse.close()
         await self.http.close()
         self.index.close()
@@ -274,7 +261,7 @@ class Node:
     # What the HTTP port shows
 
     def statistics(self) -> ReplicatorStatistics:
-        return statistics(self.replicator, data_path_seconds=self._watchdog.age_s)
+        return statistics(self.replicator, data_path_seconds=self._watchdog.age_s, scrub=self._scrubber.report())
 
     def metrics(self) -> bytes:
         return self._metrics.render()
@@ -341,6 +328,7 @@ class Node:
             ],
             "tier": asdict(s.tier) if s.tier is not None else None,
             **surveyed,
+            "scrub": asdict(s.scrub),
             "disk": {
                 "free_bytes": self._disk.free_bytes(),
                 "damaged_records": s.damaged_records,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger("perenne.lookup")
 TIMEOUT_S: Final = 10.0
+REPAIR_S: Final = 8.0
 IN_MEMORY_BYTES: Final = 1024 * 1024
 """Larger instances leave from their file in pieces: whoever asked may read slowly, and may be many."""
 FRESH_SHARE: Final = 0.6
@@ -63,15 +64,27 @@ class Lookups:
         self._replicator = replicator
         self._nonces = itertools.count(1)
         self._asked: dict[int, tuple[int, asyncio.Future[tuple[LookupAnswer, Payload]]]] = {}
+        self.reads = 0
 
     async def read(self, uid: str) -> InstanceBytes:
         """Return the current version of an instance. Raises InstanceAbsent, InstanceUnavailable."""
+        self.reads += 1
         local = await self._here(uid)
         if local is not None:
             return local
         # A record that is known and damaged here is not absent: another replica has it. And what a leader's index does
         # not name may be named by another's: a flipped bit in an index denies nothing that somebody else knows.
-        return await self._ask_others(uid, absent=not self._current(uid) and self._may_say_absent())
+        try:
+            return await self._ask_others(uid, absent=not self._current(uid) and self._may_say_absent())
+        except InstanceUnavailable:
+            # What nobody connected holds may be in the tier, from which the log is being mended.
+            replicator = self._replicator
+            damaged = replicator.log.damage.known.intersection(self._current(uid))
+            if damaged and replicator.tiering is not None and await replicator.mender.mended(damaged, REPAIR_S):
+                mended = await self._here(uid)
+                if mended is not None:
+                    return mended
+            raise
 
     def _current(self, uid: str) -> list[int]:
         """The committed record that is current under a UID, as far as this node knows, and those with the same

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Final
 
 from replication.coordination.port import Operation
 from replication.core import effects as fx
@@ -13,12 +14,17 @@ if TYPE_CHECKING:
     from replication.replicator import Replicator
 
 
+REPAIR_S: Final = 20.0
+"""Whoever asked for a repair is told what is left after so long."""
+
+
 class Operations:
     """Of one node."""
 
     def __init__(self, replicator: "Replicator") -> None:
         self._replicator = replicator
         self._underway: Operation | None = None
+        self._repairing = ""
         self._handed_over = asyncio.Event()
 
     async def hand_over(self, seconds: float) -> None:
@@ -33,6 +39,11 @@ class Operations:
     def requested(self, operation: Operation) -> None:
         """An operator asked for something; the leader does it."""
         replicator = self._replicator
+        if operation.verb == "repair" and operation.arguments.get("node") == replicator.me.id:
+            if operation.id != self._repairing:  # it may be announced more than once
+                self._repairing = operation.id
+                replicator.spawn(self._repair(operation))
+            return
         leadership = replicator.core.leadership
         if operation.verb != "switchover" or self._underway is not None or leadership is None:
             return
@@ -41,6 +52,15 @@ class Operations:
         self._underway = operation
         to = operation.arguments.get("to")
         replicator.feed(ev.HandOverRequested(ReplicaId(to) if to else None, replicator.runtime.wall_us(), final=False))
+
+    async def _repair(self, operation: Operation) -> None:
+        """Try to mend what is known to be damaged now, and say what is left."""
+        replicator = self._replicator
+        before = replicator.log.damage.known
+        await replicator.mender.mended(before, REPAIR_S)
+        left = sorted(replicator.log.damage.known)
+        facts = {"damaged": len(before), "repaired": len(before.difference(left)), "left": left[:100]}
+        replicator.coordinator.finish(operation, json.dumps(facts))
 
     def done(self, effect: fx.HandOverDone) -> None:
         self._handed_over.set()

@@ -16,6 +16,7 @@ from replication.recent import RecentRecord
 from replication.tier.bodies import Body, FilePart
 from replication.tier.contents import read_run
 from replication.tier.keys import CLUSTER_KEY, LOG, MARKER, Marker, Run, parse_marker, parse_run, run_name
+from replication.tier.lending import lend
 from replication.tier.port import NotThere, ObjectStore, Refused, TierError
 from replication.tier.probe import probe, synchronous_refusal
 from storage.errors import StorageError
@@ -169,6 +170,15 @@ class Tiering:
         self._answer(ev.TierStored(effect.request, last.point.sequence))
 
     # Down
+
+    async def lend(self, sequence: int) -> tuple[RecordHeader, bytes, Staged] | None:
+        """Fetch one record for a repair: header, chain, and payload, checked against its digest; None without one."""
+        epoch = next((span.epoch for span in self._replicator.log.epochs() if span.first <= sequence <= span.last), 0)
+        try:
+            return await lend(self._store, epoch, sequence, self._replicator.staging)
+        except (TierError, StorageError) as error:
+            _LOG.error("the tier lends no record", extra={"sequence": sequence, "reason": str(error)})
+            return None
 
     async def _read(self, effect: fx.ReadRun) -> None:
         try:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from storage.damage import DamageRegister
 from storage.digest import PayloadHasher
-from storage.errors import RecordAbsent, RecordCorrupt
+from storage.errors import MediumUnreadable, RecordAbsent, RecordCorrupt
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, chain_after
 from storage.record import DecodedRecord, encode_header, trailing_padding
 from storage.segment import PIECE as SEGMENT_PIECE
@@ -206,6 +206,19 @@ class LogReader:
             self.damage.clear(sequence)
         return StoredRecord(header, decoded.chain, payload)
 
+    def judge(self, sequence: int) -> bool:
+        """Read a record from the medium, not from memory; return whether it is damaged. Remembers, either way."""
+        found = self._find(sequence)
+        if isinstance(found, Segment):
+            found.file.drop_cache()
+        try:
+            self.read(sequence)
+        except RecordCorrupt:
+            return True
+        except RecordAbsent:
+            return False
+        return False
+
     def read_raw_parts(self, sequence: int) -> Iterator[bytes | memoryview]:
         """Yield the whole record's bytes, verified before the first piece leaves. Raises as `read`."""
         record = self.read(sequence)
@@ -300,8 +313,9 @@ class LogReader:
 
 
 class _NotingDamage:
-    """Remembers a RecordCorrupt that leaves the block, with its sequence; a record cut
-    meanwhile is absent.
+    """Remembers damage that leaves the block as a RecordCorrupt, with its sequence; a record cut meanwhile is absent.
+
+    Bytes that the disk does not give back are damaged like others.
     """
 
     def __init__(self, log: LogReader, sequence: int) -> None:
@@ -312,9 +326,11 @@ class _NotingDamage:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RecordCorrupt):
+        if isinstance(error, RecordCorrupt | MediumUnreadable):
             if self._sequence > self._log.end.sequence:
                 raise RecordAbsent(self._sequence) from error
             self._log.note_damage(self._sequence)
+            if isinstance(error, MediumUnreadable):
+                raise RecordCorrupt(self._sequence, str(error)) from error
             if error.sequence != self._sequence:
                 raise RecordCorrupt(self._sequence, error.reason) from error
