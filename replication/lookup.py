@@ -12,9 +12,10 @@ from replication.incoming import Payload
 from replication.messages import Lookup, LookupAnswer
 from storage.dataset import UnreadableDataSet, read_meta
 from storage.digest import META_LIMIT_BYTES
-from storage.errors import StorageError
+from storage.errors import RecordCorrupt, StorageError
+from storage.log import Log
 from storage.position import RecordKind
-from storage.reader import StoredRecord
+from storage.reader import StoredRecord, checked
 from storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -34,24 +35,33 @@ where the server granted less than was asked for or the clocks run unevenly.
 class StoredInstance:
     """A Part 10 file from this node's log; its digest was checked when it was read."""
 
-    def __init__(self, stored: StoredRecord) -> None:
+    def __init__(self, stored: StoredRecord, log: Log) -> None:
         self._payload = stored.payload
+        self._sequence = stored.header.position.sequence
+        self._log = log
         self.size = stored.payload.size
         self.digest = stored.header.digest
 
     def parts(self) -> Iterator[memoryview]:
-        return self._payload.parts()
+        """Raises RecordCorrupt before the last piece when the bytes changed since they were checked."""
+        try:
+            yield from self._payload.parts()
+        except RecordCorrupt:
+            self._log.note_damage(self._sequence)
+            raise
 
 
 class FetchedInstance:
-    """A Part 10 file from another node; its digest was checked when it arrived."""
+    """A Part 10 file from another node; its digest was checked when it arrived, and is again if it lay in a file."""
 
     def __init__(self, staged: Staged) -> None:
         self._staged = staged
         self.size = staged.size
 
     def parts(self) -> Iterator[memoryview]:
-        yield from self._staged.parts()
+        staged = self._staged
+        parts = staged.parts()
+        yield from parts if staged.in_memory else checked(RecordKind.INSTANCE, staged.digest, parts)
 
     def __del__(self) -> None:
         self._staged.release()
@@ -112,7 +122,7 @@ class Lookups:
             except StorageError:
                 continue  # damaged here: another record or another replica has it
             if called:
-                return StoredInstance(stored)
+                return StoredInstance(stored, replicator.log)
             _LOG.critical("the index names another record: rebuilding it from the log", extra={"sequence": sequence})
             replicator.distrust_index()
             return None

@@ -11,7 +11,7 @@ from msgspec import Struct
 from storage.damage import DamageRegister
 from storage.digest import PayloadHasher
 from storage.errors import MediumUnreadable, RecordAbsent, RecordCorrupt
-from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, chain_after
+from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, RecordKind, chain_after
 from storage.record import DecodedRecord, encode_header, trailing_padding
 from storage.segment import PIECE as SEGMENT_PIECE
 from storage.segment import Segment, SegmentInfo, verify_payload
@@ -81,17 +81,28 @@ class FilePayload:
         return self.header.size
 
     def parts(self) -> Iterator[memoryview]:
-        hasher = PayloadHasher(self.header.kind)
-        held: bytes | None = None
-        for piece in self.segment.raw(self.offset, self.size, self.piece):
-            if held is not None:
-                yield memoryview(held)
-            hasher.update(piece)
-            held = piece
-        if hasher.finish().digest != self.header.digest:
-            raise RecordCorrupt(self.header.position.sequence, "its bytes do not match its digest")
+        try:
+            pieces = (memoryview(piece) for piece in self.segment.raw(self.offset, self.size, self.piece))
+            yield from checked(self.header.kind, self.header.digest, pieces)
+        except MediumUnreadable as error:
+            raise RecordCorrupt(self.header.position.sequence, str(error)) from error
+        except RecordCorrupt as error:
+            raise RecordCorrupt(self.header.position.sequence, error.reason) from error
+
+
+def checked(kind: RecordKind, digest: bytes, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Hand on the pieces of a payload, the last one only when all of them match its digest. Raises RecordCorrupt."""
+    hasher = PayloadHasher(kind)
+    held: memoryview | None = None
+    for piece in pieces:
         if held is not None:
-            yield memoryview(held)
+            yield held
+        hasher.update(piece)
+        held = piece
+    if hasher.finish().digest != digest:
+        raise RecordCorrupt(0, "its bytes do not match its digest")
+    if held is not None:
+        yield held
 
 
 class LogReader:
