@@ -247,6 +247,10 @@ class HandOverDone(Struct, frozen=True):
     reason: str
 
 
+class Retired(Struct, frozen=True):
+    """This node left the in-sync set, confirms nothing any more, and may be taken off the register."""
+
+
 Effect = (
     ReadState
     | CreateState
@@ -281,4 +285,5 @@ Effect = (
     | LeadershipChanged
     | Frozen
     | HandOverDone
+    | Retired
 )
