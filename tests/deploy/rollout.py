@@ -114,6 +114,7 @@ class Rehearsal:
         (own / "files").mkdir(parents=True, exist_ok=True)
         for name, text in one(self.found, "ConfigMap", "perenne-test")["data"].items():
             (own / "files" / name).write_text(text)
+        variables = {one["name"]: one["value"] for one in spec["env"]}
         hosts = own / "hosts"
         serving = next(p for p in self.nodes if p.serves)
         hosts.write_text(f"{self.kubelet.hosts.read_text()}{serving.address} perenne-dicom\n")
@@ -122,14 +123,17 @@ class Rehearsal:
             place=own / "root",
             command=spec["command"],
             user=pod["spec"]["securityContext"]["runAsUser"],
-            environment={"PATH": "/opt/perenne/bin:/usr/bin:/bin", "HOME": "/"},
-            binds=[(own / "files", "/test", True), (hosts, "/etc/hosts", True)],
+            environment={"PATH": "/opt/perenne/bin:/usr/bin:/bin", "HOME": "/", **variables},
+            binds=[(own / "files", "/test", True), (hosts, "/etc/hosts", True), self._authority()],
         )
         container.place.mkdir(exist_ok=True)
         done = subprocess.run(container.words(), capture_output=True, text=True, timeout=300, check=False)
         if done.returncode != 0:
             raise NotAsWanted(f"helm test: {done.stdout}{done.stderr}")
         return done.stdout.strip()
+
+    def _authority(self) -> tuple[Path, str, bool]:
+        return self._directory / "authority" / "authority.pem", "/etc/perenne/tls/authority.pem", True
 
     def rolling_update(self, pods: Sequence[Pod], min_ready: float) -> None:
         """From the highest ordinal down; the next one when this one has been ready for a while."""
