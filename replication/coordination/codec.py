@@ -13,6 +13,7 @@ from replication.core.values import (
     Member,
     Phase,
     ReplicaId,
+    Restored,
     TierClaim,
     Transfer,
 )
@@ -69,12 +70,16 @@ def encode_state(state: ClusterState) -> bytes:
             "tier": {"from": state.tier.first, "chain": state.tier.chain_before.hex()} if state.tier else None,
             "floor": _point(state.floor),
             "transfer": {"to": state.transfer.to, "until_us": state.transfer.until_us} if state.transfer else None,
+            "restored": {"upto": _point(state.restored.upto), "source": state.restored.source}
+            if state.restored
+            else None,
         }
     )
 
 
 def _build_state(facts: Json) -> ClusterState:
     tier, transfer, leader = facts["tier"], facts["transfer"], facts["leader"]
+    restored = facts.get("restored")  # states of earlier versions have none
     in_sync = frozenset(Member(ReplicaId(str(m["id"])), str(m["incarnation"])) for m in facts["in_sync"])
     if (tier is not None) != (TIER_MEMBER in in_sync):
         raise ValueError("the tier is claimed without being a member, or the other way round")
@@ -87,6 +92,7 @@ def _build_state(facts: Json) -> ClusterState:
         tier=TierClaim(int(tier["from"]), bytes.fromhex(tier["chain"])) if tier is not None else None,
         floor=_to_point(facts["floor"]),
         transfer=Transfer(ReplicaId(str(transfer["to"])), int(transfer["until_us"])) if transfer else None,
+        restored=Restored(_to_point(restored["upto"]), str(restored["source"])) if restored else None,
     )
 
 

@@ -88,10 +88,21 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """The log was brought back from the tier up to `upto`; nobody knows what was acknowledged after it. source: which
+    tier, for people.
+    """
+
+    upto: LogPoint
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterState:
     """The znode `state`: the sole authority on who leads and who must hold a record before it is committed.
 
-    leader: None only before the first election. tier: set exactly when `TIER_MEMBER` is in `in_sync`.
+    leader: None only before the first election, and after a restore. tier: set exactly when `TIER_MEMBER` is in
+    `in_sync`. restored: by the operator's verb, and kept for good.
     """
 
     change: Change
@@ -102,6 +113,7 @@ class ClusterState:
     tier: TierClaim | None = None
     floor: LogPoint = GENESIS
     transfer: Transfer | None = None
+    restored: Restored | None = None
 
 
 @dataclass(frozen=True, slots=True)
