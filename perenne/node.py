@@ -38,6 +38,7 @@ from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
 from replication.reporting import role, statistics
 from replication.runtime import ThreadRuntime
+from replication.tier.manifest import proved_for
 from replication.tier.port import BlockingStore, TierError
 from replication.watchdog import Watchdog
 from storage.dataset import scan
@@ -218,6 +219,7 @@ class Node:
             new_id=lambda: secrets.token_hex(8),
             runtime=self._runtime,
             tier=self._tier,
+            prove_tier=lambda tier: proved_for(tier, cluster),
             spool=config.node.data_dir / "staging",
         )
         session_s = config.coordination.session_timeout_ms / 1000

@@ -13,6 +13,7 @@ from replication.coordination.port import ClusterRecord, CoordinationUnavailable
 from replication.coordination.standalone import FileCoordination
 from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.core.values import CasOutcome, ClusterState, Identity, TierFloor, VersionedState
+from storage.position import LogPoint
 
 CONNECT_S: Final = 20.0
 
@@ -26,6 +27,8 @@ class Seen:
     tier_floor: TierFloor | None = None
     leader: Identity | None = None
     live: tuple[str, ...] = ()
+    floors: tuple[tuple[str, LogPoint], ...] = ()
+    """What each registered node once knew to be committed."""
 
 
 class Rebuilding(Protocol):
@@ -64,9 +67,13 @@ class ZooKeeperRebuilding(ZooKeeperCoordination):
         cluster = await self._get("cluster")
         floor = await self.tier_floor()
         leader = await self.leader()
-        live = tuple(sorted(await self.live_nodes())) if await self._get("") is not None else ()
         record = codec.decode_cluster(cluster) if cluster is not None else None
-        return Seen(record, state, floor, leader, live)
+        if await self._get("") is None:
+            return Seen(record, state, floor, leader)
+        live = tuple(sorted(await self.live_nodes()))
+        registered = await self.registrations()
+        floors = tuple((node.id, node.floor) for node in registered.values() if node.floor.sequence)
+        return Seen(record, state, floor, leader, live, floors)
 
     async def _get(self, name: str) -> bytes | None:
         try:

@@ -42,6 +42,7 @@ def lacking(seen: Seen, point_at: Callable[[int], LogPoint | None], end: LogPoin
     known = [("the cluster state", seen.state.state.floor)] if seen.state is not None else []
     if seen.tier_floor is not None:
         known.append(("`tierfloor`", seen.tier_floor.point))
+    known.extend((f"node {node}", point) for node, point in seen.floors)
     for who, point in known:
         if point.sequence > end.sequence:
             found.append(

@@ -10,6 +10,7 @@ from typing import Any
 from replication.coordination.port import ClusterRecord
 from replication.tier.keys import CLUSTER_KEY
 from replication.tier.port import AlreadyThere, NotThere, ObjectDamaged, ObjectStore, Refused
+from replication.tier.probe import probe, synchronous_refusal
 
 _FORMAT = 1
 
@@ -55,3 +56,14 @@ async def claim_for(store: ObjectStore, record: ClusterRecord) -> None:
     if found is not None and found != record:
         step = "Give this cluster a bucket, a prefix or a directory of its own: check [tier]."
         raise Refused(f"the tier belongs to cluster {found.cluster_id}, this is {record.cluster_id}", step)
+
+
+async def proved_for(store: ObjectStore, record: ClusterRecord) -> str | None:
+    """Try out the store, and say whose it is. Return why it may not be used, or None. Raises TierError."""
+    refusal = synchronous_refusal(await probe(store, "the tier"))
+    if refusal is None:
+        try:
+            await claim_for(store, record)
+        except Refused as error:
+            refusal = str(error)
+    return refusal
