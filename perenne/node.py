@@ -13,6 +13,7 @@ from typing import Final
 
 import uvloop
 
+from monitoring.drill import DrillMetrics
 from monitoring.health import judge
 from monitoring.http import HttpServer
 from monitoring.metrics import Metrics
@@ -233,6 +234,7 @@ class Node:
             reserve_bytes=max(config.storage.reserve_bytes, 2 * cluster.segment_bytes),
         )
         self._metrics = Metrics(self.statistics, version=VERSION)
+        self._metrics.registry.register(DrillMetrics(config.node.data_dir / "drill.json"))
         self.dimse = DimseServer(config.dimse_settings(), self.replicator, self.staging, scan, self._metrics)
         self.http = HttpServer(self, host=config.http.host, port=config.http.port)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from perenne import VERSION
-from perenne.cli import offline, restore, tier
+from perenne.cli import drill, offline, restore, tier
 from perenne.config import Config, ConfigError
 from perenne.config_reading import load_config
 
@@ -17,6 +17,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(offline.app, name="log", help="Look into a data directory, with no cluster and without changing it.")
 app.add_typer(tier.app, name="tier", help="Prepare and try out the bucket or directory of the second copy.")
 app.command("restore")(restore.restore_verb)
+app.command("drill")(drill.drill_verb)
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
 

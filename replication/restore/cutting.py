@@ -48,11 +48,12 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class CutRecord:
-    """One whole record: its digests match, its padding is zero, and its header is canonical."""
+    """One whole record: its digests match, its padding is zero, and its header is canonical: `head`, where at hand."""
 
     header: RecordHeader
     chain: bytes
     payload: Payload
+    head: bytes | None = None
 
     @property
     def link(self) -> Link:
@@ -156,9 +157,11 @@ class Cutter:
         hasher = PayloadHasher(header.kind)
         hasher.update(payload)
         self._prove(header, hasher)
-        if any(record[decoded.payload_offset + header.size :]):
+        padding = bytes(record[decoded.payload_offset + header.size :])
+        if padding.strip(b"\0"):
             raise RecordCorrupt(self.next, "its padding is not zero")
-        return self._passed(CutRecord(header, decoded.chain, View(payload)))
+        head = bytes(record[: decoded.payload_offset])
+        return self._passed(CutRecord(header, decoded.chain, View(payload), head))
 
     def _expect(self, decoded: DecodedRecord) -> None:
         position = decoded.header.position

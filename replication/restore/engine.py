@@ -57,7 +57,7 @@ class Engine:
         self._damaged: set[Run] = set()
         self._writer = ThreadPoolExecutor(1, "perenne-restore")
         self._stopped = ""
-        self._records = 0
+        self._records = self._objects = 0
         self._total = 0
 
     async def run(self) -> Report:
@@ -74,9 +74,20 @@ class Engine:
                 self._stopped = f"record {wanted} is the last that was wanted"
             marker = filling.marker
             report = Report(
-                marker.kind, marker.source, str(filling.root), marker.cluster_id, marker.segment_bytes, filling.end,
-                plan.tip, self._records, self._fetching.bytes, time.monotonic() - began, filling.resumed, self._stopped,
-            )  # fmt: skip
+                kind=marker.kind,
+                source=marker.source,
+                directory=str(filling.root),
+                cluster_id=marker.cluster_id,
+                segment_bytes=marker.segment_bytes,
+                end=filling.end,
+                tip=plan.tip,
+                records=self._records,
+                objects=self._objects,
+                bytes=self._fetching.bytes,
+                seconds=time.monotonic() - began,
+                resumed=filling.resumed,
+                stopped_at=self._stopped,
+            )
             if plan.hole is not None and not self._stopped:
                 report.holes = (plan.hole, *plan.holes)
                 await self._set_aside(plan, report)
@@ -118,6 +129,7 @@ class Engine:
         reading: _Reading | None = None
         async with contextlib.aclosing(self._fetching.all(pieces)) as coming:
             async for arrived in coming:
+                self._objects += arrived.last and arrived.error is None
                 if reading is None or reading.piece.run != arrived.run:
                     reading = _Reading(pieces[arrived.run], self._filling, self._until)
                 if arrived.error is not None:

@@ -103,7 +103,7 @@ class Filling:
 
     def take(self, record: CutRecord) -> None:
         """Append one record, and sync from time to time. Raises LogContradiction, StorageFull, SegmentPoisoned."""
-        self.log.append(record.header, record.chain, record.payload)
+        self.log.append(record.header, record.chain, record.payload, record.head)
         self._unsynced += record.header.size
         if record.header.size > SPOOLED:
             self.sweep()

@@ -27,6 +27,7 @@ class Report:
     end: LogPoint
     tip: LogPosition
     records: int = 0
+    objects: int = 0
     bytes: int = 0
     seconds: float = 0.0
     resumed: bool = False

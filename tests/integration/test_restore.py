@@ -97,6 +97,13 @@ def test_both_nodes_are_lost_and_the_bucket_brings_everything_back(tmp_path: Pat
         cluster.wait_for(lambda: rig.in_sync(cluster) == {one.id, two.id}, "an empty node joins by itself")
         rig.assert_kept(cluster, {*sent, new[0]}, sent | dict([new]))
 
+        served = [f"--node=http://127.0.0.1:{node.http_port}" for node in cluster.nodes]
+        done = rig.perenne("drill", "--config", str(one.config), "--sample", "30", *served)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "instances compared" in done.stdout
+        lines = one.get("/metrics")[1].decode().splitlines()
+        assert any(line.startswith("perenne_drill_last_success_timestamp_seconds 1.") for line in lines)
+
 
 def test_a_restore_says_what_the_bucket_lacks_and_what_it_would_overwrite(tmp_path: Path, mount: Path) -> None:
     """Both nodes are lost, ZooKeeper is not. docs/recovery.md: the same, and one node's disk is lost."""
