@@ -24,9 +24,7 @@ from replication.incoming import Payload
 from replication.indexing import Indexing
 from replication.lookup import Lookups
 from replication.mender import Mender
-from replication.messages import (
-    Message,
-)
+from replication.messages import Message
 from replication.offers import Offer, Offers
 from replication.opening import UNSETTLED
 from replication.operations import Operations
@@ -34,6 +32,7 @@ from replication.peers import PeerNetwork
 from replication.recent import Recent
 from replication.runtime import Runtime
 from replication.tier.port import ObjectStore
+from replication.tier.probe import Trust
 from replication.tiering import Tiering, proved
 from replication.writing import Writing
 from storage.disk import Disk
@@ -85,7 +84,7 @@ class Replicator:
         new_id: Callable[[], str],
         runtime: Runtime,
         tier: ObjectStore | None = None,
-        prove_tier: Callable[[ObjectStore], Awaitable[str | None]] = proved,
+        prove_tier: Callable[[ObjectStore], Awaitable[Trust]] = proved,
         spool: Path | None = None,
     ) -> None:
         self.settings = settings
@@ -93,7 +92,7 @@ class Replicator:
         self.log = log
         self.index = index
         self.staging = staging
-        self._disk = disk
+        self.disk = disk
         self._promise = promise
         self._loop = asyncio.get_running_loop()
         self.runtime = runtime
@@ -283,7 +282,7 @@ class Replicator:
                 _LOG.critical("this node stopped writing: its log contradicts", extra={"reason": effect.reason})
             case fx.HandOverDone():
                 self._operations.done(effect)
-            case fx.ListTier() | fx.PutRun() | fx.PutMarker() | fx.AskTier() | fx.ReadRun() | fx.FetchRun():
+            case fx.TierRequest():
                 assert self.tiering is not None, "only a configured tier is asked"
                 self.tiering.carry_out(effect)
             case _:
@@ -318,7 +317,7 @@ class Replicator:
         if isinstance(payload, Staged):
             self._let_go(payload)
         elif isinstance(payload, str):
-            self.readers.submit(self._disk.remove, payload)
+            self.readers.submit(self.disk.remove, payload)
 
     def _persist(self, effect: fx.Persist) -> None:
         def store() -> int:

@@ -1,6 +1,9 @@
 """The tier in the simulator: each trap of protocol section 15 that needs one, and what hospitals buy, as scenarios."""
 
+from collections.abc import AsyncIterator
+
 from replication.core.values import TIER_MEMBER, TierMode
+from replication.tier.keys import LOG, Run, parse_run, run_name
 from tests.simulation.cluster import Shape
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage, process_of
@@ -104,3 +107,82 @@ def test_the_bucket_follows_within_seconds() -> None:
             stage.stored(stage.leader, f"1.1.{number}")
         chains = stage.cluster.checks.history.committed[1:]
         stage.until(lambda: all(stage.cluster.bucket.holds(chain) for chain in chains), 3000)
+
+
+# Packing
+
+
+def sealed_keys(machine: Machine) -> list[str]:
+    """The objects that the sealed segments of a node should be."""
+    log = process_of(machine).log
+    spans = [span for segment in log.segments()[:-1] if (span := log.sealed_at(segment.first)) is not None]
+    ends = [(span.first, log.point_at(span.last)) for span in spans]
+    return [run_name(first, end).key for first, end in ends if end is not None]
+
+
+def packed(stage: Stage) -> bool:
+    """Whether each sealed segment is one object, and nothing else holds its records."""
+    wanted = sealed_keys(stage.leader)
+    last = parse_run(wanted[-1]) if wanted else None
+    there = [key for key in sorted(stage.cluster.bucket.objects) if (run := parse_run(key)) and last and run < last]
+    return there == wanted[:-1] and bool(wanted) and wanted[-1] in stage.cluster.bucket.objects
+
+
+def fill_segments(stage: Stage, count: int, pause_ms: int = 0) -> None:
+    number = 0
+    while len(sealed_keys(stage.leader)) < count:
+        number += 1
+        stage.stored(stage.leader, f"1.9.{count}.{number}", 5000)
+        stage.run(pause_ms)
+
+
+def test_each_sealed_segment_becomes_one_object_and_the_small_ones_go() -> None:
+    with staged() as stage:
+        fill_segments(stage, 4, pause_ms=20)
+        stage.until(lambda: packed(stage))
+        assert stage.cluster.bucket.deleted > 10
+        stage.reckon()
+
+
+def test_a_tier_that_was_away_gets_whole_segments() -> None:
+    with staged() as stage:
+        stage.cluster.bucket.up = False
+        fill_segments(stage, 4)
+        stage.cluster.bucket.up = True
+        stage.until(lambda: packed(stage))
+        assert stage.cluster.bucket.deleted <= 1
+        stage.reckon()
+
+
+def test_objects_are_replaced_after_a_takeover_has_listed_them() -> None:
+    """A GET that fails after a LIST restarts the LIST."""
+    with staged() as stage:
+        follower = alone_with_tier(stage)
+        first, bucket = stage.leader, stage.cluster.bucket
+        for number in range(6):
+            stage.stored(first, f"1.2.{number}")
+        small = sorted(key for key in bucket.objects if key.startswith("log/"))
+        epoch = max(run.epoch for key in small if (run := parse_run(key)))
+        runs = [run for key in small if (run := parse_run(key)) and run.epoch == epoch][:-1]
+        lose(stage, first)
+        first.new_disk()
+        first.stops = "on purpose"
+        bring_back(stage, follower)
+        client = process_of(follower).bucket
+        listed = client.list
+
+        async def replaced(prefix: str, after: str = "") -> AsyncIterator[str]:
+            async for key in listed(prefix, after):
+                yield key
+            if prefix == LOG and runs:
+                whole = Run(epoch, runs[0].first, runs[-1].last, runs[-1].chain_prefix)
+                bucket.apply(whole.key, b"".join(bucket.objects[run.key] for run in runs))
+                while runs:
+                    bucket.remove(runs.pop().key)
+
+        setattr(client, "list", replaced)  # noqa: B010 - a method is replaced on purpose
+        stage.until(lambda: stage.cluster.leader() is follower)
+        assert not runs
+        assert bucket.deleted >= 5
+        stage.stored(follower, "1.3")
+        stage.reckon()
