@@ -284,7 +284,7 @@ class _Arriving:
     async def written(self) -> None:
         """Wait until not too much waits for the log thread: the bucket may be faster, and larger than memory."""
         ledger = self._replicator.core.situation.ledger
-        while not self._replicator.closed:
+        while not self._replicator.closed and self._replicator.core.leadership is not None:
             durable = ledger.durable.sequence
             self._handed_over = [(sequence, size) for sequence, size in self._handed_over if sequence > durable]
             refused = ledger.end.sequence < max((sequence for sequence, _ in self._handed_over), default=0)

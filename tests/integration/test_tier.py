@@ -87,6 +87,7 @@ def test_the_tier_takes_a_lost_followers_place_and_gives_back_a_lost_leaders_log
         shutil.rmtree(first.data_dir)
         cluster.start_node(second)
         cluster.wait_for(second.leads, "the follower takes over from the bucket")
+        assert peak_mebibytes(second) < 300
         holdings = rig.extracted(second)
         assert all(holdings[uid] == sent[uid] for uid in acknowledged)
 

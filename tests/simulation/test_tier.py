@@ -2,7 +2,11 @@
 
 from collections.abc import AsyncIterator
 
+import pytest
+
+from replication import tiering
 from replication.core.values import TIER_MEMBER, TierMode
+from replication.tier import streaming
 from replication.tier.keys import LOG, Run, parse_run, run_name
 from tests.simulation.cluster import Shape
 from tests.simulation.machine import Machine
@@ -60,6 +64,32 @@ def test_leader_and_disk_are_lost_and_the_returning_follower_takes_over_from_the
         stage.until(lambda: stage.cluster.leader() is follower)
         assert stage.cluster.checks.takeovers == 1
         stage.stored(follower, "1.3")
+        stage.reckon()
+
+
+def test_a_takeover_holds_little_of_a_bucket_that_is_faster_than_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing more is fetched before what came is on the disk; and objects come in ranges."""
+    monkeypatch.setattr(tiering, "AHEAD_BYTES", 0)
+    monkeypatch.setattr(streaming, "RANGE_BYTES", 3000)
+    most = 0
+    with staged() as stage:
+        follower = alone_with_tier(stage)
+        fill_segments(stage, 3, pause_ms=20)
+        stage.until(lambda: packed(stage))
+        lose(stage, stage.leader)
+        bring_back(stage, follower)
+        process_of(follower).disk.slow_us = 20_000
+        process = process_of(follower)
+
+        def leads() -> bool:
+            nonlocal most
+            ledger = process.core.situation.ledger
+            if process.core.leadership is not None:
+                most = max(most, ledger.end.sequence - ledger.durable.sequence)
+            return stage.cluster.leader() is follower
+
+        stage.until(leads)
+        assert most == 1
         stage.reckon()
 
 
