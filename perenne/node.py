@@ -351,6 +351,7 @@ def _replicator_settings(
         conflict_policy=ConflictPolicy(config.cluster.conflict_policy),
         host_rebooted=host_rebooted,
         tier_mode=TierMode(config.tier.mode) if config.uses_tier else TierMode.OFF,
+        tier_pack_bytes_per_s=config.tier.pack_rate_bytes,
     )
     host = config.peer.advertise_host or config.peer.host
     return ReplicatorSettings(

@@ -81,6 +81,20 @@ def encode_header(header: RecordHeader, chain: bytes) -> bytes:
     )
 
 
+def header_bytes(start: memoryview | bytes | bytearray) -> int:
+    """Return how many bytes `decode_header` needs of a record that begins like this: 512 as long as that is not known.
+
+    What is no header gets a number all the same: `decode_header` refuses it then.
+    """
+    digits = bytes(start[124:135])
+    if len(start) < BLOCK or not digits.isdigit():
+        return BLOCK
+    try:
+        return min(2 * BLOCK + int(digits, 8), HEADER_LIMIT)
+    except ValueError:
+        return BLOCK
+
+
 def decode_header(view: memoryview | bytes) -> DecodedRecord:
     """Read the header at the start of `view`, which may be longer or end early in the payload.
 
