@@ -37,7 +37,7 @@ from tests.chart.rendering import render as render_chart
 
 VERSIONS = ("1.29", "1.37")
 """Of Kubernetes: the oldest that the validator knows above the chart's own bound, and the newest."""
-THREE, TWO, EVERYTHING = "three-nodes", "two-nodes-and-tier", "everything"
+THREE, TWO, CLAIMED, EVERYTHING = "three-nodes", "two-nodes-and-tier", "two-nodes-and-claim", "everything"
 KINDS: dict[str, dict[str, int]] = {
     THREE: {
         "ConfigMap": 3,
@@ -54,6 +54,14 @@ KINDS: dict[str, dict[str, int]] = {
         "PodDisruptionBudget": 1,
         "Service": 3,
         "StatefulSet": 1,
+    },
+    CLAIMED: {
+        "ConfigMap": 3,
+        "NetworkPolicy": 2,
+        "Pod": 1,
+        "PodDisruptionBudget": 2,
+        "Service": 4,
+        "StatefulSet": 2,
     },
     EVERYTHING: {
         "ConfigMap": 4,
@@ -168,7 +176,8 @@ def test_the_node_understands_its_configuration(case: Case, tmp_path: Path) -> N
     assert {container[probe]["httpGet"]["scheme"] for probe in PROBES} == {"HTTPS" if config.http.tls else "HTTP"}
     assert config.coordination.zookeeper.count(":") == 3
     assert len(config.ae) == len(values_of(case).get("aes", ()))
-    assert config.uses_tier == ("tier" in values_of(case)["config"])
+    assert config.uses_tier == (case.name != THREE)
+    assert (config.tier.kind == "directory") == ("tier" in mounts) == (case.name == CLAIMED)
 
 
 @EVERY
@@ -239,6 +248,7 @@ def test_secrets_are_named_and_never_written(case: Case) -> None:
         == {
             THREE: set[str](),
             TWO: {"s3"},
+            CLAIMED: set[str](),
             EVERYTHING: {"tls", "http-token", "zookeeper", "s3", "s3-ca", "secret-dicom-tls"},
         }[case.name]
     )

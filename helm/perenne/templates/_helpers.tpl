@@ -64,6 +64,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
     "peer" (dict "host" "0.0.0.0" "port" 11111)
     "dimse" (dict "host" "0.0.0.0" "port" 11112)
     "http" (dict "host" "0.0.0.0" "port" 8080) -}}
+{{- if .Values.tier.claimName -}}
+{{- $_ := set $forced "tier" (dict "kind" "directory" "directory" "/mnt/tier") -}}
+{{- end -}}
 {{- range $secret := fromJsonArray (include "perenne.secrets" .) -}}
 {{- range $section, $keys := $secret.config | default dict -}}
 {{- $_ := set $forced $section (merge (get $forced $section | default dict) $keys) -}}
