@@ -114,6 +114,13 @@ class Kubelet:
             for key, text in one(self._found, "ConfigMap", volume["configMap"]["name"])["data"].items():
                 (files / key).write_text(text)
             binds.append((files / mount.get("subPath", ""), mount["mountPath"], True))
+        for mount in _mounts(template, "persistentVolumeClaim"):
+            (claim,) = (v["persistentVolumeClaim"] for v in template["spec"]["volumes"] if v["name"] == mount["name"])
+            shared = self._directory / "claims" / claim["claimName"]
+            shared.mkdir(parents=True, exist_ok=True)
+            os.chown(shared, 0, template["spec"]["securityContext"]["fsGroup"])
+            shared.chmod(0o2770)
+            binds.append((shared, mount["mountPath"], False))
         binds += [
             (self._secret(template, mount["name"], own / "secrets"), mount["mountPath"], True)
             for mount in _mounts(template, "secret")

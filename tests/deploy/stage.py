@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, overload
 
 from perenne.local.cluster import LocalNode
-from tests.chart.rendering import NAMESPACE, PRESETS, ROOT, Document, documents, one, render, values_of
+from tests.chart.rendering import NAMESPACE, PRESETS, ROOT, Case, Document, documents, one, render, values_of
 from tests.deploy.container import Image, image_of_this_machine
 from tests.deploy.pods import Kubelet
 from tests.deploy.probes import Pod
@@ -56,9 +56,9 @@ class Stage:
 
 
 @contextlib.contextmanager
-def wired(directory: Path, sets: Sequence[str], others: Sequence[str] = ()) -> Generator[Stage]:
+def wired(directory: Path, sets: Sequence[str], others: Sequence[str] = (), case: Case = PRESET) -> Generator[Stage]:
     """A machine for every pod of these StatefulSets, and nothing started. Raises Unavailable, FaultFailed."""
-    values = values_of(PRESET)
+    values = values_of(case)
     values["config"]["cluster"].update(SMALL)
     values["config"]["storage"] = {"reserve_bytes": "16MiB", "spare_segments": 1}
     values["tls"] = {"secretName": TLS}
