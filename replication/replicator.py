@@ -18,15 +18,14 @@ from replication.core import events as ev
 from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
 from replication.core.values import Identity, ReplicaId
+from replication.deleting import Deleting
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
 from replication.incoming import Payload
 from replication.indexing import Indexing
 from replication.lookup import Lookups
 from replication.mender import Mender
-from replication.messages import (
-    Message,
-)
+from replication.messages import Message
 from replication.offers import Offer, Offers
 from replication.opening import UNSETTLED
 from replication.operations import Operations
@@ -99,7 +98,9 @@ class Replicator:
         self.runtime = runtime
         self._promises = runtime.executor("promise", 1)
         self.readers = runtime.executor("read", 2)
-        self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES, unseen=log.end.sequence)
+        self.recent = Recent(
+            index, self._let_go, log.last_tombstone, budget_bytes=RECENT_BYTES, unseen=log.end.sequence
+        )
         self.offers = Offers(self._let_go)
         self._held = Held()
         self._writing = Writing(self, disk, log, self._held)
@@ -140,6 +141,7 @@ class Replicator:
         )
         self.tiering = Tiering(self, tier, prove_tier, spool) if tier is not None else None
         self.lookups = Lookups(self)
+        self.deleting = Deleting(self)
         self.mender = Mender(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}
         self._events: deque[ev.Event] = deque()
@@ -400,10 +402,6 @@ class Replicator:
     def _is_in_sync(self, peer: Identity) -> bool:
         leadership = self.core.leadership
         return leadership is not None and peer.member in leadership.in_sync
-
-    def blocked_at(self, replica: ReplicaId) -> int:
-        """The record that keeps a replica from catching up, because it cannot be read here; 0 when none does."""
-        return self.feeder.blocked_at(replica)
 
     # Coordination
 

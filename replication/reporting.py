@@ -104,7 +104,7 @@ def _lags(replicator: Replicator, leadership: Leadership, now_ms: int) -> tuple[
                 records=end - confirmed,
                 bytes=sum(record.size for record in behind),
                 seconds=(now_ms - behind[0].since_ms) / 1000 if behind else 0.0,
-                blocked_at=replicator.blocked_at(replica),
+                blocked_at=replicator.feeder.blocked_at(replica),
             )
         )
     return tuple(found)

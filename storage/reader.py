@@ -11,7 +11,7 @@ from msgspec import Struct
 from storage.damage import DamageRegister
 from storage.digest import PayloadHasher
 from storage.errors import RecordAbsent, RecordCorrupt
-from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, chain_after
+from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, RecordKind, chain_after
 from storage.record import DecodedRecord, encode_header, trailing_padding
 from storage.segment import PIECE as SEGMENT_PIECE
 from storage.segment import Segment, SegmentInfo, verify_payload
@@ -21,6 +21,8 @@ WHOLE_LIMIT: Final = 16 * 1024 * 1024
 """Payloads up to this size are read once, into memory; larger ones are hashed first and then read again."""
 
 PIECE: Final = 256 * 1024
+TOMBSTONE_SCAN: Final = 100_000
+"""Entries that are looked at for a tombstone; where there are more, the index has to come by first."""
 """What one reader of a large payload holds in memory at a time, or twice that."""
 
 
@@ -232,6 +234,17 @@ class LogReader:
             offset, decoded = self._locate(found, sequence)
             size = min(size, decoded.header.size)
             return decoded.header, found.file.pread(size, offset + decoded.payload_offset)
+
+    def last_tombstone(self, first: int) -> int:
+        """The last record from `first` on that is, or may be, a tombstone; 0 when none is."""
+        end = self._end.sequence
+        if end - first > TOMBSTONE_SCAN:
+            return end
+        for sequence in range(end, max(first, 1) - 1, -1):
+            entry = self.entry(sequence)
+            if entry is None or entry.kind is RecordKind.TOMBSTONE:
+                return sequence
+        return 0
 
     def iterate(self, first: int) -> Iterator[Entry]:
         """Yield the entries from `first` to the end as it is now; damaged ones are left out."""
