@@ -235,9 +235,9 @@ class Leadership:
         """
         if self.registered is None:
             return "it is not known who is registered"
-        follow = self.streams.ready(self.epoch_record) | {self._situation.me.member}
+        follow = (self.streams.ready(self.epoch_record) & self.in_sync) | {self._situation.me.member}
         absent = sorted({member.id for member in self.registered - follow})
-        return f"not following: {' '.join(absent)}"[:64] if absent else None
+        return f"not in sync: {' '.join(absent)}"[:64] if absent else None
 
     def _advance(self) -> None:
         situation = self._situation

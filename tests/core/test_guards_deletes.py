@@ -4,7 +4,7 @@ from replication.core import events as ev
 from replication.core.effects import Verdict
 from replication.core.situation import ConflictPolicy
 from tests.core.hands import HandCluster, both, met
-from tests.core.paper_deletes import bury, hold, live, registered, tell_who_is_registered
+from tests.core.paper_deletes import STUDY, bury, hold, live, registered, tell_who_is_registered
 
 
 def answered(cluster: HandCluster, name: str, ticket: int) -> Verdict:
@@ -155,8 +155,12 @@ def test_a_study_on_hold_is_not_deleted_from_the_moment_that_the_hold_is_numbere
     stored(cluster, follower, "1.1")
     tell_who_is_registered(cluster)
     cluster.run(5)
+    cluster.node(leader).feed(ev.DataPathChanged("the disk does not answer"))
     held = hold(cluster, leader)
     refused = bury(cluster, leader, "1.1")
+    cluster.run(20)
+    assert cluster.disks[leader].log.hold(STUDY) == 0, "both wait, and will be numbered in one step"
+    cluster.node(leader).feed(ev.DataPathChanged(None))
     assert answered(cluster, leader, refused) is Verdict.ON_HOLD
     assert cluster.node(leader).settled[held] is Verdict.STORED
     assert live(cluster, leader, "1.1")

@@ -4,7 +4,7 @@ import gc
 import logging
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from replication.core.situation import ConflictPolicy
@@ -34,6 +34,7 @@ class Result:
     truncations: int = 0
     segments: int = 0
     takeovers: int = 0
+    deletes: int = 0
     struck: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     violation: str = ""
 
@@ -81,7 +82,10 @@ class Plan:
             pause_ms=chance.choice((15, 25, 40, 60, 120, 400)),
             ambush=chance.choice((0.0, 0.0, 0.01, 0.05)),
             faulty_ms=chance.choice((1500, 2500, 4000, 8000, 16_000)),
-        )
+        ).deleting(chance.choice((0.0, 0.05, 0.15, 0.4)))
+
+    def deleting(self, share: float) -> "Plan":
+        return replace(self, load=replace(self.load, delete=share))
 
 
 def run(seed: int, *, trace: Callable[[str], None] | None = None) -> Result:
@@ -113,7 +117,7 @@ def run(seed: int, *, trace: Callable[[str], None] | None = None) -> Result:
     result.trace_hash, result.steps, result.simulated_ms = world.digest, world.steps, world.now_us // 1000
     result.elections, result.acknowledgements = checks.elections, checks.acknowledgements
     result.reads, result.truncations, result.segments = workload.reads, checks.truncations, checks.segments
-    result.takeovers = checks.takeovers
+    result.takeovers, result.deletes = checks.takeovers, checks.deletes
     result.struck = faults.struck
     return result
 
