@@ -21,6 +21,7 @@ from perenne.config import Config
 from perenne.config_tier import blocking_store, patient_store
 from perenne.dimse.server import DimseServer
 from perenne.limits import raise_descriptor_limit
+from perenne.retention import TWO_PERSON
 from replication.api import InstanceBytes, ReplicatorStatistics
 from replication.coordination.port import (
     ClusterRecord,
@@ -392,6 +393,7 @@ def _replicator_settings(
         http_port=config.http.port,
         ae_title=config.dimse.ae_title,
         version=VERSION,
+        two_person=config.retention.approval == TWO_PERSON,
         refusal="" if not config.standalone or config.cluster.allow_solo else ALONE,
     )
 

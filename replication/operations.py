@@ -8,6 +8,7 @@ from replication.coordination.port import Operation
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.values import ReplicaId
+from replication.orders import Orders
 
 if TYPE_CHECKING:
     from replication.replicator import Replicator
@@ -20,6 +21,7 @@ class Operations:
         self._replicator = replicator
         self._underway: Operation | None = None
         self._handed_over = asyncio.Event()
+        self._orders = Orders(replicator)
 
     async def hand_over(self, seconds: float) -> None:
         """Give the lead away before the node stops; returns at once on a follower."""
@@ -32,6 +34,8 @@ class Operations:
 
     def requested(self, operation: Operation) -> None:
         """An operator asked for something; the leader does it."""
+        if self._orders.requested(operation):
+            return
         replicator = self._replicator
         leadership = replicator.core.leadership
         if operation.verb != "switchover" or self._underway is not None or leadership is None:

@@ -66,6 +66,7 @@ class ReplicatorSettings:
     version: str
     refusal: str = ""
     """Why this node takes no store at all, by its configuration."""
+    two_person: bool = False  # a delete needs a second person's approval
 
 
 class Replicator:

@@ -28,7 +28,7 @@ CREATE TABLE instance (
     sequence INTEGER PRIMARY KEY, sop_instance_uid TEXT NOT NULL, dataset BLOB NOT NULL, digest BLOB NOT NULL,
     size INTEGER NOT NULL, transfer_syntax_uid TEXT NOT NULL, sop_class_uid TEXT NOT NULL,
     study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL, instance_number TEXT NOT NULL,
-    deleted_by INTEGER NOT NULL DEFAULT 0
+    time_us INTEGER NOT NULL, source_ae TEXT NOT NULL, deleted_by INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX instance_uid ON instance (sop_instance_uid);
 CREATE INDEX instance_series ON instance (series_instance_uid);
@@ -46,7 +46,7 @@ CREATE TABLE hole (sequence INTEGER PRIMARY KEY, blind INTEGER NOT NULL DEFAULT 
 
 
 class IndexedRecord(Struct, frozen=True):
-    """One committed instance, and what its header says."""
+    """One committed instance, and what its header says. time_us: when it arrived. source_ae: who sent it."""
 
     sequence: int
     sop_instance_uid: str
@@ -55,6 +55,8 @@ class IndexedRecord(Struct, frozen=True):
     digest: bytes
     size: int
     attributes: Attributes
+    time_us: int = 0
+    source_ae: str = ""
 
 
 class InstanceLocation(Struct, frozen=True):
@@ -190,7 +192,7 @@ class Index:
 
     def _insert(self, records: Sequence[IndexedRecord]) -> None:
         run = self._connection.executemany
-        run("INSERT OR REPLACE INTO instance VALUES (?,?,?,?,?,?,?,?,?,?,0)", [_instance(r) for r in records])
+        run("INSERT OR REPLACE INTO instance VALUES (?,?,?,?,?,?,?,?,?,?,?,?,0)", [_instance(r) for r in records])
         run(
             "INSERT OR IGNORE INTO conflict SELECT ?1 WHERE EXISTS"
             " (SELECT 1 FROM instance WHERE sop_instance_uid = ?1 AND dataset <> ?2 AND deleted_by = 0)",
@@ -278,7 +280,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _instance(r: IndexedRecord) -> tuple[object, ...]:
     a = r.attributes
     uids = (r.transfer_syntax_uid, a.sop_class_uid, a.study_instance_uid, a.series_instance_uid, a.instance_number)
-    return (r.sequence, r.sop_instance_uid, r.dataset, r.digest, r.size, *uids)
+    return (r.sequence, r.sop_instance_uid, r.dataset, r.digest, r.size, *uids, r.time_us, r.source_ae)
 
 
 def _series(a: Attributes) -> tuple[object, ...]:

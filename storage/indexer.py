@@ -109,7 +109,8 @@ class Indexer:
         elif meta is None:
             return None
         sizes = (header.dataset, header.digest, header.size)
-        return IndexedRecord(sequence, uid, meta.transfer_syntax_uid if meta else "", *sizes, attributes)
+        syntax, source = (meta.transfer_syntax_uid, meta.source_ae) if meta else ("", "")
+        return IndexedRecord(sequence, uid, syntax, *sizes, attributes, header.time_us, source)
 
     def _is_damaged(self, sequence: int) -> bool:
         try:

@@ -9,13 +9,15 @@ from typing import Annotated
 import typer
 
 from perenne import VERSION
-from perenne.cli import offline, tier
+from perenne.cli import delete, offline, retention, tier
 from perenne.config import Config, ConfigError
 from perenne.config_reading import load_config
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(offline.app, name="log", help="Look into a data directory, with no cluster and without changing it.")
 app.add_typer(tier.app, name="tier", help="Prepare and try out the bucket or directory of the second copy.")
+app.add_typer(delete.app, name="delete")
+app.add_typer(retention.app, name="retention", help="What may go by its age, and what must stay: rules and holds.")
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
 
