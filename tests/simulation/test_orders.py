@@ -104,6 +104,8 @@ def test_what_is_on_hold_is_not_deleted_until_it_is_released() -> None:
         ordered(stage, "note", what="hold", subject=STUDY, facts=facts)
         assert ordered(stage, "look", level="study", uids=[STUDY])["held"] == [STUDY]
         assert "hold" in buried(stage, what)["refused"]
+        lies = [["9.9", *row[1:]] for row in what]
+        assert "hold" in buried(stage, lies)["refused"], "the leader goes by its own index"
         ordered(stage, "note", what="release", subject=STUDY, facts=facts)
         assert buried(stage, what)["outcome"] == "stored"
         stage.reckon()
