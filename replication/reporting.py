@@ -1,6 +1,6 @@
 """A frozen snapshot of one node's replication, for metrics, `/status` and load balancers."""
 
-from replication.api import ReplicaLag, ReplicatorStatistics, Role, TierReport
+from replication.api import ReplicaLag, ReplicatorStatistics, Role, ScrubReport, TierReport
 from replication.core.leader import Leadership
 from replication.core.values import TIER, TIER_MEMBER, Phase
 from replication.replicator import Replicator
@@ -16,7 +16,9 @@ def role(replicator: Replicator) -> Role:
     return Role.CANDIDATE if core.candidacy is not None else Role.FOLLOWER
 
 
-def statistics(replicator: Replicator, *, data_path_seconds: float) -> ReplicatorStatistics:
+def statistics(
+    replicator: Replicator, *, data_path_seconds: float, scrub: ScrubReport | None = None
+) -> ReplicatorStatistics:
     """Read, never wait: everything here is known already."""
     core = replicator.core
     situation, leadership = core.situation, core.leadership
@@ -61,6 +63,8 @@ def statistics(replicator: Replicator, *, data_path_seconds: float) -> Replicato
         stored_bytes=replicator.offers.counts["stored_bytes"],
         damaged_records=len(replicator.log.damaged()),
         lost_and_found=replicator.lost_and_found,
+        strangers=replicator.network.strangers,
+        scrub=scrub or ScrubReport(),
     )
 
 

@@ -23,7 +23,7 @@ from perenne.cli.orders import (
     bad_usage,
     bytes_text,
     carry_out,
-    hosts_of,
+    keeper_of,
     leader_at,
     person,
     progress,
@@ -71,10 +71,10 @@ def delete(
     if not reason.strip() and not dry_run:
         raise bad_usage("say why with --reason TEXT: it is kept with the tombstone")
     level, uids = given[0]
-    hosts = hosts_of(config, zookeeper, cluster)
+    keeper = keeper_of(config, zookeeper, cluster)
 
     async def work() -> int:
-        async with leader_at(hosts) as leader:
+        async with leader_at(keeper) as leader:
             found = await burying.looked(leader, level, uids)
             if dry_run or not as_json:
                 await burying.show(leader, level, uids, found, as_json=as_json)
@@ -139,10 +139,10 @@ def list_verb(
     as_json: JsonOption = False,
 ) -> None:
     """List the requests that were kept for a second person, and what became of them."""
-    hosts = hosts_of(config, zookeeper, cluster)
+    keeper = keeper_of(config, zookeeper, cluster)
 
     async def work() -> int:
-        async with leader_at(hosts) as leader:
+        async with leader_at(keeper) as leader:
             requests: dict[str, dict[str, Any]] = {}
             for _, time_us, what, subject, facts in await _notes(leader):
                 if what == REQUEST:
@@ -180,10 +180,10 @@ def approve_verb(
     hard and a lie visible, and prove nothing against somebody who can write to ZooKeeper. One that was approved and
     stopped half way goes on with the same command.
     """
-    hosts, by = hosts_of(config, zookeeper, cluster), person(as_)
+    keeper, by = keeper_of(config, zookeeper, cluster), person(as_)
 
     async def work() -> int:
-        async with leader_at(hosts) as leader:
+        async with leader_at(keeper) as leader:
             notes = await _notes(leader, request)
             asked = next((note for note in notes if note[2] == REQUEST), None)
             if asked is None:
@@ -228,10 +228,10 @@ def withdraw_verb(
     as_json: JsonOption = False,
 ) -> None:
     """Take a request back: nobody can approve it any more."""
-    hosts, by = hosts_of(config, zookeeper, cluster), person(as_)
+    keeper, by = keeper_of(config, zookeeper, cluster), person(as_)
 
     async def work() -> int:
-        async with leader_at(hosts) as leader:
+        async with leader_at(keeper) as leader:
             await leader.ask("note", what=WITHDRAWAL, subject=request, facts={"by": by})
         _say({"ok": True, "request": request}, f"{request} is withdrawn", as_json=as_json)
         return 0
@@ -260,10 +260,10 @@ def undo_verb(
     """
     if bool(request) == bool(study):
         raise bad_usage("give the name of a delete, or --study UID")
-    hosts, by = hosts_of(config, zookeeper, cluster), person(as_)
+    keeper, by = keeper_of(config, zookeeper, cluster), person(as_)
 
     async def work() -> int:
-        async with leader_at(hosts) as leader:
+        async with leader_at(keeper) as leader:
             items = await _gone(leader, request, study)
             if not items:
                 raise NotDone("nothing was deleted under this name that is not back already")

@@ -3,12 +3,12 @@
 import asyncio
 import getpass
 import json
-import os
 import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from perenne.config import ConfigError
-from perenne.config_reading import load_config
+from perenne.cli.usage import fail, read_config
+from replication.coordination.access import Access
 from replication.coordination.port import Coordination, CoordinationUnavailable, Operation
 from replication.pages import DELETE_VERB, of_page
 from storage.listing import Listed
@@ -35,6 +35,14 @@ AsOption = Annotated[str, typer.Option("--as", help="Who you are; else your user
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask before acting.")]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: one JSON document.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """The coordination service that orders go through."""
+
+    hosts: str
+    access: Access
 
 
 class NotDone(Exception):
@@ -93,24 +101,24 @@ class Leader:
             after = page[-1].sequence
 
 
-def hosts_of(config: Path | None, zookeeper: str, cluster: Path | None) -> str:
-    """Where ZooKeeper is. Raises typer.Exit."""
+def keeper_of(config: Path | None, zookeeper: str, cluster: Path | None) -> Keeper:
+    """Where ZooKeeper is, and how it is spoken to. Raises typer.Exit."""
     from perenne.cli.status import NoCluster
     from perenne.cli.switchover import zookeeper_of
+    from perenne.config_tls import zookeeper_access
 
     try:
-        hosts = zookeeper or (zookeeper_of(cluster) if cluster else "")
-        hosts = hosts or load_config(config, os.environ).coordination.zookeeper
-    except (NoCluster, ConfigError) as error:
+        settings = read_config(config)
+        hosts = zookeeper or (zookeeper_of(cluster) if cluster else settings.coordination.zookeeper)
+    except NoCluster as error:
         raise bad_usage(str(error)) from error
     if not hosts:
         raise bad_usage("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE")
-    return hosts
+    return Keeper(hosts, zookeeper_access(settings))
 
 
 def bad_usage(text: str) -> typer.Exit:
-    sys.stderr.write(f"perenne: {text}\n")
-    return typer.Exit(2)
+    return fail(text, 2)
 
 
 def person(named: str) -> str:
@@ -119,12 +127,12 @@ def person(named: str) -> str:
 
 
 @asynccontextmanager
-async def leader_at(hosts: str, seconds: float = 60.0) -> AsyncIterator[Leader]:
+async def leader_at(keeper: Keeper, seconds: float = 60.0) -> AsyncIterator[Leader]:
     """Raises NotDone when ZooKeeper does not answer."""
-    from perenne.node import SessionWaiter
+    from perenne.session import SessionWaiter
     from replication.coordination.zookeeper import ZooKeeperCoordination
 
-    coordination = ZooKeeperCoordination(hosts, session_timeout_ms=6000)
+    coordination = ZooKeeperCoordination(keeper.hosts, session_timeout_ms=6000, access=keeper.access)
     waiter = SessionWaiter()
     await coordination.start(waiter)
     try:
@@ -132,7 +140,7 @@ async def leader_at(hosts: str, seconds: float = 60.0) -> AsyncIterator[Leader]:
             async with asyncio.timeout(CONNECT_S):
                 await waiter.event.wait()
         except TimeoutError as error:
-            raise NotDone(f"ZooKeeper at {hosts} does not answer") from error
+            raise NotDone(f"ZooKeeper at {keeper.hosts} does not answer") from error
         yield Leader(coordination, seconds)
     finally:
         await coordination.close()

@@ -18,6 +18,7 @@ from perenne.cli.orders import (
     AsOption,
     ClusterOption,
     JsonOption,
+    Keeper,
     Leader,
     NotDone,
     YesOption,
@@ -26,7 +27,7 @@ from perenne.cli.orders import (
     bad_usage,
     bytes_text,
     carry_out,
-    hosts_of,
+    keeper_of,
     leader_at,
     person,
 )
@@ -140,10 +141,10 @@ def plan_verb(
 
     Exit code 0 (also when nothing is due), 1 the leader did not answer, 2 bad usage.
     """
-    settings, hosts = _settings(config), hosts_of(config, zookeeper, cluster)
+    settings, keeper = _settings(config), keeper_of(config, zookeeper, cluster)
 
     async def work() -> int:
-        async with leader_at(hosts) as leader:
+        async with leader_at(keeper) as leader:
             _show(await _look(leader, settings), as_json=as_json)
         return 0
 
@@ -168,10 +169,10 @@ def run_verb(
 
     Exit code 0 done, 1 not all could be done, 2 bad usage.
     """
-    settings, hosts, by = _settings(config), hosts_of(config, zookeeper, cluster), person(as_)
+    settings, keeper, by = _settings(config), keeper_of(config, zookeeper, cluster), person(as_)
 
     async def work() -> int:
-        async with leader_at(hosts) as leader:
+        async with leader_at(keeper) as leader:
             found = await _look(leader, settings)
             found = _Found(found.before, found.due[:limit], found.held)
             if not as_json:
@@ -223,9 +224,9 @@ async def _run(leader: Leader, found: _Found, by: str, *, quiet: bool) -> tuple[
 # Legal hold
 
 
-def _note(what: str, study: str, reason: str, by: str, hosts: str, *, as_json: bool) -> typer.Exit:
+def _note(what: str, study: str, reason: str, by: str, keeper: Keeper, *, as_json: bool) -> typer.Exit:
     async def work() -> int:
-        async with leader_at(hosts) as leader:
+        async with leader_at(keeper) as leader:
             facts = {"by": by, "reason": reason, "id": secrets.token_hex(4)}
             await leader.ask("note", what=what, subject=study, facts=facts)
         done = "is on hold" if what == HOLD else "is released"
@@ -250,7 +251,7 @@ def hold_add(
 
     perenne retention hold add 1.2.840.113619.2.1 --reason "court order 17 O 4/26"
     """
-    raise _note(HOLD, study, reason, person(as_), hosts_of(config, zookeeper, cluster), as_json=as_json)
+    raise _note(HOLD, study, reason, person(as_), keeper_of(config, zookeeper, cluster), as_json=as_json)
 
 
 @hold_app.command("remove")
@@ -264,7 +265,7 @@ def hold_remove(
     as_json: JsonOption = False,
 ) -> None:
     """Release a study from legal hold. The log keeps who did so, and why."""
-    raise _note(RELEASE, study, reason, person(as_), hosts_of(config, zookeeper, cluster), as_json=as_json)
+    raise _note(RELEASE, study, reason, person(as_), keeper_of(config, zookeeper, cluster), as_json=as_json)
 
 
 @hold_app.command("list")
@@ -275,12 +276,12 @@ def hold_list(
     as_json: JsonOption = False,
 ) -> None:
     """List the studies on legal hold, with who put them there, when and why."""
-    hosts = hosts_of(config, zookeeper, cluster)
+    keeper = keeper_of(config, zookeeper, cluster)
 
     async def work() -> int:
         held: dict[str, dict[str, Any]] = {}
         after = 0
-        async with leader_at(hosts) as leader:
+        async with leader_at(keeper) as leader:
             while notes := (await leader.ask("notes", what=[HOLD, RELEASE], after=after))["notes"]:
                 after = notes[-1][0]
                 for _, time_us, what, study, facts in notes:

@@ -251,6 +251,10 @@ class HandOverDone(Struct, frozen=True):
     reason: str
 
 
+class Retired(Struct, frozen=True):
+    """This node left the in-sync set, confirms nothing any more, and may be taken off the register."""
+
+
 Effect = (
     ReadState
     | CreateState
@@ -285,4 +289,5 @@ Effect = (
     | LeadershipChanged
     | Frozen
     | HandOverDone
+    | Retired
 )

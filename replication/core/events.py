@@ -271,6 +271,10 @@ class HandOverRequested(Struct, frozen=True):
     final: bool
 
 
+class RetireRequested(Struct, frozen=True):
+    """An operator wants this node out of the cluster for good, under this incarnation."""
+
+
 class DataPathChanged(Struct, frozen=True):
     """The canary stalls (a reason) or turns again (None); also used when the disk is nearly full."""
 
@@ -301,6 +305,7 @@ Event = (
     | Proposed
     | ProposalAnswered
     | HandOverRequested
+    | RetireRequested
     | DataPathChanged
     | LogResumed
     | TierEvent
