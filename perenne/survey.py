@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from replication.coordination.port import ClusterRecord, CoordinationCorrupt, LiveNode
 from replication.coordination.surgery import Found
-from replication.core.rebuild import Bucket
-from replication.core.rescue import Standing
+from replication.core.rescue import Bucket, Standing
 from replication.standing import read
 from replication.tier.keys import LOG, MARKER, parse_marker, parse_run
 from replication.tier.port import BlockingStore

@@ -17,8 +17,7 @@ from perenne.config import Config
 from perenne.rescue import Seen, plan_failover, plan_rebuild
 from replication.coordination.port import CoordinationCorrupt, CoordinationUnavailable
 from replication.coordination.surgery import Interfered, Surgery
-from replication.core.rebuild import Bucket
-from replication.core.rescue import Plan, Refused
+from replication.core.rescue import Bucket, Plan, Refused
 from replication.core.values import ClusterState
 
 __all__ = ["bucket", "configured", "fail", "hosts", "plan_failover", "plan_rebuild", "run"]

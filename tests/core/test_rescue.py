@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from replication.core.rebuild import MARGIN, Bucket, rebuilt
-from replication.core.rescue import Approval, Plan, Refused, Standing, Surroundings, after_a_loss
+from replication.core.loss import after_a_loss
+from replication.core.rebuild import MARGIN, rebuilt
+from replication.core.rescue import Approval, Bucket, Plan, Refused, Standing, Surroundings
 from replication.core.values import (
     TIER_MEMBER,
     Change,
@@ -96,7 +97,12 @@ def test_the_longest_survivor_goes_on_and_what_is_lost_is_named() -> None:
     assert (new.floor, new.leader, new.phase, new.tier) == (point(4, 78), None, Phase.RECOVERING, None)
     accepted = new.accepted_loss
     assert accepted is not None
-    assert (accepted.upto, accepted.known, accepted.by, accepted.at_us) == (longer.end, 90, "anna@pacs", YES.at_us)
+    assert (accepted.upto, accepted.known, accepted.by, accepted.at_us) == (
+        longer.end.position,
+        90,
+        "anna@pacs",
+        YES.at_us,
+    )
     assert plan.left_out == (N1,)
 
 
@@ -163,6 +169,27 @@ def test_the_tier_is_not_passed_over_unless_it_is_given_up() -> None:
     counted = replace(AROUND, tier_floor=point(4, 75))
     plan = planned(lost(cluster, nodes, {"n1", "tier"}, counted))
     assert (plan.loss.first, plan.loss.last, plan.state.in_sync, plan.state.tier) == (61, 75, frozenset({N2}), None)
+
+
+def test_a_bucket_that_only_follows_is_asked_and_goes_on_where_it_holds_more() -> None:
+    node = standing(N2, (4, 1, 60), told=point(4, 58), tiered=True)
+    cluster, nodes = state(N1, floor=point(4, 70)), [node, standing(N3)]
+    assert "the tier may hold what no survivor holds" in refused(lost(cluster, nodes, {"n1"}))
+
+    def asked(bucket: Bucket) -> Plan | Refused:
+        return after_a_loss(cluster, AROUND, nodes, bucket=bucket, without={"n1"}, approval=YES)
+
+    assert "coordination rebuild" in refused(asked(Bucket(LogPosition(4, 65), 8, 4)))
+    plan = planned(asked(Bucket(LogPosition(4, 65), 7, 9)))
+    assert plan.chosen is None
+    assert (plan.loss.first, plan.loss.last) == (66, 70)
+    assert (plan.state.in_sync, plan.state.epoch) == (frozenset({TIER_MEMBER}), 10)
+    assert plan.state.tier == TierClaim(59, point(4, 58).chain)
+    accepted = plan.state.accepted_loss
+    assert accepted is not None
+    assert accepted.upto == LogPosition(4, 65)
+    assert planned(asked(Bucket(LogPosition(4, 80), 7, 4))).loss.records == 0
+    assert planned(asked(Bucket(LogPosition(4, 50), 7, 4))).chosen == node
 
 
 def test_a_member_without_what_the_tier_was_counted_for_is_not_eligible() -> None:
