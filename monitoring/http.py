@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any, Final, Protocol
 
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from monitoring.bearer import Bearer
 from monitoring.connections import Connection, Gate, Patience, connections
 from monitoring.metrics import CONTENT_TYPE
 from replication.api import InstanceAbsent, InstanceBytes, InstanceUnavailable
@@ -110,12 +112,23 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """uvicorn in the node's own loop."""
 
-    def __init__(self, node: Watched, *, host: str, port: int, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        node: Watched,
+        *,
+        host: str,
+        port: int,
+        patience: Patience | None = None,
+        secure: ssl.SSLContext | None = None,
+        token: str | None = None,
+        open_metrics: bool = True,
+    ) -> None:
+        """secure: speak https. token: what everything but the probes wants, `open_metrics` aside."""
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._address = (host, port)
         config = uvicorn.Config(
-            Gate(application(node)),
+            Bearer(Gate(application(node)), token, open_metrics=open_metrics),
             http=Connection,
             ws="none",
             lifespan="off",
@@ -125,6 +138,8 @@ class HttpServer:
             timeout_keep_alive=20,
             timeout_graceful_shutdown=2,
         )
+        config.load()
+        config.ssl = secure
         self._server = _Server(config)
         self._patience = patience or Patience()
         self._task: asyncio.Task[None] | None = None

@@ -55,13 +55,19 @@ class CoordinationConfig:
     session_timeout_ms: int = 6_000
     """A leader that is silent for so long is replaced. Shorter finds a dead leader sooner, and a busy one too."""
 
+    tls: bool = False
+    """Speak TLS to ZooKeeper, with the files of [tls]. Its certificate must be of the same authority."""
+
+    credentials_file: Path | None = None
+    """One line `user:password`. With it everything in ZooKeeper belongs to that user alone (digest ACL)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerConfig:
     """The port on which nodes talk to each other."""
 
-    host: str = "0.0.0.0"  # a server: its port is meant to be reached
-    """The address to listen on; 0.0.0.0 is every interface."""
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 is every interface. Nothing is reachable from outside until one is named."""
 
     port: int = 11111
     """0 takes any free port; it is announced through ZooKeeper."""
@@ -80,7 +86,7 @@ class DimseConfig:
     ae_title: str = "PERENNE"
     """The AE title of this node; the nodes of a cluster may share one."""
 
-    host: str = "0.0.0.0"
+    host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 is every interface."""
 
     port: int = 11112
@@ -113,6 +119,24 @@ class DimseConfig:
     message_timeout_ms: int = 30_000
     """The same in the middle of a message: what arrived of it is held in memory, and its sender is gone or stuck."""
 
+    tls: str = "off"
+    """`off`; `beside`: DICOM TLS (PS3.15 annex B.12, BCP 195) on tls_port as well; `only`: on tls_port alone."""
+
+    tls_port: int = 2762
+    """The registered port of DICOM TLS; 0 takes any free port."""
+
+    tls_clients: str = "any"
+    """`any` caller, or only `known` ones, with a certificate of tls_authority_file."""
+
+    tls_certificate_file: Path | None = None
+    """The certificate shown to modalities, of the hospital's own authority as a rule. Absent: that of [tls]."""
+
+    tls_key_file: Path | None = None
+    """Its key."""
+
+    tls_authority_file: Path | None = None
+    """Who signs the certificates of modalities. Absent: the authority of [tls]."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AeConfig:
@@ -127,13 +151,23 @@ class AeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpConfig:
-    """The port for load balancers, Prometheus and people. It has no authentication: keep it inside."""
+    """The port for load balancers, Prometheus and people."""
 
-    host: str = "0.0.0.0"
+    host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 is every interface."""
 
     port: int = 8080
     """0 takes any free port."""
+
+    tls: bool = False
+    """Speak https, with the certificate of [tls]."""
+
+    token_file: Path | None = None
+    """One line. With it everything but the probes wants `Authorization: Bearer TOKEN`. Without it there is no
+    authentication: keep the port inside."""
+
+    open_metrics: bool = True
+    """Let /metrics be read without the token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +254,28 @@ class TierConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsConfig:
+    """Who this node is to others, and whom it believes (docs/security.md). `perenne certs` makes these files.
+
+    With them the peer port speaks mutual TLS 1.3 alone, on every node of the cluster. A file that changes is read
+    again within seconds, without a restart.
+    """
+
+    authority_file: Path | None = None
+    """PEM file of the private authority that signs the nodes of this cluster, and nobody else."""
+
+    certificate_file: Path | None = None
+    """PEM file of this node's certificate. Its common name is [node] id."""
+
+    key_file: Path | None = None
+    """PEM file of its private key, without a password; readable by this node alone."""
+
+    @property
+    def on(self) -> bool:
+        return self.certificate_file is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """What the node writes to standard error. Never patient data."""
 
@@ -243,6 +299,7 @@ class Config:
     http: HttpConfig = field(default_factory=HttpConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     tier: TierConfig = field(default_factory=TierConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     @property
@@ -268,7 +325,8 @@ class Config:
         return DimseSettings(
             ae_title=dimse.ae_title,
             host=dimse.host,
-            port=dimse.port,
+            port=None if dimse.tls == "only" else dimse.port,
+            tls_port=None if dimse.tls == "off" else dimse.tls_port,
             max_associations=dimse.max_associations,
             max_pdu=dimse.max_pdu_bytes,
             association_bytes=dimse.association_bytes,

@@ -9,6 +9,7 @@ from typing import Final
 
 from perenne.config import Config, Problem
 from perenne.config_tier import tier_findings
+from perenne.config_tls import tls_findings
 
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
@@ -20,7 +21,7 @@ _FINDING = tuple[str, str, str]
 
 def check(config: Config, where: Callable[[str], str]) -> tuple[Problem, ...]:
     """Return everything that cannot work. `where` turns a key such as `dimse.port` into the place that set it."""
-    checks = (_node, _cluster, _coordination, _ports, _dimse, _aes, _storage, tier_findings, _log)
+    checks = (_node, _cluster, _coordination, _ports, _dimse, _aes, _storage, tier_findings, tls_findings, _log)
     return tuple(Problem(where(key), cause, next_step) for part in checks for key, cause, next_step in part(config))
 
 

@@ -4,12 +4,13 @@ The journal is the history of a grow-only set with tombstones: an instance whose
 there from then on, byte for byte, until a delete of it is acknowledged. What was never answered may be there or not.
 """
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, TypedDict, Unpack
 
 from blake3 import blake3
 from msgspec import DecodeError, Struct, ValidationError
@@ -27,6 +28,9 @@ class Event(Struct, frozen=True, omit_defaults=True):
 
     event: `offered` before the bytes are sent; then `acknowledged` (Success), `refused` (another status), `broken`
     (no answer came: it may be stored or not), or `deleted` (the delete was acknowledged).
+
+    source, stamp and syntax, for an import to go on: where it was found, what changes when its bytes change there, and
+    its transfer syntax.
     """
 
     event: str
@@ -35,6 +39,9 @@ class Event(Struct, frozen=True, omit_defaults=True):
     dataset: str = ""
     node: str = ""
     status: int | None = None
+    source: str = ""
+    stamp: str = ""
+    syntax: str = ""
 
 
 class JournalUnreadable(Exception):
@@ -47,20 +54,45 @@ def digest_of(dataset: bytes | memoryview) -> str:
 
 
 class Journal:
-    """Appends events; threads may share it. What was written before a crash of the sender counts."""
+    """Appends events; threads may share it. What was written before a crash of the sender counts.
+
+    A last line without its end says nothing, and is cut before anything is written behind it.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Raises OSError."""
         self._lock = threading.Lock()
-        self._file = path.open("a")
+        self._file = path.open("ab+")
+        end = self._file.seek(0, os.SEEK_END)
+        while end and not _ends_line(self._file, end):
+            end -= 1
+        self._file.truncate(end)
 
-    def note(self, event: str, uid: str, *, dataset: str = "", node: str = "", status: int | None = None) -> None:
-        line = msgspec_json.encode(Event(event, uid, time.time(), dataset, node, status)).decode()
+    def note(self, event: str, uid: str, **facts: Unpack["Facts"]) -> None:
+        """Keys of `facts` are fields of Event."""
+        line = msgspec_json.encode(Event(event, uid, time.time(), **facts)) + b"\n"
         with self._lock:
-            self._file.write(line + "\n")
+            self._file.write(line)
             self._file.flush()
 
     def close(self) -> None:
         self._file.close()
+
+
+class Facts(TypedDict, total=False):
+    """What may be told of an event."""
+
+    dataset: str
+    node: str
+    status: int | None
+    source: str
+    stamp: str
+    syntax: str
+
+
+def _ends_line(file: BinaryIO, end: int) -> bool:
+    file.seek(end - 1)
+    return file.read(1) == b"\n"
 
 
 def events(path: Path) -> Iterator[Event]:

@@ -149,6 +149,8 @@ class ReplicatorStatistics:
     stored_bytes: int
     damaged_records: int
     lost_and_found: int
+    strangers: int
+    """Connections to the peer port that ended without a handshake, or a greeting that fits."""
 
 
 class InstanceBytes(Protocol):

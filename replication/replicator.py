@@ -17,6 +17,7 @@ from replication.core import events as ev
 from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
 from replication.core.values import Identity, ReplicaId
+from replication.doorman import Door
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
 from replication.incoming import Payload
@@ -38,8 +39,8 @@ from storage.errors import StorageError
 from storage.index import Index
 from storage.log import Log
 from storage.metadata import PromiseFile
-from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind
-from storage.record import small_member
+from storage.position import LogPoint
+from storage.record import epoch_record
 from storage.staging import Staged, StagingArea
 from storage.writer import CommitQueue
 
@@ -84,6 +85,7 @@ class Replicator:
         tier: ObjectStore | None = None,
         prove_tier: Callable[[ObjectStore], Awaitable[str | None]] = proved,
         spool: Path | None = None,
+        door: Door | None = None,
     ) -> None:
         self.settings = settings
         self.me = settings.core.identity
@@ -111,11 +113,12 @@ class Replicator:
             host=settings.peer_host,
             port=settings.peer_port,
             chance=runtime.chance,
+            door=door,
         )
         ports = Ports(
             catalogue=self.recent,
             new_id=new_id,
-            epoch_record=_epoch_record,
+            epoch_record=epoch_record,
             received_bytes=self.network.received_bytes,
         )
         value = promise.value
@@ -405,7 +408,3 @@ class Replicator:
 
     def operation(self, operation: Operation) -> None:
         self.operations.requested(operation)
-
-
-def _epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:
-    return small_member(position, RecordKind.EPOCH, {"epoch": position.epoch}, time_us)

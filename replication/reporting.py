@@ -61,6 +61,7 @@ def statistics(replicator: Replicator, *, data_path_seconds: float) -> Replicato
         stored_bytes=replicator.offers.counts["stored_bytes"],
         damaged_records=len(replicator.log.damaged()),
         lost_and_found=replicator.lost_and_found,
+        strangers=replicator.network.strangers,
     )
 
 

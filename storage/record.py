@@ -209,3 +209,8 @@ def _path_allowed(path: str) -> bool:
 def _uid_or_unknown(uid: str) -> str:
     # A component of dots alone would be a way out of the folder.
     return uid if _UID.fullmatch(uid) and uid.strip(".") else "unknown"
+
+
+def epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:
+    """The first record of an epoch: header and payload."""
+    return small_member(position, RecordKind.EPOCH, {"epoch": position.epoch}, time_us)

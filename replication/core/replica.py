@@ -163,7 +163,10 @@ class Replica(Roles):
             self.leadership.tend()
         if self.candidacy is not None:
             self.candidacy.tend()
-        if not situation.state_fresh and situation.session is Session.CONNECTED:
+        # A request to let the lead go can be lost in a session that goes on: while `leader` names a node that does not
+        # lead, nobody stands. Each reading that shows it lets go anew.
+        clinging = situation.leader_present == situation.me and self.leadership is None
+        if (clinging or not situation.state_fresh) and situation.session is Session.CONNECTED:
             self._read_again()
         if situation.now_ms >= self._floor_at_ms and situation.committed.sequence > situation.floor.sequence:
             self._floor_at_ms = situation.now_ms + 1000
