@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perenne.survey import Answer, addresses, survey
+from perenne.survey import Answer, Reach, survey
 from replication.coordination.port import ClusterRecord
 from replication.coordination.surgery import Found, Surgery
 from replication.core.loss import after_a_loss
@@ -41,10 +41,10 @@ class Seen:
         return said or self.found.cluster
 
 
-def look(surgery: Surgery, urls: Collection[str]) -> Seen:
+def look(reach: Reach, surgery: Surgery, urls: Collection[str]) -> Seen:
     """Ask ZooKeeper, then every node. Raises CoordinationUnavailable, CoordinationCorrupt."""
     found = surgery.look()
-    return Seen(found=found, answers=survey(addresses(found, urls)))
+    return Seen(found=found, answers=survey(reach.addresses(found, urls), reach.nodes))
 
 
 def approval() -> Approval:

@@ -53,7 +53,7 @@ def failover(
     left = without or []
     bucket = rescuing.bucket(rescuing.configured(config)) if "tier" not in left else None
     rescuing.run(
-        rescuing.hosts(config, zookeeper, cluster),
+        rescuing.reach(config, zookeeper, cluster),
         node or [],
         lambda seen: rescuing.plan_failover(seen, left, bucket),
         dry_run=dry_run,
@@ -93,7 +93,7 @@ def rebuild(
     left = without or []
     bucket = rescuing.bucket(settings) if "tier" not in left else None
     rescuing.run(
-        rescuing.hosts(config, zookeeper, cluster),
+        rescuing.reach(config, zookeeper, cluster),
         node or [],
         lambda seen: rescuing.plan_rebuild(seen, left, bucket, accept_loss=accept_loss),
         dry_run=dry_run,
