@@ -45,15 +45,18 @@ class Found:
 class Surgery:
     """A session under `root` of an ensemble. Every method raises CoordinationUnavailable, CoordinationCorrupt."""
 
-    def __init__(self, hosts: str, *, root: str = "/perenne", access: Access | None = None) -> None:
+    def __init__(
+        self, hosts: str, *, root: str = "/perenne", access: Access | None = None, patience_s: float = CONNECT_S
+    ) -> None:
         self._root = root
         self._hosts = hosts
+        self._patience_s = patience_s
         options = (access or Access()).options()
         self._client: Any = KazooClient(hosts=hosts, timeout=6.0, logger=logging.getLogger("perenne.kazoo"), **options)
 
     def __enter__(self) -> Self:
         try:
-            self._client.start(timeout=CONNECT_S)
+            self._client.start(timeout=self._patience_s)
         except (KazooTimeoutError, KazooException) as error:
             self._close()
             raise CoordinationUnavailable(f"ZooKeeper at {self._hosts} does not answer: {error}") from error

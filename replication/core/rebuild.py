@@ -46,10 +46,10 @@ def rebuilt(
     if not reasons:
         names = around.registered.keys() | {m.id for m in (last.in_sync if last is not None else ())}
         reasons = unaccounted(names, nodes, without)
-    if not reasons and bucket is None and last is not None and TIER_MEMBER in last.in_sync and TIER not in without:
+    if not reasons and bucket is None and TIER not in without and _tiered(last, nodes):
         reasons = (
-            "the tier was in sync, and may hold what no node holds: give --config with its [tier] section,"
-            " or, if its contents are gone for good, --without tier",
+            "the tier may hold what no node holds: give --config of a node with its [tier] section, or, if its contents"
+            " are gone for good, --without tier",
         )
     if reasons := reasons or led(nodes):
         return Refused(reasons)
@@ -66,6 +66,10 @@ def last_remembered(nodes: Collection[Standing]) -> ClusterState | None:
     """The newest cluster state that any node read."""
     states = [node.remembered for node in nodes if node.remembered is not None]
     return max(states, key=lambda state: state.change.counter, default=None)
+
+
+def _tiered(last: ClusterState | None, nodes: Collection[Standing]) -> bool:
+    return any(node.tiered for node in nodes) or (last is not None and TIER_MEMBER in last.in_sync)
 
 
 def _nothing_to_rebuild(state: ClusterState | None, around: Surroundings, nodes: Sequence[Standing]) -> tuple[str, ...]:
@@ -103,7 +107,7 @@ def _planned(
     loss = loss_of(chosen, tier, known, unsure=bool(without) and not held_all)
     if (loss.records or loss.unsure) and not accept_loss:
         return Refused((_what_is_lost(loss), "if that is accepted, say so with --accept-loss"))
-    sure = not without and (bucket is not None or (last is not None and TIER_MEMBER not in last.in_sync))
+    sure = not without and last is not None
     margin = 1 if sure else MARGIN
     counter = margin + max(tier.counter, state.change.counter if state else 0, *(n.counter for n in survivors))
     epoch = margin + max(tier.epoch, state.epoch if state else 0, *(n.promise for n in survivors))

@@ -296,7 +296,10 @@ def test_a_known_loss_is_counted_from_the_mirrored_floors() -> None:
 def test_a_tier_that_was_in_sync_is_asked_and_goes_on_where_it_holds_more() -> None:
     remembered = state(N1, TIER_MEMBER)
     node = standing(N2, (4, 1, 60), told=point(4, 58), remembered=remembered, tiered=True)
-    assert "the tier was in sync" in refused(rebuild(None, [node], {"n1", "n3"}))
+    assert "the tier may hold what no node holds" in refused(rebuild(None, [node], {"n1", "n3"}))
+    standby = [replace(one, tiered=True) for one in three()]
+    assert "the tier may hold what no node holds" in refused(rebuild(None, standby))
+    assert planned(rebuild(None, standby, bucket=Bucket(LogPosition(4, 70), 20, 4))).state.change.counter == 21
     more = Bucket(LogPosition(4, 90), 11, 6)
     plan = planned(rebuild(None, [node], {"n1", "n3"}, bucket=more, accept_loss=True))
     assert plan.chosen is None
