@@ -65,6 +65,9 @@ def test_a_follower_retires_and_the_others_hold_everything_without_it() -> None:
     assert follower not in cluster.in_sync(), "it does not come back"
     assert {"1.1", "1.2"} <= cluster.promised.keys()
     assert [effect for effect in cluster.node(follower).effects if isinstance(effect, fx.Retired)] == [fx.Retired()]
+    cluster.kill(leader)
+    cluster.run(10_000)
+    assert follower not in cluster.in_sync(), "not even where it is wanted, by a leader that never heard of it"
 
 
 def test_a_leader_hands_over_before_it_retires() -> None:
@@ -89,6 +92,9 @@ def test_a_node_without_which_too_few_copies_would_be_left_stays_until_they_are_
     cluster.run(1000)
     assert not retired(cluster.node(follower))
     assert "1.1" in cluster.promised
+    cluster.separate(leader, follower)
+    cluster.run(20)
+    cluster.heal()  # over the new connection nobody has said yet that it retires
     cluster.start(third)
     cluster.run_until(lambda: retired(cluster.node(follower)))
     assert cluster.in_sync() == {leader, third}
