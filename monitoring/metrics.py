@@ -120,6 +120,7 @@ class _Snapshot:
         yield from _counters(s)
         yield from _lags(s)
         yield from _tier(s)
+        yield from _scrub(s)
 
 
 def _gauges(s: ReplicatorStatistics) -> Iterator[Metric]:
@@ -180,6 +181,32 @@ def _tier(s: ReplicatorStatistics) -> Iterator[Metric]:
     puts, put_bytes = (tier.puts, tier.put_bytes) if tier is not None else (0, 0)
     yield CounterMetricFamily("perenne_tier_puts", "Objects put by this node", value=puts)
     yield CounterMetricFamily("perenne_tier_put_bytes", "Payload bytes of the records in them", value=put_bytes)
+
+
+def _scrub(s: ReplicatorStatistics) -> Iterator[Metric]:
+    scrub = s.scrub
+    ages = GaugeMetricFamily(
+        "perenne_verified_age_seconds",
+        "Since the last complete scrub began: all that is older was read since",
+        labels=["depth"],
+    )
+    ages.add_metric(["light"], scrub.light_age_seconds)
+    ages.add_metric(["deep"], scrub.deep_age_seconds)
+    yield ages
+    yield GaugeMetricFamily(
+        "perenne_log_differs", "Replicas whose committed log differs from this one", value=len(scrub.differs)
+    )
+    yield GaugeMetricFamily(
+        "perenne_log_faults", "Segments with faults that nothing here can mend", value=len(scrub.faults)
+    )
+    plain: dict[str, tuple[str, float]] = {
+        "perenne_scrub_bytes": ("Bytes read again from the medium", scrub.bytes),
+        "perenne_scrub_damaged": ("Damaged records that the scrub found", scrub.damaged),
+        "perenne_scrub_frames": ("Segments written anew around their records", scrub.frames),
+        "perenne_repaired": ("Damaged records that were repaired", scrub.repaired),
+    }
+    for name, (text, value) in plain.items():
+        yield CounterMetricFamily(name, text, value=value)
 
 
 def _counters(s: ReplicatorStatistics) -> Iterator[Metric]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from perenne.dimse.settings import AllowedAe, DimseSettings
+from storage.scrub import ScrubSettings
 
 MEBIBYTE: Final = 1024 * 1024
 
@@ -191,6 +192,20 @@ class StorageConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubConfig:
+    """Reading everything again before somebody needs it: bytes rot where nobody looks (docs/operating.md)."""
+
+    light_every_ms: int = 86_400_000
+    """From the start of one light pass to the next (headers, tables, chain, and other nodes' chains); 0 for never."""
+
+    deep_every_ms: int = 604_800_000
+    """The same for every payload against its digest: a week. 0 for never."""
+
+    per_second_bytes: int = 100 * MEBIBYTE
+    """At most; 0 for as fast as the disk allows. It waits while somebody stores or reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TierConfig:
     """The tier: an S3-compatible bucket, or a directory on a SAN or NFS mount (docs/tier.md). Equal on every node.
 
@@ -298,6 +313,7 @@ class Config:
     ae: tuple[AeConfig, ...] = ()
     http: HttpConfig = field(default_factory=HttpConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
+    scrub: ScrubConfig = field(default_factory=ScrubConfig)
     tier: TierConfig = field(default_factory=TierConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -318,6 +334,15 @@ class Config:
         if self.standalone and self.cluster.allow_solo:
             return 1
         return self.cluster.copies_required
+
+    def scrub_settings(self) -> ScrubSettings:
+        """The scrub's own view, in its units."""
+        scrub = self.scrub
+        return ScrubSettings(
+            light_every_s=scrub.light_every_ms / 1000,
+            deep_every_s=scrub.deep_every_ms / 1000,
+            bytes_per_s=scrub.per_second_bytes,
+        )
 
     def dimse_settings(self) -> DimseSettings:
         """The DICOM port's own view, in its units."""

@@ -7,7 +7,8 @@ from typing import Final
 
 from perenne.config import Config
 from perenne.config_tls import zookeeper_access
-from replication.coordination.port import ClusterRecord, CoordinationCorrupt, CoordinationUnavailable, SessionEvent
+from perenne.session import SessionWaiter
+from replication.coordination.port import ClusterRecord, CoordinationCorrupt, CoordinationUnavailable
 from replication.coordination.zookeeper import ZooKeeperCoordination
 from storage.disk import Disk
 from storage.errors import StorageError
@@ -75,20 +76,3 @@ async def _ask_cluster(config: Config, proposal: ClusterRecord, stopping: asynci
         return None
     finally:
         await coordination.close()
-
-
-class SessionWaiter:
-    """Waits for the first session."""
-
-    def __init__(self) -> None:
-        self.event = asyncio.Event()
-
-    def session_changed(self, event: SessionEvent) -> None:
-        if event is SessionEvent.CONNECTED:
-            self.event.set()
-
-    def state_changed(self) -> None: ...
-
-    def nodes_changed(self) -> None: ...
-
-    def operation_requested(self) -> None: ...

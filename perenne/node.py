@@ -13,6 +13,7 @@ from typing import Final
 
 import uvloop
 
+from monitoring.drill import DrillMetrics
 from monitoring.health import judge
 from monitoring.http import HttpServer
 from monitoring.metrics import Metrics
@@ -40,6 +41,8 @@ from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
 from replication.reporting import role, statistics
 from replication.runtime import ThreadRuntime
+from replication.scrubber import Scrubber
+from replication.tier.manifest import proved_for
 from replication.tier.port import BlockingStore, TierError
 from replication.watchdog import Watchdog
 from storage.dataset import scan
@@ -159,6 +162,7 @@ class Node:
             new_id=lambda: secrets.token_hex(8),
             runtime=self._runtime,
             tier=self._tier,
+            prove_tier=lambda tier: proved_for(tier, cluster),
             spool=config.node.data_dir / "staging",
             door=door(self._keyrings.peer),
         )
@@ -174,6 +178,7 @@ class Node:
             reserve_bytes=max(config.storage.reserve_bytes, 2 * cluster.segment_bytes),
         )
         self._metrics = Metrics(self.statistics, version=VERSION, expiries=self._keyrings.expiries)
+        self._metrics.registry.register(DrillMetrics(config.node.data_dir / "drill.json"))
         self.dimse = DimseServer(
             config.dimse_settings(),
             self.replicator,
@@ -191,6 +196,7 @@ class Node:
             open_metrics=config.http.open_metrics,
         )
         self._renewal = asyncio.ensure_future(self._keyrings.renew())
+        self._scrubber = Scrubber(self.replicator, disk, config.scrub_settings())
 
     def _loop_age(self) -> float:
         return (self._runtime.now_ms() - self.replicator.ticked_ms) / 1000
@@ -208,6 +214,7 @@ class Node:
             raise CannotStart(f"a port cannot be opened: {error}; see [dimse], [http] and [peer] port") from error
         self._watchdog.start()
         self.replicator.spawn(self._standing.keep())
+        self._scrubber.start()
         ports = {"dicom": self.dimse.port, "http": self.http.port, "peer": self.replicator.network.port}
         _LOG.info("the node runs", extra={"node": self.replicator.me.id, **ports})
         if self._config.tier.on and not self._config.uses_tier:
@@ -224,6 +231,7 @@ class Node:
         self._watchdog.stop()
         self._renewal.cancel()
         await self.replicator.close()
+        await asyncio.to_thread(self._scrubber.close)
         await self.dimse.close()
         await self.http.close()
         self.index.close()
@@ -234,7 +242,7 @@ class Node:
     # What the HTTP port shows
 
     def statistics(self) -> ReplicatorStatistics:
-        return statistics(self.replicator, data_path_seconds=self._watchdog.age_s)
+        return statistics(self.replicator, data_path_seconds=self._watchdog.age_s, scrub=self._scrubber.report())
 
     def metrics(self) -> bytes:
         return self._metrics.render()
@@ -304,6 +312,7 @@ class Node:
             ],
             "tier": asdict(s.tier) if s.tier is not None else None,
             **surveyed,
+            "scrub": asdict(s.scrub),
             "disk": {
                 "free_bytes": self._disk.free_bytes(),
                 "damaged_records": s.damaged_records,

@@ -4,8 +4,8 @@
 """
 
 import enum
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from msgspec import Struct
@@ -103,6 +103,27 @@ class TierReport:
     put_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubReport:
+    """What a node knows from reading its log again.
+
+    ages: since the start of the last complete pass; every older record was read since. underway: `light` or `deep`.
+    bytes, damaged, frames, repaired: of this process; frames: segments written anew around their records; repaired:
+    records, however their damage was found. faults: what is wrong and cannot be mended here. differs: by replica, the
+    first committed record known to have another chain there.
+    """
+
+    light_age_seconds: float = 0.0
+    deep_age_seconds: float = 0.0
+    underway: str | None = None
+    bytes: int = 0
+    damaged: int = 0
+    frames: int = 0
+    repaired: int = 0
+    faults: tuple[str, ...] = ()
+    differs: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicatorStatistics:
     """A frozen snapshot of replication on one node; durations in seconds, sizes in bytes."""
@@ -151,6 +172,7 @@ class ReplicatorStatistics:
     lost_and_found: int
     strangers: int
     """Connections to the peer port that ended without a handshake, or a greeting that fits."""
+    scrub: ScrubReport
 
 
 class InstanceBytes(Protocol):

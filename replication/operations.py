@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from replication.coordination.port import Operation
 from replication.core import effects as fx
@@ -18,12 +19,17 @@ def void(_: str) -> None:
     """Nobody listens yet."""
 
 
+REPAIR_S: Final = 20.0
+"""Whoever asked for a repair is told what is left after so long."""
+
+
 class Operations:
     """Of one node."""
 
     def __init__(self, replicator: "Replicator") -> None:
         self._replicator = replicator
         self._underway: Operation | None = None
+        self._repairing = ""
         self._handed_over = asyncio.Event()
         self._retiring: Operation | None = None
         self.when_retired: Callable[[str], None] = void
@@ -43,6 +49,11 @@ class Operations:
         replicator = self._replicator
         if operation.verb == "retire":
             self._retire(operation)
+            return
+        if operation.verb == "repair" and operation.arguments.get("node") == replicator.me.id:
+            if operation.id != self._repairing:  # it may be announced more than once
+                self._repairing = operation.id
+                replicator.spawn(self._repair(operation))
             return
         leadership = replicator.core.leadership
         if operation.verb != "switchover" or self._underway is not None or leadership is None:
@@ -67,6 +78,15 @@ class Operations:
     def off_the_register(self, reason: str) -> None:
         """This node may not take part any more."""
         self.when_retired(reason)
+
+    async def _repair(self, operation: Operation) -> None:
+        """Try to mend what is known to be damaged now, and say what is left."""
+        replicator = self._replicator
+        before = replicator.log.damage.known
+        await replicator.mender.mended(before, REPAIR_S)
+        left = sorted(replicator.log.damage.known)
+        facts = {"damaged": len(before), "repaired": len(before.difference(left)), "left": left[:100]}
+        replicator.coordinator.finish(operation, json.dumps(facts))
 
     def done(self, effect: fx.HandOverDone) -> None:
         self._handed_over.set()

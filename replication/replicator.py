@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from replication.api import CommitOutcome, Draft, NotPromised
+from replication.comparing import Comparer
 from replication.coordination.port import ClusterRecord, Coordination, LiveNode, NodeRegistration, Operation
 from replication.coordinator import Coordinator
 from replication.core import effects as fx
@@ -148,6 +149,7 @@ class Replicator:
         self.tiering = Tiering(self, tier, prove_tier, spool) if tier is not None else None
         self.lookups = Lookups(self)
         self.mender = Mender(self)
+        self.comparer = Comparer(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}
         self._events: deque[ev.Event] = deque()
         self._stepping = False
@@ -383,6 +385,7 @@ class Replicator:
         self.feeder.stop(link)
         self.lookups.link_down(link)
         self.mender.link_down(link)
+        self.comparer.link_down(link)
         if not self.closed:
             self.feed(ev.LinkDown(link))
 
@@ -395,10 +398,6 @@ class Replicator:
     def _is_in_sync(self, peer: Identity) -> bool:
         leadership = self.core.leadership
         return leadership is not None and peer.member in leadership.in_sync
-
-    def blocked_at(self, replica: ReplicaId) -> int:
-        """The record that keeps a replica from catching up, because it cannot be read here; 0 when none does."""
-        return self.feeder.blocked_at(replica)
 
     # Coordination
 

@@ -16,11 +16,12 @@ from replication.recent import RecentRecord
 from replication.tier.bodies import Body, FilePart
 from replication.tier.contents import read_run
 from replication.tier.keys import CLUSTER_KEY, LOG, MARKER, Marker, Run, parse_marker, parse_run, run_name
+from replication.tier.lending import lend
 from replication.tier.port import NotThere, ObjectStore, Refused, TierError
 from replication.tier.probe import probe, synchronous_refusal
 from storage.errors import StorageError
 from storage.position import RecordHeader
-from storage.reader import Payload
+from storage.reader import Payload, checked
 from storage.record import decode_header, encode_header, trailing_padding
 from storage.staging import Staged
 
@@ -139,7 +140,7 @@ class Tiering:
         try:
             for sequence in range(effect.first, effect.last + 1):
                 record = self._replicator.recent.get(sequence)
-                if record is None or record.payload is None:
+                if record is None or record.payload is None or self._better_read(sequence, record.payload):
                     stored = await loop.run_in_executor(self._replicator.readers, self._replicator.log.read, sequence)
                     record = RecentRecord(stored.header, stored.chain, stored.payload)
                 assert record.payload is not None, "just read, or kept"
@@ -169,6 +170,15 @@ class Tiering:
         self._answer(ev.TierStored(effect.request, last.point.sequence))
 
     # Down
+
+    async def lend(self, sequence: int) -> tuple[RecordHeader, bytes, Staged] | None:
+        """Fetch one record for a repair: header, chain, and payload, checked against its digest; None without one."""
+        epoch = next((span.epoch for span in self._replicator.log.epochs() if span.first <= sequence <= span.last), 0)
+        try:
+            return await lend(self._store, epoch, sequence, self._replicator.staging)
+        except (TierError, StorageError) as error:
+            _LOG.error("the tier lends no record", extra={"sequence": sequence, "reason": str(error)})
+            return None
 
     async def _read(self, effect: fx.ReadRun) -> None:
         try:
@@ -201,6 +211,11 @@ class Tiering:
             return
         self._answer(ev.TierFetched(effect.request))
 
+    def _better_read(self, sequence: int, payload: Payload) -> bool:
+        """What lies in a file was checked when it was written there. The log checks what it reads."""
+        in_file = isinstance(payload, Staged) and not payload.in_memory
+        return in_file and sequence <= self._replicator.log.durable.sequence
+
     def _stage(self, header: RecordHeader, payload: memoryview) -> Staged:
         receiving = self._replicator.staging.begin_raw(header.kind)
         try:
@@ -214,7 +229,10 @@ class Tiering:
 def _whole(header: RecordHeader, chain: bytes, payload: Payload) -> Iterator[bytes]:
     """One record as it lies in a segment."""
     yield encode_header(header, chain)
-    for part in payload.parts():
+    parts = payload.parts()
+    if isinstance(payload, Staged) and not payload.in_memory:
+        parts = checked(header.kind, header.digest, parts)
+    for part in parts:
         yield bytes(part)
     yield bytes(trailing_padding(header.size))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from perenne.cli.status import described
-from perenne.joining import SessionWaiter
+from perenne.session import SessionWaiter
 from replication.coordination.access import Access
 from replication.coordination.port import Coordination, CoordinationUnavailable, Operation
 from replication.coordination.zookeeper import ZooKeeperCoordination
