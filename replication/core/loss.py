@@ -59,6 +59,7 @@ def after_a_loss(
     new = state_for(
         chosen,
         tier,
+        state,
         counter=state.change.counter + 1,
         epoch=epoch,
         known=known,

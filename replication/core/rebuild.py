@@ -112,7 +112,7 @@ def _planned(
     counter = margin + max(tier.counter, state.change.counter if state else 0, *(n.counter for n in survivors))
     epoch = margin + max(tier.epoch, state.epoch if state else 0, *(n.promise for n in survivors))
     through_tier = holds_more(tier, chosen)
-    new = state_for(chosen, tier, counter=counter, epoch=epoch, known=known, loss=loss, approval=approval)
+    new = state_for(chosen, tier, last, counter=counter, epoch=epoch, known=known, loss=loss, approval=approval)
     return Plan(
         chosen=None if through_tier else chosen,
         state=new,

@@ -208,6 +208,7 @@ def holds_more(bucket: Bucket, chosen: Standing) -> bool:
 def state_for(
     chosen: Standing,
     bucket: Bucket | None,
+    before: ClusterState | None,
     *,
     counter: int,
     epoch: int,
@@ -218,10 +219,11 @@ def state_for(
     """The state in which the chosen node alone is in sync, so that the ordinary election goes on from there.
 
     Where the bucket holds more, it alone is: claimed from what the chosen node knows to be committed, so that whoever
-    is elected takes over from it by the ordinary rules, or not at all.
+    is elected takes over from it by the ordinary rules, or not at all. before: the newest state that is known; what it
+    says of earlier losses and restores stays.
     """
     end = bucket.tip if bucket is not None and holds_more(bucket, chosen) else chosen.end.position
-    accepted = None
+    accepted = before.accepted_loss if before is not None else None
     if loss.records or loss.unsure:
         accepted = AcceptedLoss(end, loss.last, approval.by, approval.at_us)
     state = ClusterState(
@@ -232,6 +234,7 @@ def state_for(
         in_sync=frozenset({chosen.member}),
         floor=known if chosen.holds(known) else chosen.told,
         accepted_loss=accepted,
+        restored=before.restored if before is not None else None,
     )
     if end == chosen.end.position:
         return state

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from perenne.joining import SessionWaiter
 from perenne.local.processes import free_ports, wait_until
 from perenne.local.zookeeper import serves, start_server
+from perenne.session import SessionWaiter
 from replication.coordination.port import (
     ClusterRecord,
     CoordinationUnavailable,

@@ -15,12 +15,14 @@ from replication.core.rebuild import MARGIN, rebuilt
 from replication.core.rescue import Approval, Bucket, Plan, Refused, Standing, Surroundings
 from replication.core.values import (
     TIER_MEMBER,
+    AcceptedLoss,
     Change,
     ClusterState,
     Identity,
     Member,
     Phase,
     ReplicaId,
+    Restored,
     TierClaim,
 )
 from storage.position import GENESIS, EpochSpan, LogPoint, LogPosition
@@ -244,6 +246,14 @@ def three() -> list[Standing]:
         standing(N2, (4, 1, 80), told=point(4, 75), remembered=remembered, promise=9),
         standing(N3, (4, 1, 75), told=point(4, 75), remembered=remembered),
     ]
+
+
+@pytest.mark.parametrize("old", [None, state(N1, counter=3, epoch=2)])
+def test_what_was_known_of_earlier_losses_and_restores_stays(old: ClusterState | None) -> None:
+    earlier = AcceptedLoss(LogPosition(1, 5), 6, "bob@pacs", 3)
+    remembered = replace(state(N1, N2, N3), accepted_loss=earlier, restored=Restored(point(1, 5), "bucket"))
+    new = planned(rebuild(old, [replace(node, remembered=remembered) for node in three()])).state
+    assert (new.accepted_loss, new.restored) == (earlier, remembered.restored)
 
 
 @pytest.mark.parametrize("old", [None, state(N1, counter=3, epoch=2)])
