@@ -18,6 +18,7 @@ from replication.core import events as ev
 from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
 from replication.core.values import Identity, ReplicaId
+from replication.deleting import Deleting
 from replication.doorman import Door
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
@@ -67,6 +68,7 @@ class ReplicatorSettings:
     version: str
     refusal: str = ""
     """Why this node takes no store at all, by its configuration."""
+    two_person: bool = False  # a delete needs a second person's approval
 
 
 class Replicator:
@@ -99,7 +101,9 @@ class Replicator:
         self.runtime = runtime
         self._promises = Promises(promise, runtime, self._feed_open)
         self.readers = runtime.executor("read", 2)
-        self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES, unseen=log.end.sequence)
+        self.recent = Recent(
+            index, self._let_go, log.last_tombstone, budget_bytes=RECENT_BYTES, unseen=log.end.sequence
+        )
         self.offers = Offers(self._let_go)
         self._held = Held()
         self._writing = Writing(self, disk, log, self._held)
@@ -149,6 +153,7 @@ class Replicator:
         )
         self.tiering = Tiering(self, tier, prove_tier, spool) if tier is not None else None
         self.lookups = Lookups(self)
+        self.deleting = Deleting(self)
         self.mender = Mender(self)
         self.comparer = Comparer(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}

@@ -22,6 +22,8 @@ WHOLE_LIMIT: Final = 16 * 1024 * 1024
 """Payloads up to this size are read once, into memory; larger ones are hashed first and then read again."""
 
 PIECE: Final = 256 * 1024
+TOMBSTONE_SCAN: Final = 100_000
+"""Entries that are looked at for a tombstone; where there are more, the index has to come by first."""
 """What one reader of a large payload holds in memory at a time, or twice that."""
 
 
@@ -274,6 +276,17 @@ class LogReader:
             offset, decoded = self._locate(found, sequence)
             size = min(size, decoded.header.size)
             return decoded.header, found.file.pread(size, offset + decoded.payload_offset)
+
+    def last_tombstone(self, first: int) -> int:
+        """The last record from `first` on that is, or may be, a tombstone; 0 when none is."""
+        end = self._end.sequence
+        if end - first > TOMBSTONE_SCAN:
+            return end
+        for sequence in range(end, max(first, 1) - 1, -1):
+            entry = self.entry(sequence)
+            if entry is None or entry.kind is RecordKind.TOMBSTONE:
+                return sequence
+        return 0
 
     def iterate(self, first: int) -> Iterator[Entry]:
         """Yield the entries from `first` to the end as it is now; damaged ones are left out."""

@@ -58,6 +58,7 @@ def run(*arguments: str) -> Result:
 
 def lines(*arguments: str) -> tuple[int, list[dict[str, Any]]]:
     done = run(*arguments, "--json")
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done.exit_code, [json.loads(line) for line in done.stdout.splitlines()]
 
 
