@@ -17,7 +17,7 @@ from starlette.routing import Route
 from monitoring.bearer import Bearer
 from monitoring.connections import Connection, Gate, Patience, connections
 from monitoring.metrics import CONTENT_TYPE
-from replication.api import InstanceAbsent, InstanceBytes, InstanceUnavailable
+from replication.api import InstanceAbsent, InstanceBytes, InstanceDeleted, InstanceUnavailable
 
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
@@ -44,7 +44,7 @@ class Watched(Protocol):
         ...
 
     async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
-        """Raises InstanceAbsent, InstanceUnavailable."""
+        """Raises InstanceAbsent, InstanceDeleted, InstanceUnavailable."""
         ...
 
 
@@ -87,6 +87,8 @@ async def _instance(node: Watched, uid: str) -> Response:
         return PlainTextResponse("a SOP Instance UID has digits and dots, at most 64\n", status_code=400)
     try:
         found = await node.read_instance(uid)
+    except InstanceDeleted:
+        return PlainTextResponse("it was deleted\n", status_code=410)
     except InstanceAbsent:
         return PlainTextResponse("there is no such instance\n", status_code=404)
     except InstanceUnavailable as error:

@@ -261,6 +261,9 @@ class TierConfig:
     connections: int = 8
     """Requests at once."""
 
+    pack_rate_bytes: int = 64 * MEBIBYTE
+    """Sealed segments replace small objects at no more than so many bytes a second. 0: as fast as it goes."""
+
     @property
     def on(self) -> bool:
         """Whether a node uses it."""
@@ -302,6 +305,21 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionConfig:
+    """Deleting: who must agree, and what may go by its age (docs/operating.md). Equal on every node."""
+
+    approval: str = "one-person"
+    """`one-person`: whoever may write to ZooKeeper deletes. `two-person`: a second person approves each delete."""
+
+    rules: str = ""
+    """What `perenne retention` proposes, for example `modality=US,OT age=10y since=study; modality=SC age=90d
+    since=arrival ae=CAM1`. A study goes when all of it fits one rule. Empty: nothing ever does."""
+
+    grace_days: int = 30
+    """Nothing that arrived in the last so many days is proposed, whatever its study date says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything a node needs to know. Defaults make a standalone node that refuses stores and says why."""
 
@@ -317,6 +335,7 @@ class Config:
     tier: TierConfig = field(default_factory=TierConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
 
     @property
     def standalone(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Final
 from perenne.config import Config, Problem
 from perenne.config_tier import tier_findings
 from perenne.config_tls import tls_findings
+from perenne.retention import retention_findings
 
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
@@ -21,7 +22,8 @@ _FINDING = tuple[str, str, str]
 
 def check(config: Config, where: Callable[[str], str]) -> tuple[Problem, ...]:
     """Return everything that cannot work. `where` turns a key such as `dimse.port` into the place that set it."""
-    checks = (_node, _cluster, _coordination, _ports, _dimse, _aes, _storage, _scrub, tier_findings, tls_findings, _log)
+    parts = (_node, _cluster, _coordination, _ports, _dimse, _aes, _storage, _scrub)
+    checks = (*parts, tier_findings, tls_findings, retention_findings, _log)
     return tuple(Problem(where(key), cause, next_step) for part in checks for key, cause, next_step in part(config))
 
 

@@ -25,6 +25,7 @@ from perenne.dimse.server import DimseServer
 from perenne.joining import CannotStart, identified
 from perenne.limits import raise_descriptor_limit
 from perenne.notify import notified
+from perenne.retention import TWO_PERSON
 from perenne.standing import StandingReport
 from perenne.tls import TlsUnusable
 from replication.api import InstanceBytes, ReplicatorStatistics
@@ -351,6 +352,7 @@ def _replicator_settings(
         conflict_policy=ConflictPolicy(config.cluster.conflict_policy),
         host_rebooted=host_rebooted,
         tier_mode=TierMode(config.tier.mode) if config.uses_tier else TierMode.OFF,
+        tier_pack_bytes_per_s=config.tier.pack_rate_bytes,
     )
     host = config.peer.advertise_host or config.peer.host
     return ReplicatorSettings(
@@ -364,6 +366,7 @@ def _replicator_settings(
         http_port=config.http.port,
         ae_title=config.dimse.ae_title,
         version=VERSION,
+        two_person=config.retention.approval == TWO_PERSON,
         refusal="" if not config.standalone or config.cluster.allow_solo else ALONE,
     )
 

@@ -222,6 +222,23 @@ class Coordinator:
 
         self._queue.put_nowait(retire)
 
+    async def registrations(self) -> Mapping[ReplicaId, NodeRegistration]:
+        """Every registered node. Raises CoordinationUnavailable, CoordinationCorrupt."""
+        answer: asyncio.Future[Mapping[ReplicaId, NodeRegistration]] = asyncio.get_running_loop().create_future()
+
+        async def ask() -> None:
+            try:
+                found = await self._coordination.registrations()
+            except (CoordinationUnavailable, CoordinationCorrupt) as error:
+                if not answer.done():
+                    answer.set_exception(error)
+                return
+            if not answer.done():
+                answer.set_result(found)
+
+        self._queue.put_nowait(ask)
+        return await answer
+
     def finish(self, operation: Operation, result: str) -> None:
         """Tell whoever asked how an operation ended."""
         self._queue.put_nowait(lambda: self._coordination.finish_operation(operation, result))

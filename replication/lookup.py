@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from replication.api import InstanceAbsent, InstanceBytes, InstanceUnavailable
+from replication.api import InstanceAbsent, InstanceBytes, InstanceDeleted, InstanceUnavailable
+from replication.core.proposals import is_covered
 from replication.incoming import Payload
 from replication.messages import Lookup, LookupAnswer
 from storage.dataset import UnreadableDataSet, read_meta
@@ -77,11 +78,13 @@ class Lookups:
         self.reads = 0
 
     async def read(self, uid: str) -> InstanceBytes:
-        """Return the current version of an instance. Raises InstanceAbsent, InstanceUnavailable."""
+        """Return the current version of an instance. Raises InstanceAbsent, InstanceDeleted, InstanceUnavailable."""
         self.reads += 1
         local = await self._here(uid)
         if local is not None:
             return local
+        if self._may_say_deleted(uid):
+            raise InstanceDeleted(uid)  # nobody else is asked: a replica that lags behind may have it still
         # A record that is known and damaged here is not absent: another replica has it. And what a leader's index does
         # not name may be named by another's: a flipped bit in an index denies nothing that somebody else knows.
         try:
@@ -99,11 +102,18 @@ class Lookups:
     def _current(self, uid: str) -> list[int]:
         """The committed record that is current under a UID, as far as this node knows, and those with the same
         content: an instance whose record was damaged may have been stored again.
+
+        What a tombstone covers is none. A follower goes by one that may not be committed yet: whether it is, and the
+        instance deleted, is for the leader to say. Nothing is current while the log may hold tombstones not known here.
         """
         replicator = self._replicator
         committed = replicator.core.situation.committed.sequence
         known = [version for version in replicator.recent.versions(uid) if version.sequence <= committed]
-        if not known:
+        if known:
+            buried = replicator.recent.tombstones(uid)
+            upto = committed if replicator.core.leadership is not None and self._may_say_absent() else None
+            known = [version for version in known if not is_covered(version, buried, upto)]
+        if not known or not replicator.recent.knows_deletes:
             return []
         newest = replicator.settings.core.conflict_policy.value == "newest"
         first = known[-1 if newest else 0]
@@ -128,6 +138,13 @@ class Lookups:
             return None
         return None
 
+    def _may_say_deleted(self, uid: str) -> bool:
+        """Whether all that was ever stored under a UID is covered by tombstones that are committed."""
+        recent, committed = self._replicator.recent, self._replicator.core.situation.committed.sequence
+        buried = recent.tombstones(uid) if self._may_say_absent() else ()
+        known = [version for version in recent.versions(uid) if version.sequence <= committed] if buried else []
+        return bool(known) and all(is_covered(version, buried, committed) for version in known)
+
     def _may_say_absent(self) -> bool:
         """An active leader that heard from coordination lately knows every committed record, if it could read each."""
         replicator = self._replicator
@@ -150,6 +167,8 @@ class Lookups:
             if link is not None:
                 try:
                     return await self._ask(link.number, uid)
+                except InstanceDeleted:
+                    raise
                 except InstanceAbsent:
                     absent = True
                 except InstanceUnavailable as error:
@@ -173,6 +192,8 @@ class Lookups:
             del self._asked[nonce]
         if answer.outcome == "absent":
             raise InstanceAbsent(uid)
+        if answer.outcome == "deleted":
+            raise InstanceDeleted(uid)
         if not isinstance(payload, Staged):
             raise InstanceUnavailable("the leader cannot serve it now")
         return FetchedInstance(payload)
@@ -195,6 +216,7 @@ class Lookups:
         found = await self._here(uid)
         if found is None:
             outcome = "absent" if self._may_say_absent() and not self._current(uid) else "unknown"
+            outcome = "deleted" if self._may_say_deleted(uid) else outcome
             self._replicator.network.send(link, LookupAnswer(message.nonce, outcome, b"", 0))
             return
         payload = found if message.send_bytes else None

@@ -10,6 +10,7 @@ from replication.coordination.port import Operation
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.values import ReplicaId
+from replication.orders import Orders
 
 if TYPE_CHECKING:
     from replication.replicator import Replicator
@@ -31,6 +32,7 @@ class Operations:
         self._underway: Operation | None = None
         self._repairing = ""
         self._handed_over = asyncio.Event()
+        self._orders = Orders(replicator)
         self._retiring: Operation | None = None
         self.when_retired: Callable[[str], None] = void
         """Called with the reason once this node is off the register, and is to end."""
@@ -46,6 +48,8 @@ class Operations:
 
     def requested(self, operation: Operation) -> None:
         """An operator asked for something; the leader does it, or the node that it is about."""
+        if self._orders.requested(operation):
+            return
         replicator = self._replicator
         if operation.verb == "retire":
             self._retire(operation)

@@ -18,6 +18,7 @@ from replication.core import events as ev
 from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
 from replication.core.values import Identity, ReplicaId
+from replication.deleting import Deleting
 from replication.doorman import Door
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
@@ -33,6 +34,7 @@ from replication.promises import Promises
 from replication.recent import Recent
 from replication.runtime import Runtime
 from replication.tier.port import ObjectStore
+from replication.tier.probe import Trust
 from replication.tiering import Tiering, proved
 from replication.writing import Writing
 from storage.disk import Disk
@@ -66,6 +68,7 @@ class ReplicatorSettings:
     version: str
     refusal: str = ""
     """Why this node takes no store at all, by its configuration."""
+    two_person: bool = False  # a delete needs a second person's approval
 
 
 class Replicator:
@@ -84,7 +87,7 @@ class Replicator:
         new_id: Callable[[], str],
         runtime: Runtime,
         tier: ObjectStore | None = None,
-        prove_tier: Callable[[ObjectStore], Awaitable[str | None]] = proved,
+        prove_tier: Callable[[ObjectStore], Awaitable[Trust]] = proved,
         spool: Path | None = None,
         door: Door | None = None,
     ) -> None:
@@ -93,12 +96,14 @@ class Replicator:
         self.log = log
         self.index = index
         self.staging = staging
-        self._disk = disk
+        self.disk = disk
         self._loop = asyncio.get_running_loop()
         self.runtime = runtime
         self._promises = Promises(promise, runtime, self._feed_open)
         self.readers = runtime.executor("read", 2)
-        self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES, unseen=log.end.sequence)
+        self.recent = Recent(
+            index, self._let_go, log.last_tombstone, budget_bytes=RECENT_BYTES, unseen=log.end.sequence
+        )
         self.offers = Offers(self._let_go)
         self._held = Held()
         self._writing = Writing(self, disk, log, self._held)
@@ -148,6 +153,7 @@ class Replicator:
         )
         self.tiering = Tiering(self, tier, prove_tier, spool) if tier is not None else None
         self.lookups = Lookups(self)
+        self.deleting = Deleting(self)
         self.mender = Mender(self)
         self.comparer = Comparer(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}
@@ -292,7 +298,7 @@ class Replicator:
                 self.operations.done(effect)
             case fx.Retired():
                 self.operations.left()
-            case fx.ListTier() | fx.PutRun() | fx.PutMarker() | fx.AskTier() | fx.ReadRun() | fx.FetchRun():
+            case fx.TierRequest():
                 assert self.tiering is not None, "only a configured tier is asked"
                 self.tiering.carry_out(effect)
             case _:
@@ -327,7 +333,7 @@ class Replicator:
         if isinstance(payload, Staged):
             self._let_go(payload)
         elif isinstance(payload, str):
-            self.readers.submit(self._disk.remove, payload)
+            self.readers.submit(self.disk.remove, payload)
 
     def _feed_open(self, event: ev.Event) -> None:
         if not self.closed:

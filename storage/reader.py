@@ -13,6 +13,7 @@ from storage.digest import PayloadHasher
 from storage.errors import MediumUnreadable, RecordAbsent, RecordCorrupt
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, RecordKind, chain_after
 from storage.record import DecodedRecord, encode_header, trailing_padding
+from storage.sealed import SealedRecords, sealed_records, span_of
 from storage.segment import PIECE as SEGMENT_PIECE
 from storage.segment import Segment, SegmentInfo, verify_payload
 from storage.table import Entry
@@ -21,6 +22,8 @@ WHOLE_LIMIT: Final = 16 * 1024 * 1024
 """Payloads up to this size are read once, into memory; larger ones are hashed first and then read again."""
 
 PIECE: Final = 256 * 1024
+TOMBSTONE_SCAN: Final = 100_000
+"""Entries that are looked at for a tombstone; where there are more, the index has to come by first."""
 """What one reader of a large payload holds in memory at a time, or twice that."""
 
 
@@ -164,6 +167,23 @@ class LogReader:
                 spans.append(EpochSpan(segment.header.epoch, segment.first, last))
         return tuple(spans)
 
+    def sealed_at(self, sequence: int) -> EpochSpan | None:
+        """The records of the sealed segment that holds this one; None where the segment is still written, or beyond."""
+        segment = self._sealed(sequence)
+        return span_of(segment) if segment is not None else None
+
+    def sealed_records(self, sequence: int) -> SealedRecords:
+        """The bytes of the sealed segment that holds this record. Raises RecordAbsent, RecordCorrupt."""
+        segment = self._sealed(sequence)
+        if segment is None:
+            raise RecordAbsent(sequence)
+        return sealed_records(segment)
+
+    def _sealed(self, sequence: int) -> Segment | None:
+        with self._lock:
+            index = bisect_right(self._segments, sequence, key=lambda segment: segment.first) - 1
+            return self._segments[index] if 0 <= index < len(self._segments) - 1 else None
+
     def entry(self, sequence: int) -> Entry | None:
         """Return the facts of one record; None beyond the end, or where the entry is damaged."""
         found = self._find(sequence)
@@ -256,6 +276,17 @@ class LogReader:
             offset, decoded = self._locate(found, sequence)
             size = min(size, decoded.header.size)
             return decoded.header, found.file.pread(size, offset + decoded.payload_offset)
+
+    def last_tombstone(self, first: int) -> int:
+        """The last record from `first` on that is, or may be, a tombstone; 0 when none is."""
+        end = self._end.sequence
+        if end - first > TOMBSTONE_SCAN:
+            return end
+        for sequence in range(end, max(first, 1) - 1, -1):
+            entry = self.entry(sequence)
+            if entry is None or entry.kind is RecordKind.TOMBSTONE:
+                return sequence
+        return 0
 
     def iterate(self, first: int) -> Iterator[Entry]:
         """Yield the entries from `first` to the end as it is now; damaged ones are left out."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perenne import VERSION
-from perenne.cli import drill, leaving, lostfound, moving, node, offline, rescue, restore, tier
+from perenne.cli import delete, drill, leaving, lostfound, moving, node, offline, rescue, restore, retention, tier
 from perenne.cli.certs import certs
 from perenne.cli.usage import fail, read_config
 from perenne.config import ConfigError
@@ -19,6 +19,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(node.app, name="node")
 app.add_typer(offline.app, name="log", help="Look into a data directory, with no cluster and without changing it.")
 app.add_typer(tier.app, name="tier", help="Prepare and try out the bucket or directory of the second copy.")
+app.add_typer(delete.app, name="delete")
+app.add_typer(retention.app, name="retention", help="What may go by its age, and what must stay: rules and holds.")
 app.add_typer(lostfound.app, name="lost-found", help="What was taken out of a log: look at it, offer it again.")
 app.command("failover")(rescue.failover)
 app.add_typer(rescue.coordination, name="coordination", help="The cluster state in ZooKeeper.")

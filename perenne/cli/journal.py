@@ -27,10 +27,13 @@ _NAMED: Final = 20
 @dataclass(slots=True)
 class Findings:
     """By node address. lost: it said that there is no such instance. altered: it served other bytes than were ever
-    offered. unavailable: it could not say; that is no broken promise, but no proof either."""
+    offered. returned: it served what was deleted. unavailable: it could not say; that is no broken promise, but no
+    proof either."""
 
     acknowledged: int = 0
+    deleted: int = 0
     checked: int = 0
+    returned: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     lost: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     altered: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     unavailable: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
@@ -39,16 +42,18 @@ class Findings:
 
     @property
     def exit_code(self) -> int:
-        """0: everything is kept. 1: something is lost or altered. 3: not everything could be checked."""
-        return 1 if self.lost or self.altered else 3 if self.unavailable else 0
+        """0: everything is kept. 1: something is lost, altered or back. 3: not everything could be checked."""
+        return 1 if self.lost or self.altered or self.returned else 3 if self.unavailable else 0
+
+    def named(self) -> tuple[tuple[str, list[tuple[str, str]]], ...]:
+        bad = (("lost", self.lost), ("altered", self.altered), ("returned", self.returned))
+        return (*bad, ("unavailable", self.unavailable))
 
     def document(self) -> dict[str, Any]:
-        rows = {
-            name: [{"node": node, "uid": uid} for node, uid in sorted(found)]
-            for name, found in (("lost", self.lost), ("altered", self.altered), ("unavailable", self.unavailable))
-        }
+        rows = {name: [{"node": node, "uid": uid} for node, uid in sorted(found)] for name, found in self.named()}
         reasons = [{"node": node, "reason": why, "count": count} for (node, why), count in self.reasons.items()]
-        return {"acknowledged": self.acknowledged, "checked": self.checked, **rows, "reasons": reasons}
+        counts = {"acknowledged": self.acknowledged, "deleted": self.deleted, "checked": self.checked}
+        return {**counts, **rows, "reasons": reasons}
 
 
 class _Node:
@@ -84,10 +89,11 @@ def check(
     progress: Progress | None = None,
     access: NodeAccess | None = None,
 ) -> Findings:
-    """Ask every node for every acknowledged instance."""
+    """Ask every node for every acknowledged instance, and for every deleted one."""
     access = access or NodeAccess()
-    due = {uid: debt for uid, debt in debts.items() if debt.datasets}
-    findings = Findings(acknowledged=len(due))
+    due = {uid: debt for uid, debt in debts.items() if debt.datasets or debt.gone}
+    gone = sum(debt.gone for debt in due.values())
+    findings = Findings(acknowledged=len(due) - gone, deleted=gone)
     task = progress.add_task("checking", total=len(due) * len(addresses)) if progress is not None else None
 
     def one(address: str) -> Iterator[tuple[str, str, int, str]]:
@@ -115,13 +121,23 @@ def check(
 def _judge(findings: Findings, results: Iterable[tuple[str, str, int, str]], due: dict[str, Owed]) -> None:
     for address, uid, status, digest in results:
         findings.checked += 1
-        if status == 404:
+        if due[uid].gone:
+            _judge_deleted(findings, address, uid, status, digest)
+        elif status in (404, 410):
             findings.lost.append((address, uid))
         elif status != 200:
             findings.unavailable.append((address, uid))
             findings.reasons[address, digest] += 1
         elif digest not in due[uid].offered | due[uid].datasets:
             findings.altered.append((address, uid))
+
+
+def _judge_deleted(findings: Findings, address: str, uid: str, status: int, said: str) -> None:
+    if status == 200:
+        findings.returned.append((address, uid))
+    elif status not in (404, 410):
+        findings.unavailable.append((address, uid))
+        findings.reasons[address, said] += 1
 
 
 def show(journal: Path, addresses: Sequence[str], access: NodeAccess, *, as_json: bool) -> int:
@@ -134,15 +150,16 @@ def show(journal: Path, addresses: Sequence[str], access: NodeAccess, *, as_json
     if as_json:
         sys.stdout.write(json.dumps(findings.document()) + "\n")
         return findings.exit_code
-    for name, found in (("lost", findings.lost), ("altered", findings.altered), ("unavailable", findings.unavailable)):
+    for name, found in findings.named():
         for node, uid in sorted(found)[:_NAMED]:
             sys.stdout.write(f"{name}: {uid} at {node}\n")
         if len(found) > _NAMED:
             sys.stdout.write(f"{name}: and {len(found) - _NAMED} more; --json names all\n")
     for (node, why), count in findings.reasons.most_common(_NAMED):
         sys.stdout.write(f"{node}: {why}: {count} times\n")
+    deleted = f" {findings.deleted} deleted, {len(findings.returned)} of them back," if findings.deleted else ""
     sys.stdout.write(
-        f"{findings.acknowledged} acknowledged, {findings.checked} answers from {len(addresses)} nodes:"
+        f"{findings.acknowledged} acknowledged,{deleted} {findings.checked} answers from {len(addresses)} nodes:"
         f" {len(findings.lost)} lost, {len(findings.altered)} altered, {len(findings.unavailable)} unavailable\n"
     )
     return findings.exit_code

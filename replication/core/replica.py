@@ -29,6 +29,7 @@ from replication.core.events import (
     Received,
     RecordFetched,
     RecordReceived,
+    RegisteredSeen,
     RetireRequested,
     SegmentInstalled,
     SegmentReceived,
@@ -148,6 +149,9 @@ class Replica(Roles):
                 self._on_data_path_changed(event)
             case LogResumed():
                 self._on_log_resumed(event)
+            case RegisteredSeen():
+                if self.leadership is not None and self.leadership.epoch == event.epoch:
+                    self.leadership.registered = event.members
             case HandOverRequested():
                 self.hand_over_requested(event)
             case RetireRequested():

@@ -5,12 +5,13 @@ byte; and a bucket that belongs to another cluster is refused, before two logs a
 """
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from replication.coordination.port import ClusterRecord
 from replication.tier.keys import CLUSTER_KEY
 from replication.tier.port import AlreadyThere, NotThere, ObjectDamaged, ObjectStore, Refused
-from replication.tier.probe import probe, synchronous_refusal
+from replication.tier.probe import Trust, probe, trusted
 
 _FORMAT = 1
 
@@ -58,12 +59,12 @@ async def claim_for(store: ObjectStore, record: ClusterRecord) -> None:
         raise Refused(f"the tier belongs to cluster {found.cluster_id}, this is {record.cluster_id}", step)
 
 
-async def proved_for(store: ObjectStore, record: ClusterRecord) -> str | None:
-    """Try out the store, and say whose it is. Return why it may not be used, or None. Raises TierError."""
-    refusal = synchronous_refusal(await probe(store, "the tier"))
-    if refusal is None:
+async def proved_for(store: ObjectStore, record: ClusterRecord) -> Trust:
+    """Try out the store, and say whose it is. Return what may be done with it. Raises TierError."""
+    trust = trusted(await probe(store, "the tier"))
+    if trust.refusal is None:
         try:
             await claim_for(store, record)
         except Refused as error:
-            refusal = str(error)
-    return refusal
+            trust = replace(trust, refusal=str(error))
+    return trust

@@ -95,3 +95,13 @@ def test_chart_and_compose_name_the_same_zookeeper_without_a_registry() -> None:
     bundled = yaml.safe_load((CHART / "values.yaml").read_text())["zookeeper"]["bundled"]["image"]
     assert FIXED.fullmatch(bundled)
     assert compose()["services"]["zookeeper"]["image"] == bundled
+
+
+def test_the_ensembles_of_chart_and_deploy_are_set_alike() -> None:
+    chart = (CHART / "templates" / "zookeeper.yaml").read_text()
+    inside = dict(re.findall(r"^    ([\w.]+)=([\w,./]+)$", chart, re.MULTILINE))
+    alone = dict(re.findall(r"^([\w.]+)=([\w,./-]+)$", (DEPLOY / "zookeeper" / "zoo.cfg").read_text(), re.MULTILINE))
+    assert inside.pop("dataDir") == "/data"
+    assert alone.pop("dataDir") == "/var/lib/perenne-zookeeper"
+    assert len(inside) > 8
+    assert inside == alone

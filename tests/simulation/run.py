@@ -58,6 +58,9 @@ class Result:
     truncations: int = 0
     segments: int = 0
     takeovers: int = 0
+    packed: int = 0
+    replaced: int = 0
+    deletes: int = 0
     struck: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     violation: str = ""
 
@@ -114,7 +117,10 @@ class Plan:
                 weights.setdefault(kind, 1.0)
             calmer = max(plan.pause_ms, chance.choice((120.0, 250.0, 400.0)))
             plan = replace(plan, pause_ms=calmer, faulty_ms=16_000)
-        return plan
+        return plan.deleting(chance.choice((0.0, 0.05, 0.15, 0.4)))
+
+    def deleting(self, share: float) -> "Plan":
+        return replace(self, load=replace(self.load, delete=share))
 
 
 def _quarry(chance: Random, weights: dict[str, float], tier: TierMode) -> tuple[str, str] | None:
@@ -161,7 +167,8 @@ def run(seed: int, *, trace: Callable[[str], None] | None = None) -> Result:
     result.trace_hash, result.steps, result.simulated_ms = world.digest, world.steps, world.now_us // 1000
     result.elections, result.acknowledgements = checks.elections, checks.acknowledgements
     result.reads, result.truncations, result.segments = workload.reads, checks.truncations, checks.segments
-    result.takeovers = checks.takeovers
+    result.packed, result.replaced = cluster.bucket.packed, cluster.bucket.deleted
+    result.takeovers, result.deletes = checks.takeovers, checks.deletes
     result.struck = faults.struck
     return result
 
