@@ -27,6 +27,10 @@ class LogView(Protocol):
         """Oldest first; the newest span ends at the log end."""
         ...
 
+    def sealed_at(self, sequence: int) -> EpochSpan | None:
+        """The records of the sealed segment that holds this one, all of one epoch; None where it is still written."""
+        ...
+
     @property
     def intact(self) -> bool:
         """False while a record is known to be damaged or the tail is unsettled: such a node may not lead."""
@@ -45,6 +49,13 @@ class KnownVersion(Struct, frozen=True):
     transfer_syntax_uid: str
 
 
+class KnownTombstone(Struct, frozen=True):
+    """One data set that a tombstone covers, committed or not, wherever it lies below the tombstone."""
+
+    sequence: int
+    dataset: bytes
+
+
 class Catalogue(Protocol):
     """What the log holds of one SOP Instance UID: the index and everything appended since."""
 
@@ -54,5 +65,17 @@ class Catalogue(Protocol):
         ...
 
     def versions(self, sop_instance_uid: str) -> Sequence[KnownVersion]:
-        """Oldest first."""
+        """Oldest first, deleted ones included: what covers them is asked for separately."""
+        ...
+
+    def tombstones(self, sop_instance_uid: str) -> Sequence[KnownTombstone]:
+        """Those that cover a data set of this UID, committed or not, oldest first."""
+        ...
+
+    def recorded(self, digest: bytes) -> int:
+        """Sequence of the tombstone or note with exactly this content, committed or not; 0 when there is none."""
+        ...
+
+    def hold(self, study_instance_uid: str) -> int:
+        """Sequence of the note that puts a study on legal hold, committed or not; 0 when none does."""
         ...
