@@ -87,7 +87,9 @@ class SegmentFile:
         return self._window[start : min(start + size, self._filled)]
 
     def _fill(self, window: memoryview, offset: int, size: int) -> None:
-        """Read whole pages from the medium, `offset` among them."""
+        """Read whole pages from the medium, `offset` among them; a small file at once."""
+        if self.size <= WINDOW:
+            offset, size = 0, self.size
         self._at, self._filled = offset // PAGE * PAGE, 0
         length = min(-(-(offset + size) // PAGE) * PAGE - self._at, WINDOW)
         if not self._direct:

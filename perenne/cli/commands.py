@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from perenne import VERSION
-from perenne.cli import offline, tier
+from perenne.cli import healing, offline, tier
 from perenne.config import Config, ConfigError
 from perenne.config_reading import load_config
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(offline.app, name="log", help="Look into a data directory, with no cluster and without changing it.")
+healing.add_to(app)
 app.add_typer(tier.app, name="tier", help="Prepare and try out the bucket or directory of the second copy.")
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
