@@ -33,6 +33,7 @@ from storage.table import (
 _ATTEMPTS: Final = 6
 _PAUSE_S: Final = 0.2
 _PAX_NAME: Final = b"././@PaxHeader"
+_ZEROS: Final = bytes(PIECE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class Walk:
         following: the first record of the next segment; None in the newest. cached: read what the system has in
         memory, also where the medium was asked for. Raises FileNotFoundError.
         """
-        with SegmentFile(path, medium=self.medium and not cached) as file:
+        with SegmentFile(path, medium=self.medium and not cached, all_of_it=self.verify) as file:
             try:
                 yield from _Segment(self, file, following).walk()
             except OSError as error:
@@ -361,7 +362,7 @@ class _Segment:
 
     def _something_after(self, offset: int) -> bool:
         while piece := self._file.read(offset, PIECE):
-            if piece.strip(b"\0"):
+            if piece != _ZEROS[: len(piece)]:
                 return True
             offset += len(piece)
         return False

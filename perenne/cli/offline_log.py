@@ -1,6 +1,6 @@
 """A log that is opened while its node does not run: locked, and with the cluster's settings read from itself."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ class OfflineNode:
     promise: Promise
 
     @contextmanager
-    def log(self) -> Iterator[Log]:
+    def log(self) -> Generator[Log]:
         """Nothing is cut: what a power loss may have torn is for the node to settle, which can ask the others.
 
         Raises FormatError, LogContradiction, SegmentPoisoned, StorageFull.
@@ -35,7 +35,7 @@ class OfflineNode:
 
 
 @contextmanager
-def locked_node(directory: Path) -> Iterator[OfflineNode]:
+def locked_node(directory: Path) -> Generator[OfflineNode]:
     """Hold the lock meanwhile.
 
     Raises LogLocked while its node runs, FormatError when it is no data directory or nothing is known of it.

@@ -1,6 +1,6 @@
 """A bar on standard error while something long is done: how far, how fast, how long still. On a terminal alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -27,7 +27,7 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def shown(what: str, total: int, *, quiet: bool, of_bytes: bool = True) -> Iterator[Callable[[int], None]]:
+def shown(what: str, total: int, *, quiet: bool, of_bytes: bool = True) -> Generator[Callable[[int], None]]:
     """Give a function that is told how far it has come: of `total` bytes, or things."""
     console = Console(stderr=True)
     how = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(), _Rate())

@@ -30,23 +30,38 @@ def reindex(directory: Path, *, dry_run: bool, as_json: bool) -> int:
 
 
 def _reindexed(node: OfflineNode, *, dry_run: bool, as_json: bool) -> int:
-    with node.log() as log:
-        upto = log.point_at(min(node.promise.floor.sequence, log.end.sequence)) or log.end
-        if dry_run:
-            facts: dict[str, object] = {"records": upto.sequence, "continues": node.disk.exists(NEW)}
-            _say(facts, f"would index records 1 to {upto.sequence}; the node itself adds what came after", as_json)
-            return 0
-        began = time.monotonic()
-        added, holes = _build(node, log, upto, quiet=as_json)
-        seconds = time.monotonic() - began
-    swap(node.disk)
+    if dry_run:
+        with node.log() as log:
+            last = _upto(node, log).sequence
+        facts: dict[str, object] = {"records": last, "continues": node.disk.exists(NEW)}
+        _say(facts, f"would index records 1 to {last}; the node itself adds what came after", as_json)
+        return 0
+    added, seconds, holes = rebuilt(node, quiet=as_json)
     rate = added / seconds if seconds else 0.0
     facts = {"instances": added, "seconds": round(seconds, 3), "per_second": round(rate), "unreadable": sorted(holes)}
-    text = f"{added} instances in {seconds:.1f} s, {rate:.0f} per second; records 1 to {upto.sequence}"
+    text = f"{added} instances in {seconds:.1f} s, {rate:.0f} per second"
     if holes:
         text += f"; {len(holes)} records cannot be read: see perenne verify, perenne repair"
     _say(facts, text, as_json)
     return int(bool(holes))
+
+
+def rebuilt(node: OfflineNode, *, quiet: bool) -> tuple[int, float, frozenset[int]]:
+    """Make the index; return how many instances were added in how many seconds, and which records cannot be read.
+
+    Raises StorageError.
+    """
+    with node.log() as log:
+        began = time.monotonic()
+        added, holes = _build(node, log, _upto(node, log), quiet=quiet)
+        seconds = time.monotonic() - began
+        swap(node.disk)
+    return added, seconds, holes
+
+
+def _upto(node: OfflineNode, log: Log) -> LogPoint:
+    """What this node knows to be committed."""
+    return log.point_at(min(node.promise.floor.sequence, log.end.sequence)) or log.end
 
 
 def _build(node: OfflineNode, log: Log, upto: LogPoint, *, quiet: bool) -> tuple[int, frozenset[int]]:

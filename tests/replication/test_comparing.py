@@ -43,7 +43,11 @@ class Side:
         assert self.other is not None
         link = SimpleNamespace(number=LINK, peer=Identity(ReplicaId(self.other.name), "disk", "boot"))
         point = self.log.point_at(self.committed)
-        situation = SimpleNamespace(committed=point, links={LINK: link}, link_to=lambda _: link)
+
+        def link_to(_: ReplicaId) -> SimpleNamespace:
+            return link
+
+        situation = SimpleNamespace(committed=point, links={LINK: link}, link_to=link_to)
         return SimpleNamespace(situation=situation)
 
     @property

@@ -4,6 +4,7 @@ Method: bytes that change between the check and the moment they leave. What othe
 tests/replication/test_feeder.py and tests/integration/test_damage.py, what a bucket lends in tests/tier.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,11 @@ def rot(path: Path, at: int) -> None:
         file.write(b"rot")
 
 
-def taken(parts: object) -> bytes:
+def taken(parts: Iterable[bytes | memoryview]) -> bytes:
     """What a reader has got when it is cut off."""
     got = b""
     with pytest.raises(RecordCorrupt):
-        for part in parts:  # type: ignore[attr-defined]
+        for part in parts:
             got += bytes(part)
     return got
 
