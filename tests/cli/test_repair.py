@@ -92,11 +92,21 @@ def lose_segments(one: Path) -> None:
     (one / SECOND).unlink()
 
 
+def damage_the_tail(one: Path) -> None:
+    """Both places of the last record, which is known to be committed: no torn tail, and nothing a node could cut."""
+    last = place(one, 21)
+    overwrite(one / NEWEST, last, b"rot")
+    overwrite(one / NEWEST, ENTRIES_OFFSET + 6 * ENTRY_BYTES + 9, b"rot")
+
+
 def damage_a_header(one: Path) -> None:
     overwrite(one / SECOND, 600, b"rot")
 
 
-@pytest.mark.parametrize("damage", [damage_records, damage_everything_of_a_segment, lose_segments, damage_a_header])
+DAMAGES = [damage_records, damage_everything_of_a_segment, lose_segments, damage_a_header, damage_the_tail]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_every_damage_is_mended_from_the_other_node(
     nodes: tuple[Path, Path], damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
