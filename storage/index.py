@@ -21,6 +21,7 @@ from storage.disk import Disk
 from storage.position import GENESIS, LogPoint, LogPosition
 
 FILE: Final = "index.sqlite"
+SIDE_FILES: Final = ("-wal", "-shm")
 _VERSION: Final = 4
 _SCHEMA: Final = f"""
 CREATE TABLE facts (version INTEGER, epoch INTEGER, sequence INTEGER, chain BLOB);
@@ -102,9 +103,9 @@ class Index:
         """What is known of deletes and notes."""
 
     @classmethod
-    def open(cls, disk: Disk) -> "Index":
+    def open(cls, disk: Disk, name: str = FILE) -> "Index":
         """Open, or begin anew; a file that is damaged or of another version is moved aside and rebuilt from the log."""
-        path = disk.path(FILE)
+        path = disk.path(name)
         if path is None:
             only = _connect(Path(":memory:"))
             return cls(only, only, only, None)
@@ -112,10 +113,10 @@ class Index:
         try:
             connection = _connect(path)
         except sqlite3.DatabaseError:
-            moved = f"{FILE}.damaged"
-            for suffix in ("", "-wal", "-shm"):
-                if disk.exists(FILE + suffix):
-                    disk.rename(FILE + suffix, moved + suffix)
+            moved = f"{name}.damaged"
+            for suffix in ("", *SIDE_FILES):
+                if disk.exists(name + suffix):
+                    disk.rename(name + suffix, moved + suffix)
             connection = _connect(path)
         reading, surveying = (sqlite3.connect(path, check_same_thread=False) for _ in range(2))
         return cls(connection, reading, surveying, moved)

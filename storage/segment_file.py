@@ -30,12 +30,14 @@ WINDOW: Final = 4 * 1024 * 1024
 class SegmentFile:
     """One open file, read by position: a page that the disk cannot read is an error here, not a signal.
 
-    medium: read past the page cache. What was written yesterday is still in memory, and says nothing about the disk;
-    and what a scrub reads must not push out what others need.
+    all_of_it: most of the file will be asked for, in order. medium: read past the page cache. What was written
+    yesterday is still in memory, and says nothing about the disk; and what a scrub reads must not push out what others
+    need.
     """
 
-    def __init__(self, path: Path, *, medium: bool = False) -> None:
+    def __init__(self, path: Path, *, medium: bool = False, all_of_it: bool = False) -> None:
         self.path = path
+        self._ahead = WINDOW if all_of_it else 0
         self._direct = False
         self._window: memoryview | None = None
         self._at = self._filled = 0
@@ -63,7 +65,7 @@ class SegmentFile:
     def read(self, offset: int, size: int) -> bytes:
         """Read up to `size` bytes. Raises OSError."""
         parts: list[bytes] = []
-        while size > 0 and len(part := bytes(self._some(offset, min(size, PIECE), ahead=0))):
+        while size > 0 and len(part := bytes(self._some(offset, min(size, PIECE), ahead=self._ahead))):
             parts.append(part)
             offset, size = offset + len(part), size - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -87,7 +89,9 @@ class SegmentFile:
         return self._window[start : min(start + size, self._filled)]
 
     def _fill(self, window: memoryview, offset: int, size: int) -> None:
-        """Read whole pages from the medium, `offset` among them."""
+        """Read whole pages from the medium, `offset` among them; a small file at once."""
+        if self.size <= WINDOW:
+            offset, size = 0, self.size
         self._at, self._filled = offset // PAGE * PAGE, 0
         length = min(-(-(offset + size) // PAGE) * PAGE - self._at, WINDOW)
         if not self._direct:

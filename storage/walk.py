@@ -33,6 +33,7 @@ from storage.table import (
 _ATTEMPTS: Final = 6
 _PAUSE_S: Final = 0.2
 _PAX_NAME: Final = b"././@PaxHeader"
+_ZEROS: Final = bytes(PIECE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Found:
 
     segment: Path
     header: RecordHeader
+    chain: bytes
     payload: Bytes
     damage: str | None = None
 
@@ -129,7 +131,8 @@ class Walk:
             for _ in range(_ATTEMPTS):
                 self.end, self._chain, self._segment_bytes = start
                 before = _fingerprint(path)
-                found = list(self.once(path, None))
+                # Beside a writer each read of the medium would wait for its syncs, and make them wait.
+                found = list(self.once(path, None, cached=any(before[0] + before[1])))
                 here = {key for one in found if (key := _wrong(one)) is not None}
                 wrong = here if wrong is None else wrong & here
                 if not wrong:
@@ -144,12 +147,13 @@ class Walk:
                 elif _wrong(one) in (wrong or ()):
                     yield one
 
-    def once(self, path: Path, following: int | None) -> Iterator[Found | Fault]:
+    def once(self, path: Path, following: int | None, *, cached: bool = False) -> Iterator[Found | Fault]:
         """Walk one segment a single time, whatever is written to it meanwhile: what it says may be of the moment.
 
-        following: the first record of the next segment; None in the newest. Raises FileNotFoundError.
+        following: the first record of the next segment; None in the newest. cached: read what the system has in
+        memory, also where the medium was asked for. Raises FileNotFoundError.
         """
-        with SegmentFile(path, medium=self.medium) as file:
+        with SegmentFile(path, medium=self.medium and not cached, all_of_it=self.verify) as file:
             try:
                 yield from _Segment(self, file, following).walk()
             except OSError as error:
@@ -244,7 +248,7 @@ class _Segment:
                     missing = "missing" if self._slot(sequence) == EMPTY_ENTRY else "damaged"
                     yield Fault(self._path, sequence, f"its table entry is {missing}; the record itself is there")
                 payload = Bytes(self._path, offset + decoded.payload_offset, decoded.header.size)
-                yield Found(self._path, decoded.header, payload, damage)
+                yield Found(self._path, decoded.header, decoded.chain, payload, damage)
                 offset, chain = offset + decoded.length, decoded.chain
             elif entry is not None:
                 yield from self._told(sequence - 1)
@@ -358,7 +362,7 @@ class _Segment:
 
     def _something_after(self, offset: int) -> bool:
         while piece := self._file.read(offset, PIECE):
-            if piece.strip(b"\0"):
+            if piece != _ZEROS[: len(piece)]:
                 return True
             offset += len(piece)
         return False

@@ -68,6 +68,13 @@ def last_remembered(nodes: Collection[Standing]) -> ClusterState | None:
     return max(states, key=lambda state: state.change.counter, default=None)
 
 
+def _unsure(survivors: Sequence[Standing], left_out: Collection[Member], *, given_tier: bool) -> bool:
+    """Whether those who cannot go on may have been a set of their own at the end: what is remembered may be old."""
+    gone = {member.id for member in left_out} | {node.member.id for node in survivors if node.unfit is not None}
+    smallest = min(node.copies for node in survivors)
+    return len(gone) >= max(1, smallest - 1 if given_tier else smallest)
+
+
 def _tiered(last: ClusterState | None, nodes: Collection[Standing]) -> bool:
     return any(node.tiered for node in nodes) or (last is not None and TIER_MEMBER in last.in_sync)
 
@@ -101,10 +108,10 @@ def _planned(
     approval: Approval,
 ) -> Plan | Refused:
     members = last.in_sync if last is not None else frozenset[Member]()
-    held_all = any(node.member in members for node in survivors)
+    left_out = given_up(members, around, nodes, without)
     known = newest([*around.floors, *(node.told for node in survivors)])
     tier = NO_BUCKET if bucket is None or TIER in without else bucket
-    loss = loss_of(chosen, tier, known, unsure=bool(without) and not held_all)
+    loss = loss_of(chosen, tier, known, unsure=_unsure(survivors, left_out, given_tier=TIER in without))
     if (loss.records or loss.unsure) and not accept_loss:
         return Refused((_what_is_lost(loss), "if that is accepted, say so with --accept-loss"))
     sure = not without and last is not None
@@ -116,7 +123,7 @@ def _planned(
     return Plan(
         chosen=None if through_tier else chosen,
         state=new,
-        left_out=given_up(members, around, nodes, without),
+        left_out=left_out,
         loss=loss,
         notes=_notes(last, survivors, through_tier=through_tier),
     )
@@ -127,7 +134,9 @@ def _what_is_lost(loss: Loss) -> str:
         f"records {loss.first} to {loss.last} were committed and are on no node that answers" if loss.records else ""
     )
     unsure = (
-        "nobody who answers was in sync when the cluster state was last seen: more may be lost" if loss.unsure else ""
+        "so many are given up that they may have been in sync without anybody who answers: more may be lost"
+        if loss.unsure
+        else ""
     )
     return "; ".join(text for text in (known, unsure) if text)
 

@@ -27,7 +27,8 @@ class Standing:
     """What one node says of itself when an operator asks. end: of what is durable. told: the highest commit point it
     knows. floor, promise, counter: as on its disk. epochs: which records of its log are of which epoch, oldest first.
     fenced: why it stopped writing. leader: whom it hears as such, or itself. tiered: whether it could take over from
-    the tier. remembered: `state` as it read it last, also in an earlier life.
+    the tier. remembered: `state` as it read it last, also in an earlier life. copies: the smallest set that may
+    acknowledge.
     """
 
     member: Member
@@ -42,6 +43,7 @@ class Standing:
     tiered: bool = False
     remembered: ClusterState | None = None
     leader: ReplicaId | None = None
+    copies: int = 2
 
     def holds(self, point: LogPoint) -> bool:
         """Whether its log has this prefix. One epoch has one leader, so the epoch of a record proves it as the chain

@@ -180,7 +180,7 @@ def test_a_node_that_writes_meanwhile_raises_no_alarm(tmp_path: Path) -> None:
     stop = threading.Event()
 
     def write() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.005):
             for size in SIZES:
                 append(log, size)
             log.sync()

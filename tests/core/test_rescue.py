@@ -282,10 +282,23 @@ def test_a_node_that_is_only_remembered_must_answer_too() -> None:
     nodes = three()
     assert "n3 does not answer" in refused(rebuild(None, nodes[:2], around=nobody))
     plan = planned(rebuild(None, nodes[:2], {"n3"}, around=nobody))
-    assert not plan.loss.unsure, "n1 and n2 were in sync with it, and hold what it held"
+    assert not plan.loss.unsure, "n3 alone was never enough: whatever was acknowledged, n1 or n2 has it"
     assert plan.left_out == (N3,)
     # It may have seen later changes and promised later epochs than those who answer.
     assert (plan.state.change.counter, plan.state.epoch) == (7 + MARGIN, 9 + MARGIN)
+
+
+def test_so_many_given_up_that_they_may_have_been_a_set_of_their_own_are_a_loss_to_be_accepted() -> None:
+    # It was in sync when it read the state last; the set may have gone on without it since.
+    node = standing(N2, (4, 1, 60), told=point(4, 60), remembered=state(N1, N2, N3))
+    assert "more may be lost" in refused(rebuild(None, [node], {"n1", "n3"}))
+    assert planned(rebuild(None, [node], {"n1", "n3"}, accept_loss=True)).loss.unsure
+    # With the tier one other replica was enough, and the tier is given up as well.
+    two = [replace(one, tiered=True) for one in three()[:2]]
+    assert "more may be lost" in refused(rebuild(None, two, {"n3", "tier"}))
+    # A node that answers and cannot go on is none that goes on.
+    nodes = three()
+    assert "more may be lost" in refused(rebuild(None, [replace(nodes[0], intact=False), nodes[1]], {"n3"}))
 
 
 def test_without_anybody_who_was_in_sync_a_loss_must_be_accepted() -> None:
