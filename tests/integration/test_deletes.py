@@ -11,9 +11,10 @@ from perenne.bench.load import CT
 from perenne.cli.commands import app
 from perenne.journal import ACKNOWLEDGED, DELETED, DELETING, OFFERED, Journal, digest_of
 from perenne.local.cluster import LocalCluster, LocalNode
+from perenne.local.processes import wait_until
 from storage.digest import part10_meta_length
 from tests.integration import rig
-from tests.integration.rig import made, running_cluster, store
+from tests.integration.rig import SOLO, made, running_cluster, signalled, standalone, store
 
 TWO = '[retention]\napproval = "two-person"\nrules = "modality=US age=10y since=study"\ngrace_days = 0\n\n'
 STUDY = "1.2.826.0.1.3680043.10.1337.77"
@@ -120,3 +121,25 @@ def scan_of_2010(node: LocalNode) -> str:
 
 def urls(cluster: LocalCluster) -> list[str]:
     return [f"127.0.0.1:{node.http_port}" for node in cluster.nodes]
+
+
+def test_a_standalone_node_deletes_through_its_data_directory(tmp_path: Path) -> None:
+    images = [made(number) for number in range(3)]
+    with standalone(tmp_path / "n", SOLO) as node:
+        wait_until(node.ready, [signalled(node.running)], "the node takes stores")
+        assert {status for status, _ in store(node, *images)} == {0}
+        where = ("--config", str(node.config), "--json")
+
+        def typed(*words: str) -> dict[str, Any]:
+            done = CliRunner().invoke(app, [*words, *where])
+            assert done.exit_code == 0, (words, done.output, done.exception)
+            found: dict[str, Any] = json.loads(done.output)
+            return found
+
+        request = typed("delete", "--instance", images[0][0], "--reason", "blurred", "--as", "Anna", "--yes")["request"]
+        assert [node.get(f"/instances/{uid}", timeout=15)[0] for uid, _ in images] == [410, 200, 200]
+        assert typed("delete", "undo", request, "--as", "Anna", "--yes")["back"] == 1
+        assert node.get(f"/instances/{images[0][0]}", timeout=15)[0] == 200
+        assert not list((node.data_dir / "ops").iterdir()), "orders are taken away again"
+    refused = CliRunner().invoke(app, ["delete", "--study", STUDY, "--yes", *where])
+    assert (refused.exit_code, refused.stdout) == (2, ""), "it says no reason"
