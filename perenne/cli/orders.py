@@ -6,7 +6,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +140,7 @@ def person(named: str) -> str:
 
 
 @asynccontextmanager
-async def leader_at(keeper: Keeper, seconds: float = 60.0) -> AsyncIterator[Leader]:
+async def leader_at(keeper: Keeper, seconds: float = 60.0) -> AsyncGenerator[Leader]:
     """Raises NotDone when ZooKeeper does not answer."""
     from perenne.session import SessionWaiter
     from replication.coordination.zookeeper import ZooKeeperCoordination
