@@ -25,6 +25,9 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
     tier: Mapping[str, Any] = facts.get("tier") or {}
     if tier.get("failed"):
         reasons.append(f"the tier does not answer: {tier['failed']}")
+    packing: Mapping[str, Any] = tier.get("packing") or {}
+    if spoiled := packing.get("spoiled"):
+        reasons.append(f"{spoiled} segments have another content under their name in the tier (docs/tier.md)")
     if damaged := facts["disk"]["damaged_records"]:
         reasons.append(f"{damaged} damaged records")
     scrub: Mapping[str, Any] = facts.get("scrub") or {}

@@ -176,10 +176,28 @@ def _tier(s: ReplicatorStatistics) -> Iterator[Metric]:
             (tier.behind or 0) if tier is not None else 0,
         ),
     }
+    packing = tier.packing if tier is not None else None
+    plain |= {
+        "perenne_tier_orphan_objects": (
+            "On the leader: objects of dead branches in the bucket; they never surface",
+            (tier.orphans or 0) if tier is not None else 0,
+        ),
+        "perenne_tier_kept_objects": (
+            "On the leader: small objects that the bucket does not let go",
+            packing.kept if packing is not None else 0,
+        ),
+        "perenne_tier_spoiled_segments": (
+            "On the leader: segments that have something else under their name in the bucket",
+            packing.spoiled if packing is not None else 0,
+        ),
+    }
     for name, (text, value) in plain.items():
         yield GaugeMetricFamily(name, text, value=value)
     puts, put_bytes = (tier.puts, tier.put_bytes) if tier is not None else (0, 0)
     yield CounterMetricFamily("perenne_tier_puts", "Objects put by this node", value=puts)
+    segments, replaced = (packing.segments, packing.replaced) if packing is not None else (0, 0)
+    yield CounterMetricFamily("perenne_tier_packed_segments", "Segments made one object by this leader", value=segments)
+    yield CounterMetricFamily("perenne_tier_replaced_objects", "Small objects deleted by this leader", value=replaced)
     yield CounterMetricFamily("perenne_tier_put_bytes", "Payload bytes of the records in them", value=put_bytes)
 
 

@@ -261,6 +261,9 @@ class TierConfig:
     connections: int = 8
     """Requests at once."""
 
+    pack_rate_bytes: int = 64 * MEBIBYTE
+    """Sealed segments replace small objects at no more than so many bytes a second. 0: as fast as it goes."""
+
     @property
     def on(self) -> bool:
         """Whether a node uses it."""

@@ -13,6 +13,7 @@ from typing import Final
 
 import uvloop
 
+from monitoring.drill import DrillMetrics
 from monitoring.health import judge
 from monitoring.http import HttpServer
 from monitoring.metrics import Metrics
@@ -42,6 +43,7 @@ from replication.replicator import Replicator, ReplicatorSettings
 from replication.reporting import role, statistics
 from replication.runtime import ThreadRuntime
 from replication.scrubber import Scrubber
+from replication.tier.manifest import proved_for
 from replication.tier.port import BlockingStore, TierError
 from replication.watchdog import Watchdog
 from storage.dataset import scan
@@ -161,6 +163,7 @@ class Node:
             new_id=lambda: secrets.token_hex(8),
             runtime=self._runtime,
             tier=self._tier,
+            prove_tier=lambda tier: proved_for(tier, cluster),
             spool=config.node.data_dir / "staging",
             door=door(self._keyrings.peer),
         )
@@ -176,6 +179,7 @@ class Node:
             reserve_bytes=max(config.storage.reserve_bytes, 2 * cluster.segment_bytes),
         )
         self._metrics = Metrics(self.statistics, version=VERSION, expiries=self._keyrings.expiries)
+        self._metrics.registry.register(DrillMetrics(config.node.data_dir / "drill.json"))
         self.dimse = DimseServer(
             config.dimse_settings(),
             self.replicator,
@@ -348,6 +352,7 @@ def _replicator_settings(
         conflict_policy=ConflictPolicy(config.cluster.conflict_policy),
         host_rebooted=host_rebooted,
         tier_mode=TierMode(config.tier.mode) if config.uses_tier else TierMode.OFF,
+        tier_pack_bytes_per_s=config.tier.pack_rate_bytes,
     )
     host = config.peer.advertise_host or config.peer.host
     return ReplicatorSettings(

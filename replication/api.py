@@ -105,12 +105,27 @@ class ReplicaLag:
 
 
 @dataclass(frozen=True, slots=True)
+class PackingReport:
+    """What this leader did to make each sealed segment one object (`replication.core.packing`).
+
+    segments: made, or proved. replaced: small objects deleted. kept: small objects that the bucket does not let go.
+    spoiled: segments that have something else under their name. failed: why the last attempt came to nothing.
+    """
+
+    segments: int
+    replaced: int
+    kept: int
+    spoiled: int
+    failed: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TierReport:
     """The tier as this node sees it; what the leader alone knows is None elsewhere.
 
     usable: it answers, and may enter the in-sync set. complete_upto: the last record below which nothing is missing in
     the bucket. behind: committed records that are not there yet. counted_upto: of `tierfloor` as last read. failed: why
-    the last request was not done.
+    the last request was not done. orphans: objects of dead branches; None before the whole bucket was listed.
     """
 
     mode: str
@@ -122,6 +137,8 @@ class TierReport:
     failed: str | None
     puts: int
     put_bytes: int
+    orphans: int | None
+    packing: PackingReport | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

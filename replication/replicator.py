@@ -34,6 +34,7 @@ from replication.promises import Promises
 from replication.recent import Recent
 from replication.runtime import Runtime
 from replication.tier.port import ObjectStore
+from replication.tier.probe import Trust
 from replication.tiering import Tiering, proved
 from replication.writing import Writing
 from storage.disk import Disk
@@ -86,7 +87,7 @@ class Replicator:
         new_id: Callable[[], str],
         runtime: Runtime,
         tier: ObjectStore | None = None,
-        prove_tier: Callable[[ObjectStore], Awaitable[str | None]] = proved,
+        prove_tier: Callable[[ObjectStore], Awaitable[Trust]] = proved,
         spool: Path | None = None,
         door: Door | None = None,
     ) -> None:
@@ -95,7 +96,7 @@ class Replicator:
         self.log = log
         self.index = index
         self.staging = staging
-        self._disk = disk
+        self.disk = disk
         self._loop = asyncio.get_running_loop()
         self.runtime = runtime
         self._promises = Promises(promise, runtime, self._feed_open)
@@ -297,7 +298,7 @@ class Replicator:
                 self.operations.done(effect)
             case fx.Retired():
                 self.operations.left()
-            case fx.ListTier() | fx.PutRun() | fx.PutMarker() | fx.AskTier() | fx.ReadRun() | fx.FetchRun():
+            case fx.TierRequest():
                 assert self.tiering is not None, "only a configured tier is asked"
                 self.tiering.carry_out(effect)
             case _:
@@ -332,7 +333,7 @@ class Replicator:
         if isinstance(payload, Staged):
             self._let_go(payload)
         elif isinstance(payload, str):
-            self.readers.submit(self._disk.remove, payload)
+            self.readers.submit(self.disk.remove, payload)
 
     def _feed_open(self, event: ev.Event) -> None:
         if not self.closed:

@@ -1,7 +1,8 @@
 """A frozen snapshot of one node's replication, for metrics, `/status` and load balancers."""
 
-from replication.api import ReplicaLag, ReplicatorStatistics, Role, ScrubReport, TierReport
+from replication.api import PackingReport, ReplicaLag, ReplicatorStatistics, Role, ScrubReport, TierReport
 from replication.core.leader import Leadership
+from replication.core.tierside import TierSide
 from replication.core.values import TIER, TIER_MEMBER, Phase
 from replication.replicator import Replicator
 
@@ -75,7 +76,7 @@ def _tier(replicator: Replicator, leadership: Leadership | None) -> TierReport |
     state, floor = situation.cluster, situation.tier_floor
     active = leadership is not None and leadership.phase is Phase.ACTIVE
     side = leadership.tier if leadership is not None and active else None
-    complete = side.complete_upto if side is not None and side.coverage is not None else None
+    complete = side.complete_upto if side is not None and side.surveyed else None
     return TierReport(
         mode=situation.settings.tier_mode.value,
         in_sync=state is not None and TIER_MEMBER in state.in_sync,
@@ -86,7 +87,14 @@ def _tier(replicator: Replicator, leadership: Leadership | None) -> TierReport |
         failed=tiering.failed,
         puts=tiering.puts,
         put_bytes=tiering.put_bytes,
+        orphans=len(side.orphans) if side is not None and side.surveyed else None,
+        packing=_packing(side) if side is not None else None,
     )
+
+
+def _packing(side: TierSide) -> PackingReport | None:
+    done = side.packing
+    return PackingReport(done.packed, done.deleted, done.kept, done.spoiled, done.failed) if done is not None else None
 
 
 def _lags(replicator: Replicator, leadership: Leadership, now_ms: int) -> tuple[ReplicaLag, ...]:

@@ -13,6 +13,7 @@ from storage.digest import PayloadHasher
 from storage.errors import MediumUnreadable, RecordAbsent, RecordCorrupt
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, RecordKind, chain_after
 from storage.record import DecodedRecord, encode_header, trailing_padding
+from storage.sealed import SealedRecords, sealed_records, span_of
 from storage.segment import PIECE as SEGMENT_PIECE
 from storage.segment import Segment, SegmentInfo, verify_payload
 from storage.table import Entry
@@ -165,6 +166,23 @@ class LogReader:
             else:
                 spans.append(EpochSpan(segment.header.epoch, segment.first, last))
         return tuple(spans)
+
+    def sealed_at(self, sequence: int) -> EpochSpan | None:
+        """The records of the sealed segment that holds this one; None where the segment is still written, or beyond."""
+        segment = self._sealed(sequence)
+        return span_of(segment) if segment is not None else None
+
+    def sealed_records(self, sequence: int) -> SealedRecords:
+        """The bytes of the sealed segment that holds this record. Raises RecordAbsent, RecordCorrupt."""
+        segment = self._sealed(sequence)
+        if segment is None:
+            raise RecordAbsent(sequence)
+        return sealed_records(segment)
+
+    def _sealed(self, sequence: int) -> Segment | None:
+        with self._lock:
+            index = bisect_right(self._segments, sequence, key=lambda segment: segment.first) - 1
+            return self._segments[index] if 0 <= index < len(self._segments) - 1 else None
 
     def entry(self, sequence: int) -> Entry | None:
         """Return the facts of one record; None beyond the end, or where the entry is damaged."""

@@ -10,8 +10,9 @@ from perenne.bench.footprint import footprint
 from perenne.bench.parts import parts
 from perenne.bench.results import Results, show
 from perenne.bench.stores import stores
+from perenne.bench.tier import tier
 
-WHAT = ("stores", "parts", "failover", "footprint")
+WHAT = ("stores", "parts", "failover", "footprint", "tier")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,5 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         results |= uvloop.run(failover(options.rounds))
     if "footprint" in chosen:
         results |= footprint(options.instances, options.giant << 20)
+    if "tier" in chosen:
+        results |= tier(options.seconds, options.repeat)
     show(results, as_json=options.json)
     return 0

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perenne import VERSION
-from perenne.cli import delete, leaving, lostfound, moving, node, offline, rescue, retention, tier
+from perenne.cli import delete, drill, leaving, lostfound, moving, node, offline, rescue, restore, retention, tier
 from perenne.cli.certs import certs
 from perenne.cli.usage import fail, read_config
 from perenne.config import ConfigError
@@ -24,6 +24,8 @@ app.add_typer(retention.app, name="retention", help="What may go by its age, and
 app.add_typer(lostfound.app, name="lost-found", help="What was taken out of a log: look at it, offer it again.")
 app.command("failover")(rescue.failover)
 app.add_typer(rescue.coordination, name="coordination", help="The cluster state in ZooKeeper.")
+app.command("restore")(restore.restore_verb)
+app.command("drill")(drill.drill_verb)
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
 app.command("await-in-sync")(leaving.await_in_sync)

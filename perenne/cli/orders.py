@@ -6,7 +6,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,7 @@ class Leader:
                         return answer
                 await asyncio.sleep(LOOK_S)
 
-    async def living(self, level: str, uids: Sequence[str], before: int) -> AsyncIterator[list[Listed]]:
+    async def living(self, level: str, uids: Sequence[str], before: int) -> AsyncGenerator[list[Listed]]:
         """Every page of what lives under some UIDs below a record. Raises NotDone."""
         after = 0
         while True:

@@ -84,7 +84,13 @@ def _tier(tier: dict[str, Any]) -> str:
     place = "in sync" if tier["in_sync"] else "follows"
     behind = "not listed yet" if tier["behind"] is None else f"{tier['behind']} records behind"
     said = f"[red]{escape(tier['failed'])}" if tier["failed"] else "answers"
-    return f"tier ({tier['mode']}): {place}, {behind}, {said}"
+    notes = [f"{tier['orphans']} orphans"] if tier.get("orphans") else []
+    packing: dict[str, Any] = tier.get("packing") or {}
+    notes += [f"{packing[name]} {what}" for name, what in _NOTES.items() if packing.get(name)]
+    return ", ".join((f"tier ({tier['mode']}): {place}", behind, said, *notes))
+
+
+_NOTES = {"kept": "replaced objects that the bucket keeps", "spoiled": "[red]segments with another content[/red]"}
 
 
 def _row(n: dict[str, Any], leader: dict[str, Any] | None) -> list[str]:

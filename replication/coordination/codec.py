@@ -14,6 +14,7 @@ from replication.core.values import (
     Member,
     Phase,
     ReplicaId,
+    Restored,
     TierClaim,
     Transfer,
 )
@@ -71,6 +72,9 @@ def encode_state(state: ClusterState) -> bytes:
             "floor": point_facts(state.floor),
             "transfer": {"to": state.transfer.to, "until_us": state.transfer.until_us} if state.transfer else None,
             "accepted_loss": _accepted(state.accepted_loss) if state.accepted_loss else None,
+            "restored": {"upto": point_facts(state.restored.upto), "source": state.restored.source}
+            if state.restored
+            else None,
         }
     )
 
@@ -86,6 +90,7 @@ def _to_accepted(facts: Json) -> AcceptedLoss:
 def _build_state(facts: Json) -> ClusterState:
     tier, transfer, leader = facts["tier"], facts["transfer"], facts["leader"]
     accepted = facts.get("accepted_loss")
+    restored = facts.get("restored")  # states of earlier versions have none
     in_sync = frozenset(Member(ReplicaId(str(m["id"])), str(m["incarnation"])) for m in facts["in_sync"])
     if (tier is not None) != (TIER_MEMBER in in_sync):
         raise ValueError("the tier is claimed without being a member, or the other way round")
@@ -99,6 +104,7 @@ def _build_state(facts: Json) -> ClusterState:
         floor=facts_point(facts["floor"]),
         transfer=Transfer(ReplicaId(str(transfer["to"])), int(transfer["until_us"])) if transfer else None,
         accepted_loss=_to_accepted(accepted) if accepted is not None else None,
+        restored=Restored(facts_point(restored["upto"]), str(restored["source"])) if restored else None,
     )
 
 

@@ -128,13 +128,14 @@ class RecordFetched(Struct, frozen=True):
 class TierListed(Struct, frozen=True):
     """What the bucket holds. runs: None when it could not be listed, for this `reason`.
 
-    counter: of the highest marker.
+    counter: of the highest marker. deletes: whether the store was seen to delete what it is told to.
     """
 
     request: int
     runs: tuple[Run, ...] | None
     counter: int = 0
     reason: str = ""
+    deletes: bool = True
 
 
 class TierStored(Struct, frozen=True):
@@ -143,6 +144,26 @@ class TierStored(Struct, frozen=True):
     request: int
     last: int | None
     reason: str = ""
+
+
+class TierPacked(Struct, frozen=True):
+    """The segment is one object, read back and proved; or it is not, for this `reason`.
+
+    moved: bytes that went to the bucket. lasting: trying again will not help; what lies there is not what should.
+    """
+
+    request: int
+    moved: int = 0
+    reason: str = ""
+    lasting: bool = False
+
+
+class TierDeleted(Struct, frozen=True):
+    """The objects are gone; or not all are, for this `reason`. lasting: the bucket keeps them, whoever asks."""
+
+    request: int
+    reason: str = ""
+    lasting: bool = False
 
 
 class TierMarked(Struct, frozen=True):
@@ -281,7 +302,18 @@ class DataPathChanged(Struct, frozen=True):
     trouble: str | None
 
 
-TierEvent = TierListed | TierStored | TierMarked | TierAnswered | TierCounted | TierRead | TierRecord | TierFetched
+TierEvent = (
+    TierListed
+    | TierStored
+    | TierPacked
+    | TierDeleted
+    | TierMarked
+    | TierAnswered
+    | TierCounted
+    | TierRead
+    | TierRecord
+    | TierFetched
+)
 
 Event = (
     Tick

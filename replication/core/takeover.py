@@ -68,7 +68,7 @@ class Takeover:
         situation = self._situation
         if self.stage is Stage.LISTING and self._request is None and situation.now_ms >= self._again_ms:
             self._request = situation.next_request()
-            situation.emit(ListTier(self._request))
+            situation.emit(ListTier(self._request, since=self._base.epoch))
 
     def _start_over(self, reason: str) -> None:
         self._attempts += 1

@@ -102,11 +102,21 @@ class AcceptedLoss:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """The log was brought back from the tier up to `upto`; nobody knows what was acknowledged after it. source: which
+    tier, for people.
+    """
+
+    upto: LogPoint
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterState:
     """The znode `state`: the sole authority on who leads and who must hold a record before it is committed.
 
-    leader: None only before an election: the first, or the one after an operator chose who goes on.
-    tier: set exactly when `TIER_MEMBER` is in `in_sync`.
+    leader: None only before an election: the first, or the one after an operator chose who goes on or restored.
+    tier: set exactly when `TIER_MEMBER` is in `in_sync`. restored: by the operator's verb, and kept for good.
     """
 
     change: Change
@@ -119,6 +129,7 @@ class ClusterState:
     transfer: Transfer | None = None
     accepted_loss: AcceptedLoss | None = None
     """The last one; it stays, for whoever asks later why something is missing."""
+    restored: Restored | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,10 @@ def test_the_tier_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys:
     gone = tier | {"failed": "it is full"}
     code, table, _ = shown(monkeypatch, capsys, node("n1", tier=gone))
     assert code == 1 and "it is full" in table
+    packed = tier | {"orphans": 2, "packing": {"kept": 7, "spoiled": 1}}
+    code, table, facts = shown(monkeypatch, capsys, node("n1", tier=packed))
+    assert code == 1 and "2 orphans, 7 replaced objects that the bucket keeps, 1 segments with another" in table
+    assert "1 segments have another content" in facts["nodes"][0]["reasons"][0]
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,15 @@ def test_a_member_that_lacks_what_the_tier_was_counted_for_gives_up_the_lead() -
     assert epochs_written(node) == 0
 
 
+def test_a_takeover_lists_from_the_epoch_that_it_builds_on() -> None:
+    """Older epochs hold no record above it, and may be a million objects."""
+    whole = log_of((1, ""), (1, "1.1"), (3, ""), (3, "3.1"), (3, "3.2"))
+    _, bucket = taking_over(copy(whole, 4), whole, 5, 5)
+    assert [effect.since for effect in bucket.asked(fx.ListTier)] == [3]
+    _, bucket = taking_over(PaperLog(), whole, 5, 5)
+    assert [effect.since for effect in bucket.asked(fx.ListTier)] == [0]
+
+
 def test_a_takeover_lists_the_bucket_after_the_election_and_after_tierfloor_was_read() -> None:
     whole = log_of((1, ""), (1, "1.1"), (1, "1.2"))
     before = whole.point_at(1)

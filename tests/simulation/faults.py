@@ -28,6 +28,8 @@ AMBUSHED = (
     fx.RecreateLeader,
     fx.SendTail,
     fx.PutRun,
+    fx.PackSegment,
+    fx.DeleteRuns,
     fx.PutMarker,
     fx.CountTier,
     fx.FetchRun,

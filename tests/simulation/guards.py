@@ -6,6 +6,7 @@ A mutant is one exact replacement in one source file; a guard that has moved is 
 from tests.simulation.guard import Guard
 from tests.simulation.guards_deletes import DELETE_GUARDS
 from tests.simulation.guards_log import LOG_GUARDS
+from tests.simulation.guards_packing import PACKING_GUARDS
 from tests.simulation.guards_replication import REPLICATION_GUARDS
 from tests.simulation.guards_tier import TIER_GUARDS
 
@@ -29,6 +30,7 @@ TRAPS = "tests/simulation/test_traps.py::"
 GUARDS = (
     *REPLICATION_GUARDS,
     *TIER_GUARDS,
+    *PACKING_GUARDS,
     *DELETE_GUARDS,
     *LOG_GUARDS,
     Guard(

@@ -18,6 +18,7 @@ from replication.core.values import Identity, ReplicaId, TierMode
 from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
 from replication.tier.port import ObjectStore
+from replication.tier.probe import Trust
 from replication.watchdog import Patience
 from storage.errors import StorageError
 from storage.index import Index
@@ -253,9 +254,9 @@ class Process:
         self._beat = settings.session_timeout_ms * 100
         self._canary()
 
-    async def _believes(self, store: ObjectStore) -> str | None:
+    async def _believes(self, store: ObjectStore) -> Trust:
         """Probing is tested with real stores."""
-        return None
+        return Trust()
 
     def _new_id(self) -> str:
         return f"{self._boot}x{next(self._ids)}"

@@ -58,6 +58,8 @@ class Result:
     truncations: int = 0
     segments: int = 0
     takeovers: int = 0
+    packed: int = 0
+    replaced: int = 0
     deletes: int = 0
     struck: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     violation: str = ""
@@ -165,6 +167,7 @@ def run(seed: int, *, trace: Callable[[str], None] | None = None) -> Result:
     result.trace_hash, result.steps, result.simulated_ms = world.digest, world.steps, world.now_us // 1000
     result.elections, result.acknowledgements = checks.elections, checks.acknowledgements
     result.reads, result.truncations, result.segments = workload.reads, checks.truncations, checks.segments
+    result.packed, result.replaced = cluster.bucket.packed, cluster.bucket.deleted
     result.takeovers, result.deletes = checks.takeovers, checks.deletes
     result.struck = faults.struck
     return result
