@@ -45,6 +45,7 @@ def restore(count: int, repeat: int) -> Results:
             runs = asyncio.run(upload(work / "archive", CLUSTER, patient(load_config(config, {}))))
             say(f"{count} instances in {len(runs)} objects are in the bucket")
             rounds: list[tuple[float, float, float]] = []
+            peak = 0.0
             for _ in range(repeat):
                 copied = copied_rate(config, work / "copy")
                 restored = restored_past(config, work / "past")

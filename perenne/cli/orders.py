@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Protocol, TypeVar
 
 import typer
 from rich.console import Console
@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from perenne.cli.usage import fail, read_config
 from replication.coordination.access import Access
-from replication.coordination.port import Coordination, CoordinationUnavailable, Operation
+from replication.coordination.orderbox import OrderDesk
+from replication.coordination.port import CoordinationUnavailable, Operation
 from replication.pages import DELETE_VERB, of_page
 from storage.listing import Listed
 
@@ -43,16 +44,26 @@ class Keeper:
 
     hosts: str
     access: Access
+    data_dir: Path | None = None
+    """Of a standalone node, which has no such service."""
 
 
 class NotDone(Exception):
     """An order was not carried out; the text says why and what to do."""
 
 
+class Desk(Protocol):
+    """Where orders are given: the coordination service, or a directory of a standalone node."""
+
+    async def request_operation(self, operation: Operation) -> None: ...
+
+    async def operations(self) -> tuple[Operation, ...]: ...
+
+
 class Leader:
     """Whoever leads, asked through the coordination service. seconds: how long one order may take altogether."""
 
-    def __init__(self, coordination: Coordination, seconds: float) -> None:
+    def __init__(self, coordination: Desk, seconds: float) -> None:
         self._coordination = coordination
         self._seconds = seconds
 
@@ -65,7 +76,7 @@ class Leader:
                 answer = await self._once(do, body, min(left, ANSWER_S))
             except (CoordinationUnavailable, TimeoutError) as error:
                 why = str(error) or why
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(0.2)
                 continue
             if "refused" in answer:
                 raise NotDone(str(answer["refused"]))
@@ -112,8 +123,10 @@ def keeper_of(config: Path | None, zookeeper: str, cluster: Path | None) -> Keep
         hosts = zookeeper or (zookeeper_of(cluster) if cluster else settings.coordination.zookeeper)
     except NoCluster as error:
         raise bad_usage(str(error)) from error
+    if not hosts and config is not None:
+        return Keeper("", zookeeper_access(settings), settings.node.data_dir)
     if not hosts:
-        raise bad_usage("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE")
+        raise bad_usage("nobody to ask: give --config, --zookeeper or --cluster FILE")
     return Keeper(hosts, zookeeper_access(settings))
 
 
@@ -132,6 +145,13 @@ async def leader_at(keeper: Keeper, seconds: float = 60.0) -> AsyncGenerator[Lea
     from perenne.session import SessionWaiter
     from replication.coordination.zookeeper import ZooKeeperCoordination
 
+    if keeper.data_dir is not None:
+        desk = OrderDesk(keeper.data_dir)
+        try:
+            yield Leader(desk, seconds)
+        finally:
+            desk.close()
+        return
     coordination = ZooKeeperCoordination(keeper.hosts, session_timeout_ms=6000, access=keeper.access)
     waiter = SessionWaiter()
     await coordination.start(waiter)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from replication.coordination import codec
+from replication.coordination.orderbox import OrderBox
 from replication.coordination.port import (
     ClusterRecord,
     LiveNode,
@@ -25,6 +26,8 @@ _CLUSTER: Final = "standalone-cluster.json"
 _SESSION_MS: Final = 6000
 RETRY_S: Final = 0.5
 """Until a failed write is answered."""
+LOOK_S: Final = 0.25
+"""Between two looks for orders."""
 
 
 class FileCoordination:
@@ -39,13 +42,27 @@ class FileCoordination:
         self._live: dict[ReplicaId, LiveNode] = {}
         self._registrations: dict[ReplicaId, NodeRegistration] = {}
         self._operations: dict[str, Operation] = {}
+        self._box: OrderBox | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     async def start(self, watcher: Watcher) -> None:
         self._watcher = watcher
+        self._box = await asyncio.to_thread(OrderBox, self._disk)
+        self._looking = asyncio.get_running_loop().create_task(self._look(self._box, watcher))
         asyncio.get_running_loop().call_soon(watcher.session_changed, SessionEvent.CONNECTED)
+
+    async def _look(self, box: OrderBox, watcher: Watcher) -> None:
+        seen: frozenset[str] = frozenset()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if (names := await asyncio.to_thread(box.names)) - seen:
+                watcher.operation_requested()
+            seen = names
 
     async def close(self) -> None:
         self._leader = None
+        if self._looking is not None:
+            self._looking.cancel()
 
     def session_timeout_ms(self) -> int:
         return _SESSION_MS
@@ -143,7 +160,13 @@ class FileCoordination:
         self._operations[operation.verb] = operation
 
     async def operations(self) -> tuple[Operation, ...]:
-        return tuple(self._operations.values())
+        found = await asyncio.to_thread(self._box.orders) if self._box is not None else []
+        return (*self._operations.values(), *found)
 
     async def finish_operation(self, operation: Operation, result: str) -> None:
-        self._operations[operation.verb] = Operation(operation.verb, operation.id, operation.arguments, result)
+        done = Operation(operation.verb, operation.id, operation.arguments, result)
+        known = self._operations.get(operation.verb)
+        if known is not None and known.id == operation.id:
+            self._operations[operation.verb] = done
+        elif self._box is not None:
+            await asyncio.to_thread(self._box.finish, operation, result)

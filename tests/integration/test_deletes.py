@@ -1,19 +1,22 @@
 """Deleting as operators do it, on a real cluster: two persons, holds, rules, and the way back."""
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
 from typer.testing import CliRunner
 
+from perenne.bench.load import CT
 from perenne.cli.commands import app
 from perenne.journal import ACKNOWLEDGED, DELETED, DELETING, OFFERED, Journal, digest_of
-from perenne.local.cluster import LocalCluster
+from perenne.local.cluster import LocalCluster, LocalNode
+from perenne.local.processes import wait_until
 from storage.digest import part10_meta_length
 from tests.integration import rig
-from tests.integration.rig import made, running_cluster, store
+from tests.integration.rig import SOLO, made, running_cluster, signalled, standalone, store
 
-TWO = '[retention]\napproval = "two-person"\nrules = "modality=US age=1d since=arrival"\ngrace_days = 0\n\n'
+TWO = '[retention]\napproval = "two-person"\nrules = "modality=US age=10y since=study"\ngrace_days = 0\n\n'
 STUDY = "1.2.826.0.1.3680043.10.1337.77"
 
 
@@ -24,9 +27,9 @@ class Operator:
         self._where = ("--zookeeper", f"127.0.0.1:{cluster.zookeeper_port}", "--json")
         self._name = name
 
-    def types(self, *words: str, code: int = 0) -> dict[str, Any]:
+    def types(self, *words: str, code: int = 0, unnamed: bool = False) -> dict[str, Any]:
         """Run one verb; check its exit code, and return its document."""
-        named = () if words[-1] == "list" else ("--as", self._name)
+        named = () if unnamed or words[-1] == "list" else ("--as", self._name)
         done = CliRunner().invoke(app, [*words, *named, *self._where])
         assert done.exit_code == code, (words, done.output, done.exception)
         found: dict[str, Any] = json.loads(done.output)
@@ -88,10 +91,55 @@ def test_two_persons_delete_a_study_and_one_brings_it_back(tmp_path: Path) -> No
         nothing = anna.types("delete", "undo", request, "--yes", code=1)
         assert "not back already" in nothing["cause"]
 
-        due = CliRunner().invoke(app, ["retention", "plan", "--config", str(cluster.nodes[0].config), "--json"])
-        assert (due.exit_code, json.loads(due.output)["studies"]) == (0, 0), "it says no modality: it stays"
+        rules = ("--config", str(cluster.nodes[0].config))
+        old = scan_of_2010(cluster.nodes[0])
+        due = anna.types("retention", "plan", *rules, unnamed=True)["due"]
+        assert [(row["study"], row["study_date"]) for row in due] == [(OLD, "20100102")], "the others say no modality"
+        (kept,) = anna.types("retention", "run", *rules, "--yes")["requests"]
+        berg.types("delete", "approve", kept, "--yes")
+        cluster.wait_for(lambda: read(cluster, old) == {410}, "what was due is deleted")
+        assert anna.types("retention", "plan", *rules, unnamed=True)["due"] == []
     journal.close()
+
+
+OLD = "1.2.826.0.1.3680043.10.1337.78"
+
+
+def scan_of_2010(node: LocalNode) -> str:
+    """Store an ultrasound image of a study of its own; return its UID."""
+    uid = f"{OLD}.1"
+
+    def element(group: int, tag: int, vr: bytes, text: str) -> bytes:
+        value = text.encode() + (b"\0" if vr == b"UI" else b" ") * (len(text) % 2)
+        return struct.pack("<HH2sH", group, tag, vr, len(value)) + value
+
+    names = [element(8, 0x16, b"UI", CT), element(8, 0x18, b"UI", uid), element(8, 0x20, b"DA", "20100102")]
+    names += [element(8, 0x60, b"CS", "US"), element(0x20, 0x0D, b"UI", OLD), element(0x20, 0x0E, b"UI", f"{OLD}.0")]
+    assert store(node, (uid, b"".join(names) + struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, 4) + b"1234"))[0][0] == 0
+    return uid
 
 
 def urls(cluster: LocalCluster) -> list[str]:
     return [f"127.0.0.1:{node.http_port}" for node in cluster.nodes]
+
+
+def test_a_standalone_node_deletes_through_its_data_directory(tmp_path: Path) -> None:
+    images = [made(number) for number in range(3)]
+    with standalone(tmp_path / "n", SOLO) as node:
+        wait_until(node.ready, [signalled(node.running)], "the node takes stores")
+        assert {status for status, _ in store(node, *images)} == {0}
+        where = ("--config", str(node.config), "--json")
+
+        def typed(*words: str) -> dict[str, Any]:
+            done = CliRunner().invoke(app, [*words, *where])
+            assert done.exit_code == 0, (words, done.output, done.exception)
+            found: dict[str, Any] = json.loads(done.output)
+            return found
+
+        request = typed("delete", "--instance", images[0][0], "--reason", "blurred", "--as", "Anna", "--yes")["request"]
+        assert [node.get(f"/instances/{uid}", timeout=15)[0] for uid, _ in images] == [410, 200, 200]
+        assert typed("delete", "undo", request, "--as", "Anna", "--yes")["back"] == 1
+        assert node.get(f"/instances/{images[0][0]}", timeout=15)[0] == 200
+        assert not list((node.data_dir / "ops").iterdir()), "orders are taken away again"
+    refused = CliRunner().invoke(app, ["delete", "--study", STUDY, "--yes", *where])
+    assert (refused.exit_code, refused.stdout) == (2, ""), "it says no reason"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def serves(node: LocalNode, made: dict[str, bytes], uids: list[str]) -> None:
 
 
 @contextmanager
-def planned_cluster(directory: Path, tier: str) -> Iterator[LocalCluster]:
+def planned_cluster(directory: Path, tier: str) -> Generator[LocalCluster]:
     """ZooKeeper runs, empty; two nodes are configured and do not run."""
     cluster = LocalCluster(directory)
     cluster.extra = tier
