@@ -14,8 +14,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from monitoring.connections import Connection, Gate, Patience, connections
+from monitoring.listing import BadQuery, selection
 from monitoring.metrics import CONTENT_TYPE
 from replication.api import InstanceAbsent, InstanceBytes, InstanceUnavailable
+from storage.index import Selection
 
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
@@ -41,6 +43,10 @@ class Watched(Protocol):
         """Raises InstanceAbsent, InstanceUnavailable."""
         ...
 
+    async def list_instances(self, where: Selection) -> dict[str, object]:
+        """A page of what is indexed here, as `monitoring.listing.page` makes it."""
+        ...
+
 
 def application(node: Watched) -> Starlette:
     """Every route answers GET and HEAD."""
@@ -58,6 +64,12 @@ def application(node: Watched) -> Starlette:
     async def status(_: Request) -> Response:
         return JSONResponse(await node.status())
 
+    async def instances(request: Request) -> Response:
+        try:
+            return JSONResponse(await node.list_instances(selection(request.query_params)))
+        except BadQuery as error:
+            return PlainTextResponse(f"{error}\n", status_code=400)
+
     async def instance(request: Request) -> Response:
         return await _instance(node, request.path_params["uid"])
 
@@ -67,6 +79,7 @@ def application(node: Watched) -> Starlette:
         Route("/readyz", health(node.why_not_ready)),
         Route("/leader", health(lambda: None if node.is_leader() else "this node does not lead")),
         Route("/status", status),
+        Route("/instances", instances),
         Route("/instances/{uid}", instance),
     ]
     return Starlette(routes=routes)

@@ -19,6 +19,7 @@ app.add_typer(tier.app, name="tier", help="Prepare and try out the bucket or dir
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
 app.command("import")(moving.import_verb)
+app.command("export")(moving.export_verb)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The node's TOML file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: one JSON document.")]
