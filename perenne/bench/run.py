@@ -1,4 +1,4 @@
-"""`script/bench`: throughput beside storescp and Orthanc, its floor, pauses of failover, memory and start."""
+"""`script/bench`: throughput beside storescp and Orthanc, its floor, pauses of failover, memory and start, imports."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,11 +7,12 @@ import uvloop
 
 from perenne.bench.failover import failover
 from perenne.bench.footprint import footprint
+from perenne.bench.moving import moving
 from perenne.bench.parts import parts
 from perenne.bench.results import Results, show
 from perenne.bench.stores import stores
 
-WHAT = ("stores", "parts", "failover", "footprint")
+WHAT = ("stores", "parts", "failover", "footprint", "import")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -22,6 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--repeat", type=int, default=3, help="medians of so many (%(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="of failover and switchover (%(default)s)")
     parser.add_argument("--instances", type=int, default=20_000, help="CT slices of footprint (%(default)s)")
+    parser.add_argument("--files", type=int, default=500, help="CT slices of each import (%(default)s)")
     parser.add_argument("--giant", type=int, default=2048, metavar="MIB", help="size of the giant one (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     options = parser.parse_args(list(arguments))
@@ -37,5 +39,7 @@ def run(arguments: Sequence[str]) -> int:
         results |= uvloop.run(failover(options.rounds))
     if "footprint" in chosen:
         results |= footprint(options.instances, options.giant << 20)
+    if "import" in chosen:
+        results |= moving(options.files, options.repeat)
     show(results, as_json=options.json)
     return 0
