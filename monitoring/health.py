@@ -25,8 +25,15 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
     tier: Mapping[str, Any] = facts.get("tier") or {}
     if tier.get("failed"):
         reasons.append(f"the tier does not answer: {tier['failed']}")
+    packing: Mapping[str, Any] = tier.get("packing") or {}
+    if spoiled := packing.get("spoiled"):
+        reasons.append(f"{spoiled} segments have another content under their name in the tier (docs/tier.md)")
     if damaged := facts["disk"]["damaged_records"]:
         reasons.append(f"{damaged} damaged records")
+    scrub: Mapping[str, Any] = facts.get("scrub") or {}
+    differs: Mapping[str, int] = scrub.get("differs") or {}
+    reasons += [f"the log differs from that of {replica} at record {at}" for replica, at in sorted(differs.items())]
+    reasons += scrub.get("faults") or []
     if saved := facts["lost_and_found"]:
         reasons.append(f"{saved} files in lost+found")
     if facts["leader"] is not None and facts["node"] not in facts["in_sync"]:

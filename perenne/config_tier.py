@@ -62,6 +62,9 @@ def _numbers(tier: TierConfig) -> Iterator[_Finding]:
         yield "tier.give_up_ms", f"{tier.give_up_ms} ms is shorter than one attempt, or absurd", step
     if not 1 <= tier.connections <= 256:
         yield "tier.connections", f"{tier.connections} is outside of 1 to 256", "8 is the default."
+    if not (tier.pack_rate_bytes == 0 or 1 << 20 <= tier.pack_rate_bytes <= 1 << 40):
+        step = 'Use 0 for no limit, or at least "1MiB"; "64MiB" is the default.'
+        yield "tier.pack_rate_bytes", f"{tier.pack_rate_bytes} bytes a second cannot be", step
     if not 0 <= tier.object_lock_days <= 36_500:
         step = "Use 0 for none. In compliance mode nobody can shorten it, the store's administrator included."
         yield "tier.object_lock_days", f"{tier.object_lock_days} days cannot be", step

@@ -4,8 +4,8 @@
 """
 
 import enum
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from msgspec import Struct
@@ -84,12 +84,27 @@ class ReplicaLag:
 
 
 @dataclass(frozen=True, slots=True)
+class PackingReport:
+    """What this leader did to make each sealed segment one object (`replication.core.packing`).
+
+    segments: made, or proved. replaced: small objects deleted. kept: small objects that the bucket does not let go.
+    spoiled: segments that have something else under their name. failed: why the last attempt came to nothing.
+    """
+
+    segments: int
+    replaced: int
+    kept: int
+    spoiled: int
+    failed: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TierReport:
     """The tier as this node sees it; what the leader alone knows is None elsewhere.
 
     usable: it answers, and may enter the in-sync set. complete_upto: the last record below which nothing is missing in
     the bucket. behind: committed records that are not there yet. counted_upto: of `tierfloor` as last read. failed: why
-    the last request was not done.
+    the last request was not done. orphans: objects of dead branches; None before the whole bucket was listed.
     """
 
     mode: str
@@ -101,6 +116,29 @@ class TierReport:
     failed: str | None
     puts: int
     put_bytes: int
+    orphans: int | None
+    packing: PackingReport | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubReport:
+    """What a node knows from reading its log again.
+
+    ages: since the start of the last complete pass; every older record was read since. underway: `light` or `deep`.
+    bytes, damaged, frames, repaired: of this process; frames: segments written anew around their records; repaired:
+    records, however their damage was found. faults: what is wrong and cannot be mended here. differs: by replica, the
+    first committed record known to have another chain there.
+    """
+
+    light_age_seconds: float = 0.0
+    deep_age_seconds: float = 0.0
+    underway: str | None = None
+    bytes: int = 0
+    damaged: int = 0
+    frames: int = 0
+    repaired: int = 0
+    faults: tuple[str, ...] = ()
+    differs: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +187,9 @@ class ReplicatorStatistics:
     stored_bytes: int
     damaged_records: int
     lost_and_found: int
+    strangers: int
+    """Connections to the peer port that ended without a handshake, or a greeting that fits."""
+    scrub: ScrubReport
 
 
 class InstanceBytes(Protocol):

@@ -9,6 +9,8 @@ from replication.core.values import Identity
 from replication.incoming import Payload
 from replication.messages import (
     Append,
+    Chains,
+    ChainsAnswer,
     Confirmed,
     Fetched,
     FetchEnd,
@@ -77,6 +79,10 @@ class Inbox:
                 replicator.spawn(replicator.lookups.answer(link, message))
             case LookupAnswer():
                 replicator.lookups.answered(message, payload)
+            case Chains():
+                replicator.spawn(replicator.comparer.answer(link, message))
+            case ChainsAnswer():
+                replicator.comparer.answered(message)
             case _:
                 replicator.drop(payload)
                 replicator.feed(ev.Received(link, peer, message))

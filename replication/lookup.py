@@ -12,9 +12,10 @@ from replication.incoming import Payload
 from replication.messages import Lookup, LookupAnswer
 from storage.dataset import UnreadableDataSet, read_meta
 from storage.digest import META_LIMIT_BYTES
-from storage.errors import StorageError
+from storage.errors import RecordCorrupt, StorageError
+from storage.log import Log
 from storage.position import RecordKind
-from storage.reader import StoredRecord
+from storage.reader import StoredRecord, checked
 from storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger("perenne.lookup")
 TIMEOUT_S: Final = 10.0
+REPAIR_S: Final = 8.0
 IN_MEMORY_BYTES: Final = 1024 * 1024
 """Larger instances leave from their file in pieces: whoever asked may read slowly, and may be many."""
 FRESH_SHARE: Final = 0.6
@@ -33,24 +35,33 @@ where the server granted less than was asked for or the clocks run unevenly.
 class StoredInstance:
     """A Part 10 file from this node's log; its digest was checked when it was read."""
 
-    def __init__(self, stored: StoredRecord) -> None:
+    def __init__(self, stored: StoredRecord, log: Log) -> None:
         self._payload = stored.payload
+        self._sequence = stored.header.position.sequence
+        self._log = log
         self.size = stored.payload.size
         self.digest = stored.header.digest
 
     def parts(self) -> Iterator[memoryview]:
-        return self._payload.parts()
+        """Raises RecordCorrupt before the last piece when the bytes changed since they were checked."""
+        try:
+            yield from self._payload.parts()
+        except RecordCorrupt:
+            self._log.note_damage(self._sequence)
+            raise
 
 
 class FetchedInstance:
-    """A Part 10 file from another node; its digest was checked when it arrived."""
+    """A Part 10 file from another node; its digest was checked when it arrived, and is again if it lay in a file."""
 
     def __init__(self, staged: Staged) -> None:
         self._staged = staged
         self.size = staged.size
 
     def parts(self) -> Iterator[memoryview]:
-        yield from self._staged.parts()
+        staged = self._staged
+        parts = staged.parts()
+        yield from parts if staged.in_memory else checked(RecordKind.INSTANCE, staged.digest, parts)
 
     def __del__(self) -> None:
         self._staged.release()
@@ -63,15 +74,27 @@ class Lookups:
         self._replicator = replicator
         self._nonces = itertools.count(1)
         self._asked: dict[int, tuple[int, asyncio.Future[tuple[LookupAnswer, Payload]]]] = {}
+        self.reads = 0
 
     async def read(self, uid: str) -> InstanceBytes:
         """Return the current version of an instance. Raises InstanceAbsent, InstanceUnavailable."""
+        self.reads += 1
         local = await self._here(uid)
         if local is not None:
             return local
         # A record that is known and damaged here is not absent: another replica has it. And what a leader's index does
         # not name may be named by another's: a flipped bit in an index denies nothing that somebody else knows.
-        return await self._ask_others(uid, absent=not self._current(uid) and self._may_say_absent())
+        try:
+            return await self._ask_others(uid, absent=not self._current(uid) and self._may_say_absent())
+        except InstanceUnavailable:
+            # What nobody connected holds may be in the tier, from which the log is being mended.
+            replicator = self._replicator
+            damaged = replicator.log.damage.known.intersection(self._current(uid))
+            if damaged and replicator.tiering is not None and await replicator.mender.mended(damaged, REPAIR_S):
+                mended = await self._here(uid)
+                if mended is not None:
+                    return mended
+            raise
 
     def _current(self, uid: str) -> list[int]:
         """The committed record that is current under a UID, as far as this node knows, and those with the same
@@ -99,7 +122,7 @@ class Lookups:
             except StorageError:
                 continue  # damaged here: another record or another replica has it
             if called:
-                return StoredInstance(stored)
+                return StoredInstance(stored, replicator.log)
             _LOG.critical("the index names another record: rebuilding it from the log", extra={"sequence": sequence})
             replicator.distrust_index()
             return None

@@ -270,6 +270,20 @@ class LookupAnswer(_Message, frozen=True):
     meta_length: int
 
 
+class Chains(_Message, frozen=True):
+    """What are your chains at these records? Asked while scrubbing: two committed logs never differ."""
+
+    nonce: int
+    sequences: list[int]
+
+
+class ChainsAnswer(_Message, frozen=True):
+    """points: of those asked for, the ones that are committed here, as far as this node knows, and can be read."""
+
+    nonce: int
+    points: list[Point]
+
+
 Message = (
     Hello
     | Goodbye
@@ -293,4 +307,6 @@ Message = (
     | FetchEnd
     | Lookup
     | LookupAnswer
+    | Chains
+    | ChainsAnswer
 )

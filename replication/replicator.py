@@ -5,12 +5,12 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from replication.api import CommitOutcome, Draft, NotPromised
+from replication.comparing import Comparer
 from replication.coordination.port import ClusterRecord, Coordination, LiveNode, NodeRegistration, Operation
 from replication.coordinator import Coordinator
 from replication.core import effects as fx
@@ -18,22 +18,22 @@ from replication.core import events as ev
 from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
 from replication.core.values import Identity, ReplicaId
+from replication.doorman import Door
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
 from replication.incoming import Payload
 from replication.indexing import Indexing
 from replication.lookup import Lookups
 from replication.mender import Mender
-from replication.messages import (
-    Message,
-)
+from replication.messages import Message
 from replication.offers import Offer, Offers
-from replication.opening import UNSETTLED
 from replication.operations import Operations
 from replication.peers import PeerNetwork
+from replication.promises import Promises
 from replication.recent import Recent
 from replication.runtime import Runtime
 from replication.tier.port import ObjectStore
+from replication.tier.probe import Trust
 from replication.tiering import Tiering, proved
 from replication.writing import Writing
 from storage.disk import Disk
@@ -41,8 +41,8 @@ from storage.errors import StorageError
 from storage.index import Index
 from storage.log import Log
 from storage.metadata import PromiseFile
-from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind
-from storage.record import small_member
+from storage.position import LogPoint
+from storage.record import epoch_record
 from storage.staging import Staged, StagingArea
 from storage.writer import CommitQueue
 
@@ -85,19 +85,19 @@ class Replicator:
         new_id: Callable[[], str],
         runtime: Runtime,
         tier: ObjectStore | None = None,
-        prove_tier: Callable[[ObjectStore], Awaitable[str | None]] = proved,
+        prove_tier: Callable[[ObjectStore], Awaitable[Trust]] = proved,
         spool: Path | None = None,
+        door: Door | None = None,
     ) -> None:
         self.settings = settings
         self.me = settings.core.identity
         self.log = log
         self.index = index
         self.staging = staging
-        self._disk = disk
-        self._promise = promise
+        self.disk = disk
         self._loop = asyncio.get_running_loop()
         self.runtime = runtime
-        self._promises = runtime.executor("promise", 1)
+        self._promises = Promises(promise, runtime, self._feed_open)
         self.readers = runtime.executor("read", 2)
         self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES, unseen=log.end.sequence)
         self.offers = Offers(self._let_go)
@@ -115,11 +115,12 @@ class Replicator:
             host=settings.peer_host,
             port=settings.peer_port,
             chance=runtime.chance,
+            door=door,
         )
         ports = Ports(
             catalogue=self.recent,
             new_id=new_id,
-            epoch_record=_epoch_record,
+            epoch_record=epoch_record,
             received_bytes=self.network.received_bytes,
         )
         value = promise.value
@@ -135,17 +136,25 @@ class Replicator:
             committed=lambda: self.core.situation.told,
             in_sync=self._is_in_sync,
         )
+        self.operations = Operations(self)
         self.coordinator = Coordinator(
-            coordination, settings.cluster, self.me, self._describe, self, runtime.wall_us, tiered=tier is not None
+            coordination,
+            settings.cluster,
+            self.me,
+            self._describe,
+            self,
+            runtime.wall_us,
+            tiered=tier is not None,
+            retired=self.operations.off_the_register,
         )
         self.tiering = Tiering(self, tier, prove_tier, spool) if tier is not None else None
         self.lookups = Lookups(self)
         self.mender = Mender(self)
+        self.comparer = Comparer(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}
         self._events: deque[ev.Event] = deque()
         self._stepping = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._operations = Operations(self)
         self.closed = False
         self.frozen: str | None = None
         self.leader_changes = 0
@@ -163,7 +172,7 @@ class Replicator:
 
     async def hand_over(self, seconds: float) -> None:
         """Give the lead away before the node stops; returns at once on a follower."""
-        await self._operations.hand_over(seconds)
+        await self.operations.hand_over(seconds)
 
     async def close(self) -> None:
         """End everything; what was not answered by now is answered "not promised"."""
@@ -175,7 +184,7 @@ class Replicator:
         if self.tiering is not None:
             await self.tiering.close()
         self.offers.give_up("the node stops")
-        for end in (self.group.close, self._promises.shutdown, self._indexing.close, self.readers.shutdown):
+        for end in (self.group.close, self._promises.close, self._indexing.close, self.readers.shutdown):
             await asyncio.to_thread(end)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -253,10 +262,9 @@ class Replicator:
             case fx.RelayProposal():
                 self.network.send(effect.link, *self.offers.relayed(effect.ticket))
             case fx.Persist():
-                self._persist(effect)
+                self._promises.persist(effect)
             case fx.TailSettled():
-                boot = self._promise.value.host_boot.removesuffix(UNSETTLED)
-                self._promises.submit(lambda: self._promise.store(host_boot=boot))
+                self._promises.settle_tail()
             case fx.DropStaged():
                 self.drop(self._held.take(effect.handle))
             case fx.ResumeLog():
@@ -282,14 +290,16 @@ class Replicator:
                 self.frozen = effect.reason
                 _LOG.critical("this node stopped writing: its log contradicts", extra={"reason": effect.reason})
             case fx.HandOverDone():
-                self._operations.done(effect)
-            case fx.ListTier() | fx.PutRun() | fx.PutMarker() | fx.AskTier() | fx.ReadRun() | fx.FetchRun():
+                self.operations.done(effect)
+            case fx.Retired():
+                self.operations.left()
+            case fx.TierRequest():
                 assert self.tiering is not None, "only a configured tier is asked"
                 self.tiering.carry_out(effect)
             case _:
                 self.coordinator.carry_out(effect)
 
-    # Payloads, promises and damage
+    # Payloads and damage
 
     def _hop_damage(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -318,19 +328,7 @@ class Replicator:
         if isinstance(payload, Staged):
             self._let_go(payload)
         elif isinstance(payload, str):
-            self.readers.submit(self._disk.remove, payload)
-
-    def _persist(self, effect: fx.Persist) -> None:
-        def store() -> int:
-            return self._promise.store(epoch=effect.promise, floor=effect.floor, counter=effect.counter).epoch
-
-        def stored(future: Future[int]) -> None:
-            error = future.exception()
-            event = ev.LocalFailed(str(error)) if error else ev.PromiseStored(future.result())
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._feed_open, event)
-
-        self._promises.submit(store).add_done_callback(stored)
+            self.readers.submit(self.disk.remove, payload)
 
     def _feed_open(self, event: ev.Event) -> None:
         if not self.closed:
@@ -388,6 +386,7 @@ class Replicator:
         self.feeder.stop(link)
         self.lookups.link_down(link)
         self.mender.link_down(link)
+        self.comparer.link_down(link)
         if not self.closed:
             self.feed(ev.LinkDown(link))
 
@@ -401,10 +400,6 @@ class Replicator:
         leadership = self.core.leadership
         return leadership is not None and peer.member in leadership.in_sync
 
-    def blocked_at(self, replica: ReplicaId) -> int:
-        """The record that keeps a replica from catching up, because it cannot be read here; 0 when none does."""
-        return self.feeder.blocked_at(replica)
-
     # Coordination
 
     def nodes(self, live: Mapping[ReplicaId, LiveNode]) -> None:
@@ -412,8 +407,4 @@ class Replicator:
         self.network.set_members({node.identity.id: (node.host, node.peer_port) for node in live.values()})
 
     def operation(self, operation: Operation) -> None:
-        self._operations.requested(operation)
-
-
-def _epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:
-    return small_member(position, RecordKind.EPOCH, {"epoch": position.epoch}, time_us)
+        self.operations.requested(operation)

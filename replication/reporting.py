@@ -1,7 +1,8 @@
 """A frozen snapshot of one node's replication, for metrics, `/status` and load balancers."""
 
-from replication.api import ReplicaLag, ReplicatorStatistics, Role, TierReport
+from replication.api import PackingReport, ReplicaLag, ReplicatorStatistics, Role, ScrubReport, TierReport
 from replication.core.leader import Leadership
+from replication.core.tierside import TierSide
 from replication.core.values import TIER, TIER_MEMBER, Phase
 from replication.replicator import Replicator
 
@@ -16,7 +17,9 @@ def role(replicator: Replicator) -> Role:
     return Role.CANDIDATE if core.candidacy is not None else Role.FOLLOWER
 
 
-def statistics(replicator: Replicator, *, data_path_seconds: float) -> ReplicatorStatistics:
+def statistics(
+    replicator: Replicator, *, data_path_seconds: float, scrub: ScrubReport | None = None
+) -> ReplicatorStatistics:
     """Read, never wait: everything here is known already."""
     core = replicator.core
     situation, leadership = core.situation, core.leadership
@@ -61,6 +64,8 @@ def statistics(replicator: Replicator, *, data_path_seconds: float) -> Replicato
         stored_bytes=replicator.offers.counts["stored_bytes"],
         damaged_records=len(replicator.log.damaged()),
         lost_and_found=replicator.lost_and_found,
+        strangers=replicator.network.strangers,
+        scrub=scrub or ScrubReport(),
     )
 
 
@@ -71,7 +76,7 @@ def _tier(replicator: Replicator, leadership: Leadership | None) -> TierReport |
     state, floor = situation.cluster, situation.tier_floor
     active = leadership is not None and leadership.phase is Phase.ACTIVE
     side = leadership.tier if leadership is not None and active else None
-    complete = side.complete_upto if side is not None and side.coverage is not None else None
+    complete = side.complete_upto if side is not None and side.surveyed else None
     return TierReport(
         mode=situation.settings.tier_mode.value,
         in_sync=state is not None and TIER_MEMBER in state.in_sync,
@@ -82,7 +87,14 @@ def _tier(replicator: Replicator, leadership: Leadership | None) -> TierReport |
         failed=tiering.failed,
         puts=tiering.puts,
         put_bytes=tiering.put_bytes,
+        orphans=len(side.orphans) if side is not None and side.surveyed else None,
+        packing=_packing(side) if side is not None else None,
     )
+
+
+def _packing(side: TierSide) -> PackingReport | None:
+    done = side.packing
+    return PackingReport(done.packed, done.deleted, done.kept, done.spoiled, done.failed) if done is not None else None
 
 
 def _lags(replicator: Replicator, leadership: Leadership, now_ms: int) -> tuple[ReplicaLag, ...]:
@@ -104,7 +116,7 @@ def _lags(replicator: Replicator, leadership: Leadership, now_ms: int) -> tuple[
                 records=end - confirmed,
                 bytes=sum(record.size for record in behind),
                 seconds=(now_ms - behind[0].since_ms) / 1000 if behind else 0.0,
-                blocked_at=replicator.blocked_at(replica),
+                blocked_at=replicator.feeder.blocked_at(replica),
             )
         )
     return tuple(found)

@@ -10,9 +10,10 @@ from msgspec import Struct
 
 from storage.damage import DamageRegister
 from storage.digest import PayloadHasher
-from storage.errors import RecordAbsent, RecordCorrupt
-from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, chain_after
+from storage.errors import MediumUnreadable, RecordAbsent, RecordCorrupt
+from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, RecordKind, chain_after
 from storage.record import DecodedRecord, encode_header, trailing_padding
+from storage.sealed import SealedRecords, sealed_records, span_of
 from storage.segment import PIECE as SEGMENT_PIECE
 from storage.segment import Segment, SegmentInfo, verify_payload
 from storage.table import Entry
@@ -81,17 +82,28 @@ class FilePayload:
         return self.header.size
 
     def parts(self) -> Iterator[memoryview]:
-        hasher = PayloadHasher(self.header.kind)
-        held: bytes | None = None
-        for piece in self.segment.raw(self.offset, self.size, self.piece):
-            if held is not None:
-                yield memoryview(held)
-            hasher.update(piece)
-            held = piece
-        if hasher.finish().digest != self.header.digest:
-            raise RecordCorrupt(self.header.position.sequence, "its bytes do not match its digest")
+        try:
+            pieces = (memoryview(piece) for piece in self.segment.raw(self.offset, self.size, self.piece))
+            yield from checked(self.header.kind, self.header.digest, pieces)
+        except MediumUnreadable as error:
+            raise RecordCorrupt(self.header.position.sequence, str(error)) from error
+        except RecordCorrupt as error:
+            raise RecordCorrupt(self.header.position.sequence, error.reason) from error
+
+
+def checked(kind: RecordKind, digest: bytes, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Hand on the pieces of a payload, the last one only when all of them match its digest. Raises RecordCorrupt."""
+    hasher = PayloadHasher(kind)
+    held: memoryview | None = None
+    for piece in pieces:
         if held is not None:
-            yield memoryview(held)
+            yield held
+        hasher.update(piece)
+        held = piece
+    if hasher.finish().digest != digest:
+        raise RecordCorrupt(0, "its bytes do not match its digest")
+    if held is not None:
+        yield held
 
 
 class LogReader:
@@ -153,6 +165,23 @@ class LogReader:
                 spans.append(EpochSpan(segment.header.epoch, segment.first, last))
         return tuple(spans)
 
+    def sealed_at(self, sequence: int) -> EpochSpan | None:
+        """The records of the sealed segment that holds this one; None where the segment is still written, or beyond."""
+        segment = self._sealed(sequence)
+        return span_of(segment) if segment is not None else None
+
+    def sealed_records(self, sequence: int) -> SealedRecords:
+        """The bytes of the sealed segment that holds this record. Raises RecordAbsent, RecordCorrupt."""
+        segment = self._sealed(sequence)
+        if segment is None:
+            raise RecordAbsent(sequence)
+        return sealed_records(segment)
+
+    def _sealed(self, sequence: int) -> Segment | None:
+        with self._lock:
+            index = bisect_right(self._segments, sequence, key=lambda segment: segment.first) - 1
+            return self._segments[index] if 0 <= index < len(self._segments) - 1 else None
+
     def entry(self, sequence: int) -> Entry | None:
         """Return the facts of one record; None beyond the end, or where the entry is damaged."""
         found = self._find(sequence)
@@ -205,6 +234,19 @@ class LogReader:
         if sequence in self.damage.known:
             self.damage.clear(sequence)
         return StoredRecord(header, decoded.chain, payload)
+
+    def judge(self, sequence: int) -> bool:
+        """Read a record from the medium, not from memory; return whether it is damaged. Remembers, either way."""
+        found = self._find(sequence)
+        if isinstance(found, Segment):
+            found.file.drop_cache()
+        try:
+            self.read(sequence)
+        except RecordCorrupt:
+            return True
+        except RecordAbsent:
+            return False
+        return False
 
     def read_raw_parts(self, sequence: int) -> Iterator[bytes | memoryview]:
         """Yield the whole record's bytes, verified before the first piece leaves. Raises as `read`."""
@@ -300,8 +342,9 @@ class LogReader:
 
 
 class _NotingDamage:
-    """Remembers a RecordCorrupt that leaves the block, with its sequence; a record cut
-    meanwhile is absent.
+    """Remembers damage that leaves the block as a RecordCorrupt, with its sequence; a record cut meanwhile is absent.
+
+    Bytes that the disk does not give back are damaged like others.
     """
 
     def __init__(self, log: LogReader, sequence: int) -> None:
@@ -312,9 +355,11 @@ class _NotingDamage:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RecordCorrupt):
+        if isinstance(error, RecordCorrupt | MediumUnreadable):
             if self._sequence > self._log.end.sequence:
                 raise RecordAbsent(self._sequence) from error
             self._log.note_damage(self._sequence)
+            if isinstance(error, MediumUnreadable):
+                raise RecordCorrupt(self._sequence, str(error)) from error
             if error.sequence != self._sequence:
                 raise RecordCorrupt(self._sequence, error.reason) from error

@@ -46,7 +46,8 @@ def trailing_padding(size: int) -> int:
 
 def record_length(path: str, size: int) -> int:
     """Return the bytes of the whole record, always a multiple of 4096."""
-    return _header_length(path, size) + size + trailing_padding(size)
+    extra = len(_extra_pax(path, size, _split_path(path) is None))
+    return _header_length(extra, size) + size + trailing_padding(size)
 
 
 def encode_header(header: RecordHeader, chain: bytes) -> bytes:
@@ -56,8 +57,9 @@ def encode_header(header: RecordHeader, chain: bytes) -> bytes:
     """
     if not _path_allowed(header.path) or header.size < 0 or len(chain) != DIGEST_BYTES:
         raise FormatError(f"no record can be called {header.path!r}")
-    extra = _extra_pax(header.path, header.size)
-    pax_size = _header_length(header.path, header.size) - 2 * BLOCK
+    split = _split_path(header.path)
+    extra = _extra_pax(header.path, header.size, split is None)
+    pax_size = _header_length(len(extra), header.size) - 2 * BLOCK
     position = header.position
     fields = (
         f"seq={position.sequence} epoch={position.epoch} kind={header.kind.value}"
@@ -68,7 +70,7 @@ def encode_header(header: RecordHeader, chain: bytes) -> bytes:
     start = f"{comment_size} comment=".encode() + fields
     comment = start.ljust(comment_size - 1) + b"\n"
     seconds = min(max(header.time_us // 1_000_000, 0), _SIZE_LIMIT - 1)
-    name, prefix = _split_path(header.path) or (header.path.encode()[-100:], b"")
+    name, prefix = split or (header.path.encode()[-100:], b"")
     return b"".join(
         (
             ustar_header(_PAX_NAME, b"", pax_size, seconds, b"x"),
@@ -77,6 +79,20 @@ def encode_header(header: RecordHeader, chain: bytes) -> bytes:
             ustar_header(name, prefix, header.size if header.size < _SIZE_LIMIT else 0, seconds, b"0"),
         )
     )
+
+
+def header_bytes(start: memoryview | bytes | bytearray) -> int:
+    """Return how many bytes `decode_header` needs of a record that begins like this: 512 as long as that is not known.
+
+    What is no header gets a number all the same: `decode_header` refuses it then.
+    """
+    digits = bytes(start[124:135])
+    if len(start) < BLOCK or not digits.isdigit():
+        return BLOCK
+    try:
+        return min(2 * BLOCK + int(digits, 8), HEADER_LIMIT)
+    except ValueError:
+        return BLOCK
 
 
 def decode_header(view: memoryview | bytes) -> DecodedRecord:
@@ -155,18 +171,17 @@ def ustar_header(name: bytes, prefix: bytes, size: int, seconds: int, kind: byte
     return b"%s%06o\x00 %s" % (start, checksum, end)
 
 
-def _header_length(path: str, size: int) -> int:
+def _header_length(extra: int, size: int) -> int:
     """Return the bytes before the payload: as many blocks of pax data as make the record a
-    multiple of 4096.
+    multiple of 4096. extra: bytes of further pax lines.
     """
-    extra = len(_extra_pax(path, size))
     # 450 bytes hold the comment with the largest possible numbers; the spaces fill the rest.
     needed = -(-(450 + extra) // BLOCK) * BLOCK
     return 2 * BLOCK + needed + -(2 * BLOCK + needed + size + trailing_padding(size)) % RECORD_ALIGNMENT
 
 
-def _extra_pax(path: str, size: int) -> bytes:
-    extra = b"" if _split_path(path) is not None else _pax_line("path", path.encode())
+def _extra_pax(path: str, size: int, long_path: bool) -> bytes:
+    extra = _pax_line("path", path.encode()) if long_path else b""
     return extra if size < _SIZE_LIMIT else extra + _pax_line("size", str(size).encode())
 
 
@@ -209,3 +224,8 @@ def _path_allowed(path: str) -> bool:
 def _uid_or_unknown(uid: str) -> str:
     # A component of dots alone would be a way out of the folder.
     return uid if _UID.fullmatch(uid) and uid.strip(".") else "unknown"
+
+
+def epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:
+    """The first record of an epoch: header and payload."""
+    return small_member(position, RecordKind.EPOCH, {"epoch": position.epoch}, time_us)

@@ -11,8 +11,9 @@ from perenne.bench.moving import moving
 from perenne.bench.parts import parts
 from perenne.bench.results import Results, show
 from perenne.bench.stores import stores
+from perenne.bench.tier import tier
 
-WHAT = ("stores", "parts", "failover", "footprint", "import")
+WHAT = ("stores", "parts", "failover", "footprint", "tier", "import")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -41,5 +42,7 @@ def run(arguments: Sequence[str]) -> int:
         results |= footprint(options.instances, options.giant << 20)
     if "import" in chosen:
         results |= moving(options.files, options.repeat)
+    if "tier" in chosen:
+        results |= tier(options.seconds, options.repeat)
     show(results, as_json=options.json)
     return 0

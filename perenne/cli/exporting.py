@@ -23,6 +23,7 @@ from perenne.moving.holdings import in_directory
 from perenne.moving.remote import in_cluster
 from perenne.moving.selection import Wanted, dates
 from perenne.moving.targets import Files, Target, Zip
+from perenne.nodeaccess import NodeAccess
 
 _NAMED: Final = 20
 _KINDS: Final = ("files", "zip", "dicomdir")
@@ -41,6 +42,7 @@ class Wishes:
     directories: list[Path]
     url: list[str]
     cluster: Path | None
+    access: NodeAccess
     study: list[str]
     series: list[str]
     instance: list[str]
@@ -126,7 +128,7 @@ def _sources(wishes: Wishes, wanted: Wanted, passed: Callable[[int], None]) -> l
     sources: list[Source] = [partial(in_directory, directory, wanted, passed) for directory in wishes.directories]
     if wishes.url or wishes.cluster is not None:
         nodes = addresses(wishes.url, wishes.cluster or Path())
-        sources.append(partial(in_cluster, nodes, wanted, passed))
+        sources.append(partial(in_cluster, nodes, wishes.access, wanted, passed))
     return sources
 
 

@@ -3,7 +3,6 @@
 import http.client
 import json
 import sys
-import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from perenne.journal import Owed, events, owed
+from perenne.nodeaccess import NodeAccess
 from storage.digest import META_LIMIT_BYTES, part10_meta_length
 
 TIMEOUT_S: Final = 20.0
@@ -54,14 +54,14 @@ class Findings:
 class _Node:
     """One connection to one node, kept open."""
 
-    def __init__(self, address: str) -> None:
-        parsed = urllib.parse.urlsplit(address)
-        self._connection = http.client.HTTPConnection(parsed.hostname or "", parsed.port, timeout=TIMEOUT_S)
+    def __init__(self, address: str, access: NodeAccess) -> None:
+        self._headers = access.headers
+        self._connection = access.connection(address, TIMEOUT_S)
 
     def digest(self, uid: str) -> tuple[int, str]:
         """Return HTTP status, 0 for no answer, and the BLAKE3 of the data set that was served, or why none was."""
         try:
-            self._connection.request("GET", f"/instances/{uid}")
+            self._connection.request("GET", f"/instances/{uid}", headers=self._headers)
             answer = self._connection.getresponse()
             if answer.status != 200:
                 return answer.status, answer.read(200).decode(errors="replace").strip()
@@ -78,14 +78,20 @@ class _Node:
         self._connection.close()
 
 
-def check(addresses: Sequence[str], debts: dict[str, Owed], progress: Progress | None = None) -> Findings:
+def check(
+    addresses: Sequence[str],
+    debts: dict[str, Owed],
+    progress: Progress | None = None,
+    access: NodeAccess | None = None,
+) -> Findings:
     """Ask every node for every acknowledged instance."""
+    access = access or NodeAccess()
     due = {uid: debt for uid, debt in debts.items() if debt.datasets}
     findings = Findings(acknowledged=len(due))
     task = progress.add_task("checking", total=len(due) * len(addresses)) if progress is not None else None
 
     def one(address: str) -> Iterator[tuple[str, str, int, str]]:
-        node = _Node(address)
+        node = _Node(address, access)
         try:
             for uid in due:
                 yield address, uid, *node.digest(uid)
@@ -118,13 +124,13 @@ def _judge(findings: Findings, results: Iterable[tuple[str, str, int, str]], due
             findings.altered.append((address, uid))
 
 
-def show(journal: Path, addresses: Sequence[str], *, as_json: bool) -> int:
+def show(journal: Path, addresses: Sequence[str], access: NodeAccess, *, as_json: bool) -> int:
     """Check and report; return the exit code. Raises JournalUnreadable, OSError."""
     debts = owed(events(journal))
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as progress:
-        findings = check(addresses, debts, progress)
+        findings = check(addresses, debts, progress, access)
     if as_json:
         sys.stdout.write(json.dumps(findings.document()) + "\n")
         return findings.exit_code

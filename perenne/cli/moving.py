@@ -1,10 +1,30 @@
 """`perenne import` and `perenne export`: what they are asked for; the work is imported when one of them runs."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from perenne.config import ConfigError
+from perenne.config_reading import load_config
+from perenne.nodeaccess import NodeAccess
+
+AccessOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="A node's TOML file, for the token and TLS of --url.")
+]
+
+
+def _access(config: Path | None) -> NodeAccess:
+    """Raises typer.Exit when the configuration cannot be read."""
+    if config is None:
+        return NodeAccess()
+    try:
+        return NodeAccess.of(load_config(config, os.environ))
+    except (ConfigError, OSError, ValueError) as error:
+        sys.stderr.write(f"perenne: {error}\n")
+        raise typer.Exit(2) from error
 
 
 def import_verb(
@@ -20,6 +40,7 @@ def import_verb(
     rate: Annotated[float | None, typer.Option(min=0.001, help="At most so many MB (10^6 bytes) per second.")] = None,
     verify: Annotated[str, typer.Option(help="Afterwards, read back from every node: all, or so many at random.")] = "",
     url: Annotated[list[str] | None, typer.Option("--url", help="http://HOST:PORT of a node, for --verify.")] = None,
+    config: AccessOption = None,
     largest: Annotated[float, typer.Option(min=0.001, help="GiB that one instance may have at most.")] = 16.0,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to go on trying when nothing is taken.")] = 300.0,
     work: Annotated[Path | None, typer.Option(help="Where large members of archives are unpacked.")] = None,
@@ -59,6 +80,7 @@ def import_verb(
         rate=rate,
         verify=verify,
         url=url or [],
+        access=_access(config),
         largest=largest,
         patience=patience,
         work=work,
@@ -83,6 +105,7 @@ def export_verb(
     ] = None,
     url: Annotated[list[str] | None, typer.Option("--url", help="http://HOST:PORT of a node; repeat it.")] = None,
     cluster: Annotated[Path | None, typer.Option(help="A cluster.json instead of --url.")] = None,
+    config: AccessOption = None,
     kind: Annotated[str, typer.Option("--as", help="files, zip or dicomdir.")] = "files",
     study: Annotated[list[str] | None, typer.Option(help="Study Instance UID; repeat it.")] = None,
     series: Annotated[list[str] | None, typer.Option(help="Series Instance UID; repeat it.")] = None,
@@ -121,6 +144,7 @@ def export_verb(
         directories=directory or [],
         url=url or [],
         cluster=cluster,
+        access=_access(config),
         study=study or [],
         series=series or [],
         instance=instance or [],

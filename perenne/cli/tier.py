@@ -1,4 +1,4 @@
-"""`perenne tier`: try out the bucket or directory that is to hold the second copy."""
+"""`perenne tier`: try out the bucket or directory that is to hold the second copy, and look into it."""
 
 import asyncio
 import json
@@ -12,11 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from perenne.cli.orphans import CommittedLog, Judged, document, survey
 from perenne.config import ConfigError, TierConfig
 from perenne.config_reading import load_config
 from perenne.config_tier import blocking_store, patient_store
+from replication.tier.keys import Run
 from replication.tier.port import BlockingStore, TierError
 from replication.tier.probe import ProbeResult, Verdict, probe, synchronous_refusal
+from storage.errors import FormatError
 
 app = typer.Typer(no_args_is_help=True)
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The node's TOML file, with its tier section.")]
@@ -69,6 +72,47 @@ def prepare_verb(config: ConfigOption, as_json: JsonOption = False) -> None:
     finally:
         store.close()
     typer.echo(json.dumps({"ok": True, "done": done}) if as_json else done)
+
+
+@app.command("orphans")
+def orphans_verb(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """List objects of dead branches: a deposed leader put them, and nobody acknowledged what only they hold.
+
+    They never surface: a takeover and a restore follow the chain past them. They cost space, and are evidence. What
+    they are is judged by the log in this node's data directory, up to what the node knows to be committed; the node may
+    be running. Objects above that are counted as undecided: ask again, or on another node. Nothing is changed.
+
+    Example: perenne tier orphans --config /etc/perenne/n1.toml --json
+
+    Exit code 0 the tier was listed, 1 it does not answer, 2 bad usage or configuration.
+    """
+    settings, store = _opened(config)
+    directory = load_config(config, os.environ).node.data_dir
+    try:
+        log = CommittedLog(directory)
+    except (OSError, FormatError) as error:
+        sys.stderr.write(f"perenne: {directory} is no data directory of a node: {error}\n")
+        raise typer.Exit(2) from error
+    try:
+        found, sizes = asyncio.run(_surveyed(settings, store, log))
+    except TierError as error:
+        sys.stderr.write(f"perenne: {error}\n")
+        raise typer.Exit(1) from error
+    facts = document(found, sizes, log)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for run, size in sizes.items():
+        typer.echo(f"{run.key}  {size} bytes")
+    typer.echo(f"{len(sizes)} orphans of {facts['objects']} objects; {len(found.undecided)} not decided yet")
+
+
+async def _surveyed(settings: TierConfig, blocking: BlockingStore, log: CommittedLog) -> tuple[Judged, dict[Run, int]]:
+    store = patient_store(settings, blocking)
+    try:
+        return await survey(store, log)
+    finally:
+        await store.close()
 
 
 def _opened(config: Path) -> tuple[TierConfig, BlockingStore]:

@@ -38,6 +38,9 @@ class LocalNode:
     extra: str = ""
     host: str = "127.0.0.1"
     """Where it listens."""
+    scheme: str = "http"
+    opener: urllib.request.OpenerDirector = _DIRECT
+    """How its HTTP port is asked."""
 
     @property
     def config(self) -> Path:
@@ -54,7 +57,7 @@ class LocalNode:
     def get(self, path: str, timeout: float = 2.0) -> tuple[int, bytes]:
         """HTTP GET; status 0 when nobody answers, or not to the end."""
         try:
-            with _DIRECT.open(f"http://{self.host}:{self.http_port}{path}", timeout=timeout) as answer:
+            with self.opener.open(f"{self.scheme}://{self.host}:{self.http_port}{path}", timeout=timeout) as answer:
                 return int(answer.status), answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from perenne.cli.walk import Fault, Found, Walk
 from perenne.moving.selection import Wanted
 from storage.dataset import Attributes, NeedMore, UnreadableDataSet, read_meta, scan
 from storage.errors import RecordCorrupt
 from storage.position import RecordKind
+from storage.walk import Fault, Found, Walk
 
 _HEAD: Final = 64 * 1024
 _LONG_HEAD: Final = 16 * 1024 * 1024
@@ -26,7 +26,7 @@ class Holding:
     path: str
     size: int
     digest: bytes
-    places: Sequence[Callable[[], Iterator[bytes]]]
+    places: Sequence[Callable[[], Iterator[bytes | memoryview]]]
 
 
 @dataclass(frozen=True, slots=True)

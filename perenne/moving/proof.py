@@ -32,7 +32,7 @@ def proved(one: Holding, folder: Path) -> Content:
     raise Damaged("; ".join(dict.fromkeys(whys)))
 
 
-def _gathered(place: Callable[[], Iterator[bytes]], size: int, folder: Path) -> tuple[Content, bytes]:
+def _gathered(place: Callable[[], Iterator[bytes | memoryview]], size: int, folder: Path) -> tuple[Content, bytes]:
     hasher = PayloadHasher()
     if size <= IN_MEMORY:
         data = b"".join(place())

@@ -1,7 +1,8 @@
-"""Which records of this log the tier is known to hold: a set of sequences, kept as spans."""
+"""Which records of this log the tier is known to hold: a set of sequences, kept as spans; and what else lies there."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from replication.core.ledger import Ledger
 from replication.tier.keys import PREFIX_BYTES, Run
@@ -38,13 +39,28 @@ class Coverage:
         return start, min(last, self._firsts[at] - 1) if at < len(self._firsts) else last
 
 
-def listed(runs: Iterable[Run], ledger: Ledger) -> Coverage:
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What objects are to this log. own: they end on its branch, and hold its records. orphans: they end on another
+    one, which this leader's epoch outranks for ever: they never surface, and stay as evidence.
+    """
+
+    own: tuple[Run, ...]
+    orphans: tuple[Run, ...]
+
+
+def listed(runs: Iterable[Run], ledger: Ledger) -> Listing:
     """What a listing shows of this log. A place is found again by chain, never by sequence: orphans of dead branches
     may occupy the same numbers (protocol, section 5). Whatever is on the branch up to `last` holds its whole run.
+
+    A record that is damaged here says nothing about its object, which is then neither.
     """
-    found = Coverage()
+    own: list[Run] = []
+    orphans: list[Run] = []
     for run in runs:
         point = ledger.point_at(run.last)
         if point is not None and point.position == run.end and point.chain[:PREFIX_BYTES] == run.chain_prefix:
-            found.add(run.first, run.last)
-    return found
+            own.append(run)
+        elif point is not None or run.last > ledger.end.sequence:
+            orphans.append(run)
+    return Listing(tuple(own), tuple(orphans))

@@ -160,36 +160,56 @@ class Settle(Struct, frozen=True):
     reason: str
 
 
-class ListTier(Struct, frozen=True):
-    """List everything in the bucket; answer with TierListed."""
+class TierRequest(Struct, frozen=True):
+    """Something that is asked of the bucket. request: the answer carries the same number."""
 
     request: int
 
 
-class PutRun(Struct, frozen=True):
+class ListTier(TierRequest, frozen=True):
+    """List the objects with records of epochs from `since` on, and before `before` where that is not 0, and every
+    marker; answer with TierListed.
+    """
+
+    since: int = 0
+    before: int = 0
+
+
+class PutRun(TierRequest, frozen=True):
     """Put the records from `first` on, up to `last` at most, as one object; answer with TierStored.
 
     They are all of one epoch. How many go at once is the driver's choice. One put is under way at a time: what is put
     later is not there before what was put earlier, so that whatever is in the bucket has no gap below it.
     """
 
-    request: int
     first: int
     last: int
 
 
-class PutMarker(Struct, frozen=True):
+class PackSegment(TierRequest, frozen=True):
+    """See to it that the records of one sealed segment are one object: put it where it is not, then read it back and
+    prove every record of it; answer with TierPacked. It gives way to every put that somebody waits for.
+    """
+
+    first: int
+    last: int
+
+
+class DeleteRuns(TierRequest, frozen=True):
+    """Delete these objects; answer with TierDeleted. Each record in them is in a larger one that was proved."""
+
+    runs: tuple[Run, ...]
+
+
+class PutMarker(TierRequest, frozen=True):
     """Put the marker of a change of `state` that counts the tier; answer with TierMarked."""
 
-    request: int
     counter: int
     change: str
 
 
-class AskTier(Struct, frozen=True):
+class AskTier(TierRequest, frozen=True):
     """Ask the bucket for anything at all, to learn whether it answers; answer with TierAnswered."""
-
-    request: int
 
 
 class CountTier(Struct, frozen=True):
@@ -204,17 +224,15 @@ class CountTier(Struct, frozen=True):
     floor_version: int | None
 
 
-class ReadRun(Struct, frozen=True):
+class ReadRun(TierRequest, frozen=True):
     """Read an object and prove what it holds; answer with TierRead."""
 
-    request: int
     run: Run
 
 
-class FetchRun(Struct, frozen=True):
+class FetchRun(TierRequest, frozen=True):
     """Read records `first` to `last` of an object; answer with a TierRecord for each, then TierFetched."""
 
-    request: int
     run: Run
     first: int
     last: int
@@ -247,6 +265,10 @@ class HandOverDone(Struct, frozen=True):
     reason: str
 
 
+class Retired(Struct, frozen=True):
+    """This node left the in-sync set, confirms nothing any more, and may be taken off the register."""
+
+
 Effect = (
     ReadState
     | CreateState
@@ -272,6 +294,8 @@ Effect = (
     | Settle
     | ListTier
     | PutRun
+    | PackSegment
+    | DeleteRuns
     | PutMarker
     | AskTier
     | CountTier
@@ -281,4 +305,5 @@ Effect = (
     | LeadershipChanged
     | Frozen
     | HandOverDone
+    | Retired
 )

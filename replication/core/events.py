@@ -119,13 +119,14 @@ class RecordFetched(Struct, frozen=True):
 class TierListed(Struct, frozen=True):
     """What the bucket holds. runs: None when it could not be listed, for this `reason`.
 
-    counter: of the highest marker.
+    counter: of the highest marker. deletes: whether the store was seen to delete what it is told to.
     """
 
     request: int
     runs: tuple[Run, ...] | None
     counter: int = 0
     reason: str = ""
+    deletes: bool = True
 
 
 class TierStored(Struct, frozen=True):
@@ -134,6 +135,26 @@ class TierStored(Struct, frozen=True):
     request: int
     last: int | None
     reason: str = ""
+
+
+class TierPacked(Struct, frozen=True):
+    """The segment is one object, read back and proved; or it is not, for this `reason`.
+
+    moved: bytes that went to the bucket. lasting: trying again will not help; what lies there is not what should.
+    """
+
+    request: int
+    moved: int = 0
+    reason: str = ""
+    lasting: bool = False
+
+
+class TierDeleted(Struct, frozen=True):
+    """The objects are gone; or not all are, for this `reason`. lasting: the bucket keeps them, whoever asks."""
+
+    request: int
+    reason: str = ""
+    lasting: bool = False
 
 
 class TierMarked(Struct, frozen=True):
@@ -257,13 +278,28 @@ class HandOverRequested(Struct, frozen=True):
     final: bool
 
 
+class RetireRequested(Struct, frozen=True):
+    """An operator wants this node out of the cluster for good, under this incarnation."""
+
+
 class DataPathChanged(Struct, frozen=True):
     """The canary stalls (a reason) or turns again (None); also used when the disk is nearly full."""
 
     trouble: str | None
 
 
-TierEvent = TierListed | TierStored | TierMarked | TierAnswered | TierCounted | TierRead | TierRecord | TierFetched
+TierEvent = (
+    TierListed
+    | TierStored
+    | TierPacked
+    | TierDeleted
+    | TierMarked
+    | TierAnswered
+    | TierCounted
+    | TierRead
+    | TierRecord
+    | TierFetched
+)
 
 Event = (
     Tick
@@ -286,6 +322,7 @@ Event = (
     | Proposed
     | ProposalAnswered
     | HandOverRequested
+    | RetireRequested
     | DataPathChanged
     | LogResumed
     | TierEvent

@@ -58,6 +58,10 @@ class Ledger:
             return self._newest[index] if index < len(self._newest) else None
         return self._log.point_at(sequence) if sequence <= self.end.sequence else None
 
+    def sealed_at(self, sequence: int) -> EpochSpan | None:
+        """The records of the sealed segment that holds this one; None where it is still written, or not there yet."""
+        return self._log.sealed_at(sequence)
+
     def holds(self, point: LogPoint) -> bool:
         """Whether this log has exactly this prefix: position and chain."""
         return self.point_at(point.sequence) == point

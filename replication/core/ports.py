@@ -27,6 +27,10 @@ class LogView(Protocol):
         """Oldest first; the newest span ends at the log end."""
         ...
 
+    def sealed_at(self, sequence: int) -> EpochSpan | None:
+        """The records of the sealed segment that holds this one, all of one epoch; None where it is still written."""
+        ...
+
     @property
     def intact(self) -> bool:
         """False while a record is known to be damaged or the tail is unsettled: such a node may not lead."""

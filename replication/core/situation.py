@@ -36,6 +36,7 @@ class Settings:
     """What does not change while the process lives; times in milliseconds.
 
     host_rebooted: the host restarted since this node last ran, so its disk may have lost what it had promised.
+    tier_pack_bytes_per_s: how fast sealed segments replace small objects; 0 for as fast as it goes.
     """
 
     identity: Identity
@@ -48,6 +49,7 @@ class Settings:
     conflict_policy: ConflictPolicy = ConflictPolicy.KEEP_FIRST
     host_rebooted: bool = False
     tier_mode: TierMode = TierMode.OFF
+    tier_pack_bytes_per_s: int = 0
 
     @property
     def minimum_copies(self) -> int:
@@ -126,6 +128,8 @@ class Situation:
         self.fenced: str | None = None
         self.full = False
         """Whether it is fenced for want of room alone."""
+        self.retiring = False
+        """An operator wants this node out: it leaves the set as soon as the others hold everything."""
         self.trouble: str | None = None
         self.not_standing: str | None = None
         """Why this node would not lead when it last came to stand for election: for people, decides nothing."""

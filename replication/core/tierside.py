@@ -11,14 +11,18 @@ from replication.core.effects import AskTier, CountTier, DropStaged, ListTier, P
 from replication.core.events import (
     TierAnswered,
     TierCounted,
+    TierDeleted,
     TierEvent,
     TierListed,
     TierMarked,
+    TierPacked,
     TierRecord,
     TierStored,
 )
+from replication.core.packing import Packing
 from replication.core.situation import Situation
 from replication.core.values import CasOutcome, Change, TierFloor, TierMode
+from replication.tier.keys import Run, run_name
 from storage.position import LogPoint
 
 RETRY_MS = 500
@@ -47,7 +51,12 @@ class TierSide:
     def __init__(self, situation: Situation) -> None:
         self._situation = situation
         self.coverage: Coverage | None = None
-        """None before the bucket was listed."""
+        """None before the bucket was listed; it may be listed from the claim on alone, at first."""
+        self.surveyed = False
+        """Whether all of it was listed."""
+        self.orphans: tuple[Run, ...] = ()
+        """Objects of dead branches."""
+        self.packing: Packing | None = None
         self.entering: LogPoint | None = None
         """The commit point at which the tier is about to enter: it is filled from there on before it is claimed."""
         self.counted = 0
@@ -58,6 +67,8 @@ class TierSide:
         self.over: str | None = None
         """Why this leadership must end: the bucket knows of a later epoch, or of a later change of `state`."""
         self._listing: int | None = None
+        self._since = 0
+        """The lowest epoch that is listed, or was."""
         self._putting: _Asked | None = None
         self._marking: int | None = None
         self._asking: int | None = None
@@ -108,21 +119,36 @@ class TierSide:
         situation = self._situation
         if not self.configured or situation.now_ms < self._retry_at_ms:
             return
+        if not self.surveyed and self._listing is None:
+            self._list(claimed_from)
         if self.coverage is None:
-            if self._listing is None:
-                self._listing = situation.next_request()
-                self._begins()
-                situation.emit(ListTier(self._listing))
             return
         if claimed_from is not None and not self.marked and self._marking is None:
             self._marking = situation.next_request()
             self._begins()
             situation.emit(PutMarker(self._marking, change.counter, change.id))
         self._put(claimed_from)
+        if self.packing is not None and self.surveyed:
+            counted = self.counted if claimed_from is not None else situation.told.sequence
+            coming = self._putting.first if self._putting is not None else 0
+            self.packing.tend(min(situation.told.sequence, counted), coming)
         if not self._busy and situation.now_ms - self._progress_ms >= ASK_MS:
             self._asking = situation.next_request()
             self._begins()
             situation.emit(AskTier(self._asking))
+
+    def _list(self, claimed_from: int | None) -> None:
+        """What decides comes first: from the claim, or the commit point, on. Then whatever is older."""
+        situation = self._situation
+        self._listing = situation.next_request()
+        self._begins()
+        if self.coverage is not None:
+            situation.emit(ListTier(self._listing, before=self._since))
+            return
+        told = situation.told
+        claimed = situation.ledger.point_at(claimed_from) if claimed_from is not None else told
+        self._since = min(told.epoch, claimed.epoch) if claimed is not None else 0
+        situation.emit(ListTier(self._listing, since=self._since))
 
     def _put(self, claimed_from: int | None) -> None:
         """What a member must hold goes first, committed or not; then whatever is committed, from the oldest on."""
@@ -131,10 +157,15 @@ class TierSide:
             return
         urgent = self.entering.sequence + 1 if self.entering is not None else claimed_from
         gap = self.coverage.gap(urgent, situation.ledger.end.sequence) if urgent is not None else None
-        gap = gap or self.coverage.gap(1, situation.told.sequence)
+        if gap is None and self.surveyed:
+            gap = self.coverage.gap(1, situation.told.sequence)
+            if gap is not None and self.packing is not None and self.packing.takes(gap):
+                return
         if gap is None:
             return
         first, last = gap
+        sealed = situation.ledger.sealed_at(first)
+        last = min(last, sealed.last) if sealed is not None else last
         span = next((span for span in situation.ledger.epochs() if span.first <= first <= span.last), None)
         assert span is not None, "every record of a log has an epoch"
         asked = _Asked(situation.next_request(), first, min(last, span.last))
@@ -166,6 +197,9 @@ class TierSide:
                 self._listed(event, epoch, counter)
             case TierStored():
                 self._stored(event)
+            case TierPacked() | TierDeleted():
+                if self.packing is not None:
+                    self.packing.said(event)
             case TierMarked():
                 self._marker_put(event)
             case TierAnswered():
@@ -193,7 +227,18 @@ class TierSide:
             self.over = f"the bucket knows of change {event.counter}: the cluster state lost history"
         elif situation.tier_epoch > epoch:
             self.over = f"the bucket holds records of epoch {situation.tier_epoch}"
-        self.coverage = listed(event.runs, situation.ledger)
+        found = listed(event.runs, situation.ledger)
+        if self.coverage is None or self.packing is None:
+            self.coverage = Coverage()
+            self.packing = Packing(situation, self.coverage)
+            self.surveyed = self._since <= 1
+        else:
+            self.surveyed = True
+        for run in found.own:
+            self.coverage.add(run.first, run.last)
+        self.packing.know(found.own)
+        self.packing.deletes = event.deletes
+        self.orphans += found.orphans
         self._succeeded()
 
     def _stored(self, event: TierStored) -> None:
@@ -205,6 +250,9 @@ class TierSide:
             self._failed(event.reason)
         else:
             self.coverage.add(asked.first, event.last)
+            end = self._situation.ledger.point_at(event.last)
+            if end is not None and self.packing is not None:
+                self.packing.put(run_name(asked.first, end))
             self._succeeded()
 
     def _marker_put(self, event: TierMarked) -> None:

@@ -2,7 +2,7 @@
 
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -14,11 +14,15 @@ PIECE: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """`size` bytes of a local file from `offset` on, such as a sealed segment."""
+    """`size` bytes of a local file from `offset` on, such as a sealed segment.
+
+    pace(): called before each piece is read, in the reading thread; it may take its time.
+    """
 
     path: Path
     offset: int
     size: int
+    pace: Callable[[], None] | None = None
 
 
 Body = bytes | FilePart
@@ -85,6 +89,8 @@ class _Window(io.RawIOBase):
 
     # The base class takes any buffer; io.BufferedReader, the only caller, hands over memoryviews.
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # see above
+        if self._part.pace is not None:
+            self._part.pace()
         wanted = min(len(buffer), max(0, self._part.size - self._position))
         self._file.seek(self._part.offset + self._position)
         got = self._file.readinto(memoryview(buffer)[:wanted])

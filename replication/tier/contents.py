@@ -1,16 +1,14 @@
-"""What an object of the tier holds: whole records, checked one by one. Pure functions over its bytes."""
+"""What an object of the tier holds: whole records, checked one by one while its bytes come. Pure, in flat memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Protocol
 
 from replication.tier.keys import PREFIX_BYTES, Run
-from storage.digest import digests_of
+from storage.digest import PayloadHasher
 from storage.errors import FormatError, RecordCorrupt
 from storage.position import RecordHeader, chain_after
-from storage.record import decode_header
-from storage.table import PAGE, data_offset, decode_segment_header
-
-_TABLE_NAME: Final = b"segment.table\0"
+from storage.record import decode_header, header_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,45 +27,118 @@ class Link:
         return chain_after(chain, self.header) == self.chain
 
 
-def read_run(run: Run, data: bytes) -> tuple[Link, ...]:
-    """Return every record of the object called `run`: it holds these, whole, in order, and nothing else.
+class Sink(Protocol):
+    """Where the payload of one record goes. `storage.staging.Receiving` is one."""
 
-    A group of records, or a sealed segment with its table. Payloads are checked against their digests, the records
+    def write(self, data: memoryview) -> None: ...
+
+
+def nowhere(header: RecordHeader) -> Sink | None:
+    """The payload is checked, and nobody wants it."""
+    return None
+
+
+@dataclass(slots=True)
+class _Open:
+    """A record whose head was read: what is left of its payload, and of the padding behind it."""
+
+    header: RecordHeader
+    chain: bytes
+    left: int
+    padding: int
+    hasher: PayloadHasher
+    sink: Sink | None
+
+
+class RunReader:
+    """Reads the object called `run`: it holds these records, whole, in order, and nothing else.
+
+    Give it the bytes in pieces of any size, then `finish`. Payloads are checked against their digests, the records
     against each other by the chain, and all of it against the name. What comes before the first record it cannot know.
-    Raises RecordCorrupt, FormatError.
+    Everything raises RecordCorrupt or FormatError; a sink has then been given bytes that are not proved.
     """
-    view = memoryview(data)
-    segment = decode_segment_header(data[:PAGE]) if data.startswith(_TABLE_NAME) else None
-    offset = data_offset(segment.segment_bytes) if segment is not None else 0
-    links: list[Link] = []
-    for sequence in range(run.first, run.last + 1):
-        link, offset = _record(run, sequence, view, offset)
-        if links and not link.follows(links[-1].chain):
-            raise RecordCorrupt(sequence, "it does not continue the record before it")
-        links.append(link)
-    if links[-1].chain[:PREFIX_BYTES] != run.chain_prefix:
-        raise FormatError(f"{run.key} holds another chain than its name says")
-    if segment is not None and not links[0].follows(segment.chain_before):
-        raise FormatError(f"{run.key} does not continue what its table says")
-    if data[offset:].strip(b"\0") if segment is not None else len(data) != offset:
-        raise FormatError(f"{run.key} holds more than its name says")
+
+    def __init__(self, run: Run, sink: Callable[[RecordHeader], Sink | None] = nowhere) -> None:
+        """sink(header): where that record's payload goes; None to check it only."""
+        self._run = run
+        self._sink = sink
+        self._next = run.first
+        self._head = bytearray()
+        self._open: _Open | None = None
+        self._chain: bytes | None = None
+
+    def feed(self, data: bytes | memoryview) -> list[Link]:
+        """Take the next bytes; return the records that came to their end with them."""
+        view = memoryview(data)
+        found: list[Link] = []
+        while len(view):
+            if self._open is None:
+                view = self._take_head(view)
+            if self._open is not None:
+                view = self._take_body(self._open, view)
+                if not self._open.left and not self._open.padding:
+                    found.append(self._end(self._open))
+        return found
+
+    def finish(self) -> None:
+        """No more bytes come."""
+        if self._open is not None or self._head or self._next <= self._run.last:
+            raise RecordCorrupt(self._next, "it is cut short")
+        if self._chain is None or self._chain[:PREFIX_BYTES] != self._run.chain_prefix:
+            raise FormatError(f"{self._run.key} holds another chain than its name says")
+
+    def _take_head(self, view: memoryview) -> memoryview:
+        if self._next > self._run.last:
+            raise FormatError(f"{self._run.key} holds more than its name says")
+        while len(view) and len(self._head) < (needed := header_bytes(self._head)):
+            taken = needed - len(self._head)
+            self._head += view[:taken]
+            view = view[taken:]
+        if len(self._head) < header_bytes(self._head):
+            return view
+        try:
+            decoded = decode_header(memoryview(self._head))
+        except RecordCorrupt as error:
+            raise RecordCorrupt(self._next, error.reason) from error  # the bytes may not even say which it is
+        self._head = bytearray()
+        header = decoded.header
+        if (header.position.epoch, header.position.sequence) != (self._run.epoch, self._next):
+            raise FormatError(f"{self._run.key} holds record {header.position}")
+        if self._chain is not None and chain_after(self._chain, header) != decoded.chain:
+            raise RecordCorrupt(self._next, "it does not continue the record before it")
+        padding = decoded.length - decoded.payload_offset - header.size
+        hasher = PayloadHasher(header.kind)
+        self._open = _Open(header, decoded.chain, header.size, padding, hasher, self._sink(header))
+        return view
+
+    def _take_body(self, record: _Open, view: memoryview) -> memoryview:
+        payload = view[: record.left]
+        if len(payload):
+            record.hasher.update(payload)
+            if record.sink is not None:
+                record.sink.write(payload)
+            record.left -= len(payload)
+            view = view[len(payload) :]
+        if not record.left and record.padding:
+            padding = view[: record.padding]
+            if any(padding):
+                raise RecordCorrupt(self._next, "its padding is not zero")
+            record.padding -= len(padding)
+            view = view[len(padding) :]
+        return view
+
+    def _end(self, record: _Open) -> Link:
+        digests = record.hasher.finish()
+        if (digests.digest, digests.dataset) != (record.header.digest, record.header.dataset):
+            raise RecordCorrupt(self._next, "its payload does not match its digest")
+        self._open, self._chain = None, record.chain
+        self._next += 1
+        return Link(record.header, record.chain)
+
+
+def read_run(run: Run, data: bytes) -> tuple[Link, ...]:
+    """Return every record of the object called `run`, given whole. Raises RecordCorrupt, FormatError."""
+    reader = RunReader(run)
+    links = reader.feed(data)
+    reader.finish()
     return tuple(links)
-
-
-def _record(run: Run, sequence: int, view: memoryview, offset: int) -> tuple[Link, int]:
-    """Return one record, and where it ends."""
-    decoded = decode_header(view[offset:])
-    header = decoded.header
-    if (header.position.epoch, header.position.sequence) != (run.epoch, sequence):
-        raise FormatError(f"{run.key} holds record {header.position}")
-    start = offset + decoded.payload_offset
-    payload = view[start : start + header.size]
-    end = offset + decoded.length
-    if len(payload) != header.size or end > len(view):
-        raise RecordCorrupt(sequence, "it is cut short")
-    digests = digests_of(header.kind, [payload])
-    if (digests.digest, digests.dataset) != (header.digest, header.dataset):
-        raise RecordCorrupt(sequence, "its payload does not match its digest")
-    if any(view[start + header.size : end]):
-        raise RecordCorrupt(sequence, "its padding is not zero")
-    return Link(header, decoded.chain), end

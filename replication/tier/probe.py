@@ -133,6 +133,28 @@ def synchronous_refusal(result: ProbeResult) -> str | None:
     return f"{result.store}: {'; '.join(words)}" if words else None
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a node may do with a store. refusal: why no acknowledgement may rest on it; None when it may.
+
+    conditional: puts ask for the store's condition. deletes: what was replaced may be deleted.
+    """
+
+    refusal: str | None = None
+    conditional: bool = True
+    deletes: bool = True
+
+
+def trusted(result: ProbeResult) -> Trust:
+    """Judge a store by its probes.
+
+    >>> trusted(ProbeResult("a bucket", ())).deletes
+    False
+    """
+    passed = {line.probe for line in result.lines if line.verdict is Verdict.PASSED}
+    return Trust(synchronous_refusal(result), result.conditional_writes, Probe.DELETE in passed)
+
+
 class _Failed(Exception):
     """A probe saw something else than it should have."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from monitoring.health import judge
 from perenne.cli import status
+from perenne.nodeaccess import NodeAccess
 
 
 def node(name: str, **changed: Any) -> dict[str, Any]:
@@ -37,10 +38,14 @@ def shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *nodes: dict[str, Any]
 ) -> tuple[int, str, dict[str, Any]]:
     answers = {f"http://{number}": facts for number, facts in enumerate(nodes)}
-    monkeypatch.setattr(status, "_ask", answers.__getitem__)
-    code = status.show(list(answers), as_json=False)
+
+    def ask(address: str, access: NodeAccess) -> dict[str, Any]:
+        return answers[address]
+
+    monkeypatch.setattr(status, "_ask", ask)
+    code = status.show(list(answers), NodeAccess(), as_json=False)
     table = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert status.show(list(answers), as_json=True) == code
+    assert status.show(list(answers), NodeAccess(), as_json=True) == code
     return code, table, json.loads(capsys.readouterr().out)
 
 
@@ -90,6 +95,10 @@ def test_the_tier_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys:
     gone = tier | {"failed": "it is full"}
     code, table, _ = shown(monkeypatch, capsys, node("n1", tier=gone))
     assert code == 1 and "it is full" in table
+    packed = tier | {"orphans": 2, "packing": {"kept": 7, "spoiled": 1}}
+    code, table, facts = shown(monkeypatch, capsys, node("n1", tier=packed))
+    assert code == 1 and "2 orphans, 7 replaced objects that the bucket keeps, 1 segments with another" in table
+    assert "1 segments have another content" in facts["nodes"][0]["reasons"][0]
 
 
 @pytest.mark.parametrize(

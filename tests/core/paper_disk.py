@@ -25,6 +25,8 @@ class PaperLog:
     durable_count: int = 0
     lost_and_found: list[PaperRecord] = field(default_factory=list[PaperRecord])
     rotten: set[int] = field(default_factory=set[int])
+    sealed: list[EpochSpan] = field(default_factory=list[EpochSpan])
+    """Segments that are sealed once a record follows them."""
 
     @property
     def end(self) -> LogPoint:
@@ -48,6 +50,10 @@ class PaperLog:
             else:
                 spans.append(EpochSpan(position.epoch, position.sequence, position.sequence))
         return spans
+
+    def sealed_at(self, sequence: int) -> EpochSpan | None:
+        span = next((span for span in self.sealed if span.first <= sequence <= span.last), None)
+        return span if span is not None and span.last < len(self.records) else None
 
     @property
     def intact(self) -> bool:

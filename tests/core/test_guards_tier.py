@@ -251,6 +251,15 @@ def test_a_member_that_lacks_what_the_tier_was_counted_for_gives_up_the_lead() -
     assert epochs_written(node) == 0
 
 
+def test_a_takeover_lists_from_the_epoch_that_it_builds_on() -> None:
+    """Older epochs hold no record above it, and may be a million objects."""
+    whole = log_of((1, ""), (1, "1.1"), (3, ""), (3, "3.1"), (3, "3.2"))
+    _, bucket = taking_over(copy(whole, 4), whole, 5, 5)
+    assert [effect.since for effect in bucket.asked(fx.ListTier)] == [3]
+    _, bucket = taking_over(PaperLog(), whole, 5, 5)
+    assert [effect.since for effect in bucket.asked(fx.ListTier)] == [0]
+
+
 def test_a_takeover_lists_the_bucket_after_the_election_and_after_tierfloor_was_read() -> None:
     whole = log_of((1, ""), (1, "1.1"), (1, "1.2"))
     before = whole.point_at(1)
@@ -279,6 +288,20 @@ def test_a_takeover_rebuilds_the_log_and_leads_with_it() -> None:
     assert node.replica.leadership is not None
     state = node.cluster.service.state
     assert state is not None and {member.id for member in state.state.in_sync} == {"a", "tier"}
+
+
+def test_a_takeover_reads_no_further_than_its_own_log_goes() -> None:
+    """The tier was claimed long ago, as a synchronous one always was: reading back to the claim would read it all."""
+    whole = log_of((1, ""), *((1, f"1.{number}") for number in range(1, 9)))
+    node, bucket = taking_over(copy(whole, 7), whole, 2, 9)
+    bucket.lists(*(run_of(whole, number, number) for number in range(1, 10)))
+    bucket.shows(whole)
+    bucket.shows(whole)
+    assert [effect.run.first for effect in bucket.asked(fx.ReadRun)] == [9, 8]
+    bucket.sends(whole)
+    bucket.sends(whole)
+    node.cluster.run(100)
+    assert [record.uid for record in node.disk.log.records] == [*(record.uid for record in whole.records), ""]
 
 
 def test_a_takeover_that_does_not_find_what_was_counted_leads_nobody() -> None:

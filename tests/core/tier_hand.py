@@ -43,14 +43,21 @@ class HandBucket:
         self.node.feed(event)
         self.node.cluster.run(STEP_MS)
 
-    def lists(self, *runs: Run, counter: int = 0) -> None:
-        self.says(ev.TierListed(self.asked(fx.ListTier)[-1].request, runs, counter))
+    def lists(self, *runs: Run, counter: int = 0, deletes: bool = True) -> None:
+        self.says(ev.TierListed(self.asked(fx.ListTier)[-1].request, runs, counter, deletes=deletes))
 
     def stores(self) -> None:
         asked = self.asked(fx.PutRun)[-1]
         self.log.records = self.node.disk.log.records[: asked.last]
         self.log.durable_count = asked.last
         self.says(ev.TierStored(asked.request, asked.last))
+
+    def packs(self, reason: str = "", *, lasting: bool = False, moved: int = 0) -> None:
+        request = self.asked(fx.PackSegment)[-1].request
+        self.says(ev.TierPacked(request, moved, reason, lasting))
+
+    def deletes(self, reason: str = "", *, lasting: bool = False) -> None:
+        self.says(ev.TierDeleted(self.asked(fx.DeleteRuns)[-1].request, reason, lasting))
 
     def marks(self) -> None:
         self.says(ev.TierMarked(self.asked(fx.PutMarker)[-1].request))

@@ -40,6 +40,11 @@ def tier_facts(node: LocalNode) -> dict[str, Any]:
     return facts
 
 
+def packing(node: LocalNode) -> dict[str, Any]:
+    facts: dict[str, Any] = tier_facts(node)["packing"]
+    return facts
+
+
 def peak_mebibytes(node: LocalNode) -> int:
     """The most memory that the process ever had, as the kernel counts it."""
     status = Path(f"/proc/{rig.signalled(node.running).pid}/status").read_text()
@@ -62,6 +67,8 @@ def test_the_tier_takes_a_lost_followers_place_and_gives_back_a_lost_leaders_log
         acknowledged = sending.acknowledged()
         assert len(acknowledged) == 120
         cluster.wait_for(lambda: behind(cluster) == 0, "the bucket has followed")
+        cluster.wait_for(lambda: packing(first)["segments"] > 0, "a sealed segment is one object")
+        cluster.wait_for(lambda: packing(first)["replaced"] > 0, "what it replaces is deleted")
 
         rig.signalled(second.running).kill()
         cluster.wait_for(lambda: "tier" in first.status()["in_sync"], "the tier takes the follower's place")
@@ -80,6 +87,7 @@ def test_the_tier_takes_a_lost_followers_place_and_gives_back_a_lost_leaders_log
         shutil.rmtree(first.data_dir)
         cluster.start_node(second)
         cluster.wait_for(second.leads, "the follower takes over from the bucket")
+        assert peak_mebibytes(second) < 300
         holdings = rig.extracted(second)
         assert all(holdings[uid] == sent[uid] for uid in acknowledged)
 

@@ -59,6 +59,9 @@ class Node:
     async def list_instances(self, where: Selection) -> dict[str, object]:
         return {"limit": where.limit}
 
+    async def standing(self) -> dict[str, object]:
+        return {}
+
     async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
         self.reads.append(Large())
         return self.reads[-1]

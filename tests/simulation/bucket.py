@@ -1,8 +1,8 @@
 """The simulated bucket, and a process's way to it: the production port `ObjectStore`.
 
 Faults: an outage, a node cut off from it, slowness; a put that fails and was applied all the same, or is applied later,
-when nobody waits for it any more; a put that is refused; a listing that shows what was there a while ago; and, within
-what the promise covers, an object that is lost.
+when nobody waits for it any more (also when a scenario says so); a put that is refused; a listing that shows what was
+there a while ago; and, within what the promise covers, an object that is lost.
 """
 
 import asyncio
@@ -43,26 +43,61 @@ class Bucket:
     world: World
     objects: dict[str, bytes] = field(default_factory=dict[str, bytes])
     put_us: dict[str, int] = field(default_factory=dict[str, int])
+    gone_us: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """When what was deleted was put, and when it was deleted: a stale listing still shows it."""
+    contents: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    """Of every name that was ever used: it has one content for ever."""
+    packed: int = 0
+    """Sealed segments put, and objects that were deleted."""
+    deleted: int = 0
     chains: dict[bytes, set[str]] = field(default_factory=dict[bytes, set[str]])
     up: bool = True
     slow_us: int = 0
     cut_off: set[int] = field(default_factory=set[int])
     weights: BucketWeights = field(default_factory=BucketWeights)
+    holding: set[int] = field(default_factory=set[int])
+    held: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    """Puts of the nodes in `holding` wait here, unanswered, until `let_through`."""
     harm: str = ""
     struck: Callable[[str], None] = lambda kind: None
 
     def apply(self, key: str, data: bytes) -> None:
         """A put takes effect."""
-        before = self.objects.setdefault(key, data)
-        if before != data:
+        if self.contents.setdefault(key, data) != data:
             raise self.world.found(Violation(f"{key} is put twice, with other bytes"))
-        if key in self.put_us:
+        if key in self.objects:
             return
+        self.objects[key] = data
         self.put_us[key] = self.world.now_us
         run = parse_run(key)
         if run is not None:
             for link in read_run(run, data):
                 self.chains.setdefault(link.chain, set()).add(key)
+
+    def let_through(self) -> None:
+        """What was held is done, late."""
+        self.holding.clear()
+        while self.held:
+            self.apply(*self.held.popitem())
+
+    def remove(self, key: str) -> None:
+        """A delete takes effect. What is deleted must be held by another object, record by record."""
+        data = self.objects.pop(key, None)
+        run = parse_run(key)
+        if data is None or run is None:
+            return
+        self.deleted += 1
+        self.gone_us[key] = (self.put_us.pop(key), self.world.now_us)
+        for link in read_run(run, data):
+            self.chains[link.chain].discard(key)
+            if not self.chains[link.chain] and not self.harm:
+                raise self.world.found(Violation(f"{key} is deleted, and nothing else has record {link.sequence}"))
+
+    def listing(self, since_us: int) -> list[str]:
+        """What lay there at some time."""
+        there = [key for key, put_us in self.put_us.items() if put_us < since_us and key in self.objects]
+        gone = [key for key, (put_us, gone_us) in self.gone_us.items() if put_us < since_us <= gone_us]
+        return sorted({*there, *gone})
 
     def lose(self, key: str) -> None:
         """An object is gone, and nobody is told."""
@@ -75,6 +110,7 @@ class Bucket:
         """Every fault ends; what was lost stays lost."""
         self.up, self.slow_us = True, 0
         self.cut_off.clear()
+        self.holding.clear()
         weights = self.weights
         weights.unanswered = weights.late = weights.refused = weights.stale = 0.0
 
@@ -111,6 +147,10 @@ class BucketClient:
         bucket, world = self._bucket, self._bucket.world
         weights, drawn = bucket.weights, world.random.random()
         await self._way()
+        if self._loop.number in bucket.holding:
+            bucket.held[key] = body
+            await asyncio.sleep(PATIENCE_US / 1_000_000)
+            raise Unreachable("no answer came")
         if drawn < weights.unanswered:
             bucket.struck("a put applies without an answer")
             bucket.apply(key, body)
@@ -127,6 +167,7 @@ class BucketClient:
             raise Refused("the bucket refuses")
         there = key in bucket.objects
         bucket.apply(key, body)
+        bucket.packed += lock
         return Stored.THERE_BEFORE if there else Stored.CREATED
 
     async def get(self, key: str) -> bytes:
@@ -149,12 +190,18 @@ class BucketClient:
         if world.random.random() < bucket.weights.stale:
             bucket.struck("a listing is stale")
             since_us = world.now_us - world.random.randrange(2_000_000)
-        for key in sorted(bucket.objects):
-            if key.startswith(prefix) and key > after and bucket.put_us[key] < since_us:
+        for key in bucket.listing(since_us):
+            if key.startswith(prefix) and key > after:
                 yield key
 
     async def delete(self, key: str) -> None:
-        raise AssertionError("nothing is deleted yet")
+        bucket, world = self._bucket, self._bucket.world
+        await self._way()
+        if world.random.random() < bucket.weights.late:
+            bucket.struck("a delete applies late")
+            world.after(world.random.randrange(10_000, bucket.weights.late_ms * 1000), None, bucket.remove, key)
+            raise Unreachable("no answer came")
+        bucket.remove(key)
 
     async def close(self) -> None:
         return

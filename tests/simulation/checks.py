@@ -155,7 +155,8 @@ class Checks(Observer):
             return
         state = self.state()
         if state is not None:
-            self._all_hold(state, point)
+            if not self.restored:  # an old set names whom it named then
+                self._all_hold(state, point)
             holders = sum(self._holds(m, point) or self._held(m, point) for m in self.machines.values())
             holders += self.bucket.holds(point.chain) or bool(self.bucket.harm)
             if holders < self.copies_required:  # 2, in positions; the bytes are counted at the answer

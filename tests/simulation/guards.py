@@ -5,6 +5,7 @@ A mutant is one exact replacement in one source file; a guard that has moved is 
 
 from tests.simulation.guard import Guard
 from tests.simulation.guards_log import LOG_GUARDS
+from tests.simulation.guards_packing import PACKING_GUARDS
 from tests.simulation.guards_replication import REPLICATION_GUARDS
 from tests.simulation.guards_tier import TIER_GUARDS
 
@@ -28,6 +29,7 @@ TRAPS = "tests/simulation/test_traps.py::"
 GUARDS = (
     *REPLICATION_GUARDS,
     *TIER_GUARDS,
+    *PACKING_GUARDS,
     *LOG_GUARDS,
     Guard(
         "maximal set: proposed members count",

@@ -1,5 +1,6 @@
 """One simulated process: the production driver, core, log and recovery, over virtual time, disk and network."""
 
+import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from replication.core.values import Identity, ReplicaId, TierMode
 from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
 from replication.tier.port import ObjectStore
+from replication.tier.probe import Trust
 from replication.watchdog import Patience
 from storage.errors import StorageError
 from storage.index import Index
@@ -182,7 +184,7 @@ class Process:
         self.started_us = world.now_us
         self.hung_until_us = 0
         self.skew_us = 0
-        self.stopping = False
+        self.stopping_task: asyncio.Task[None] | None = None
         self.loop = ProcessLoop(world, number, name, net)
         self.loop.failed = lambda message, error: observer.failed(self, message, error)
         self.disk = SimDisk(medium)
@@ -252,9 +254,9 @@ class Process:
         self._beat = settings.session_timeout_ms * 100
         self._canary()
 
-    async def _believes(self, store: ObjectStore) -> str | None:
+    async def _believes(self, store: ObjectStore) -> Trust:
         """Probing is tested with real stores."""
-        return None
+        return Trust()
 
     def _new_id(self) -> str:
         return f"{self._boot}x{next(self._ids)}"

@@ -116,17 +116,16 @@ class Reckoning:
             sequence = history.committed_at[digest]
             holders = [m for m in cluster.machines.values() if m.holds(history.content[digest], sequence)]
             wanted = 1 if cluster.checks.restored else min(cluster.shape.copies_required, len(cluster.machines))
-            if len(holders) < wanted and not self._in_bucket(sequence, len(holders)):
+            if len(holders) < wanted and not self._in_bucket(sequence, wanted - len(holders)):
                 raise Violation(f"{uid}, acknowledged as record {sequence}, is on {[m.name for m in holders]} only")
         for machine in cluster.machines.values():
             if not machine.harm:
                 self._conserved(machine)
 
-    def _in_bucket(self, sequence: int, others: int) -> bool:
-        """Whether the bucket makes up for the one copy that is missing."""
+    def _in_bucket(self, sequence: int, missing: int) -> bool:
+        """Whether the bucket makes up for the copies that are missing: it is one."""
         cluster = self.cluster
-        held = cluster.bucket.holds(cluster.checks.history.committed[sequence])
-        return held and others + 1 >= cluster.shape.copies_required
+        return missing == 1 and cluster.bucket.holds(cluster.checks.history.committed[sequence])
 
     def _conserved(self, machine: Machine) -> None:
         """Every record that was durable on this disk is in its log or in its lost+found."""

@@ -23,6 +23,8 @@ class Summary:
     reads: int = 0
     truncations: int = 0
     segments: int = 0
+    packed: int = 0
+    replaced: int = 0
     silent: int = 0
     struck: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     violations: dict[int, str] = field(default_factory=dict[int, str])
@@ -37,6 +39,8 @@ class Summary:
         self.reads += result.reads
         self.truncations += result.truncations
         self.segments += result.segments
+        self.packed += result.packed
+        self.replaced += result.replaced
         self.silent += not result.acknowledgements
         for (kind, phase), times in result.struck.items():
             of_kind = self.struck.setdefault(kind, {})
@@ -66,6 +70,7 @@ class Summary:
             f"{self.clusters} clusters ({rate}), {self.simulated_ms // 1000} simulated seconds, {self.steps} events",
             f"{self.elections} elections, {self.takeovers} of them through the tier, {self.truncations} truncations,"
             f" {self.segments} segments taken over whole",
+            f"{self.packed} segments put into the bucket as one object, {self.replaced} small objects replaced",
             f"{self.acknowledgements} acknowledgements, {self.reads} reads; {self.silent} clusters without any",
             f"{self.faults} faults:",
         ]

@@ -1,0 +1,92 @@
+"""Synchronous writes to the tier: a node whose other copy is a bucket, beside a bare boto3 loop at the same server."""
+
+import statistics
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+import uvloop
+from botocore.config import Config
+
+from perenne.bench.load import SIZES, instances, rate
+from perenne.bench.results import Results, say
+from perenne.config import TierConfig
+from perenne.config_tier import blocking_store
+from perenne.local.cluster import AE_TITLE, LocalCluster
+from perenne.local.seaweedfs import ACCESS_KEY, SECRET_KEY, Store, start_store
+
+BUCKET = "perenne"
+CONCURRENCY = (1, 4, 8)
+
+
+def tier(seconds: float, repeat: int) -> Results:
+    """Instances per second, in turns: both meet the same disturbances."""
+    results: Results = {"tier, through a node": {}, "tier, bare boto3 loop": {}, "tier, node / boto3": {}}
+    node_rates, bare_rates, ratios = results.values()
+    with tempfile.TemporaryDirectory(prefix="perenne-bench-") as name:
+        work = Path(name)
+        store = start_store(work / "seaweedfs")
+        cluster = LocalCluster(work / "cluster")
+        cluster.extra = _section(store, work)
+        try:
+            cluster.start(1, lambda _: None)
+            leader = cluster.wait_ready()
+            cluster.wait_for(lambda: "tier" in leader.status()["in_sync"], "the tier is a member")
+            for label, (sop_class, size) in SIZES.items():
+                for many in CONCURRENCY:
+                    through: list[float] = []
+                    bare: list[float] = []
+                    for _ in range(repeat):
+                        stored = rate(leader.dicom_port, AE_TITLE, sop_class, size, associations=many, seconds=seconds)
+                        through.append(uvloop.run(stored))
+                        bare.append(_bare(store, sop_class, size, many, seconds))
+                    key = f"{label} x{many} per s"
+                    node_rates[key], bare_rates[key] = statistics.median(through), statistics.median(bare)
+                    ratios[key] = statistics.median(a / b for a, b in zip(through, bare, strict=True))
+                    say(f"{key}: {node_rates[key]:.1f}, boto3 {bare_rates[key]:.1f}, ratio {ratios[key]:.2f}")
+        finally:
+            cluster.kill()
+            store.kill()
+    return results
+
+
+def _section(store: Store, work: Path) -> str:
+    credentials = work / "credentials"
+    keys = f"aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+    credentials.write_text(f"[default]\n{keys}")
+    blocking_store(TierConfig(endpoint=store.endpoint, bucket=BUCKET, credentials_file=credentials), {}).prepare()
+    return (
+        f'[tier]\nmode = "synchronous"\nendpoint = "{store.endpoint}"\nbucket = "{BUCKET}"\n'
+        f'credentials_file = "{credentials}"\ngive_up_ms = 20000\nattempt_timeout_ms = 10000\n'
+    )
+
+
+def _bare(store: Store, sop_class: str, size: int, threads: int, seconds: float) -> float:
+    """Objects of the same bytes per second, one per instance, after the same warm-up."""
+    session: Any = boto3.Session()  # its stub knows the services that are not installed
+    client = session.client(
+        "s3",
+        endpoint_url=store.endpoint,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        region_name="us-east-1",
+        config=Config(max_pool_connections=threads, s3={"addressing_style": "path"}),
+    )
+    warm_until = time.monotonic() + seconds / 4
+    until = warm_until + seconds
+
+    def some(number: int) -> int:
+        done = 0
+        for uid, pieces in instances(sop_class, size):
+            client.put_object(Bucket=BUCKET, Key=f"bare/{number}/{uid}", Body=b"".join(pieces))
+            now = time.monotonic()
+            if now >= until:
+                break
+            done += now >= warm_until
+        return done
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(some, range(threads))) / seconds

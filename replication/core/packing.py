@@ -1,0 +1,168 @@
+"""Packing: each sealed segment becomes one object of the bucket, and the small objects that it replaces go.
+
+A segment is packed once it is committed and, where the tier is a member, counted, and once something that follows it is
+in the bucket: the object that reaches furthest is never replaced. A small object goes once each of its records is in
+objects that were read back and proved in this leadership. Where a segment is missing altogether, in a tier that was
+configured later or was away for long, it goes up as one object at once. The log is looked through once, oldest first.
+"""
+
+from bisect import insort
+from collections.abc import Iterable
+
+from replication.core.coverage import Coverage
+from replication.core.effects import DeleteRuns, PackSegment
+from replication.core.events import TierDeleted, TierPacked
+from replication.core.situation import Situation
+from replication.tier.keys import Run, run_name
+from storage.position import EpochSpan
+
+RETRY_MS = 2000
+"""Nobody waits for a segment to be packed."""
+AT_ONCE = 256
+"""Segments looked at in one step, where there is nothing to do for them."""
+
+
+class Packing:
+    """What one leadership packs. failed: why the last attempt came to nothing.
+
+    packed, deleted: segments and objects so far. spoiled: segments that have something else under their name; kept:
+    small objects that the bucket does not let go. Both stay as they are until the next leadership.
+    """
+
+    def __init__(self, situation: Situation, coverage: Coverage) -> None:
+        self._situation = situation
+        self._coverage = coverage
+        self._waiting: list[Run] = []
+        """Objects of this branch that no segment was looked at for yet, in order: epochs rise along a branch."""
+        self._near: list[Run] = []
+        """Those that hold records of the segment looked at, or of one before it."""
+        self._proved = Coverage()
+        self._next = 1
+        self._segment: EpochSpan | None = None
+        self._doomed: tuple[Run, ...] = ()
+        self._request: int | None = None
+        self._again_ms = 0
+        self._rest_until_ms = 0
+        self.deletes = True
+        """Whether the store was seen to delete."""
+        self.failed: str | None = None
+        self.packed = self.deleted = self.spoiled = self.kept = 0
+
+    def know(self, runs: Iterable[Run]) -> None:
+        """A listing showed these objects, on this very branch."""
+        self._waiting = sorted({*self._waiting, *runs})
+
+    def put(self, run: Run) -> None:
+        """This object was put and confirmed."""
+        insort(self._waiting, run)
+
+    def takes(self, gap: tuple[int, int]) -> bool:
+        """Whether the records of a gap in the bucket begin with a whole segment, which goes up as one object."""
+        span = self._situation.ledger.sealed_at(gap[0])
+        return span is not None and self._next <= span.first == gap[0] and span.last <= gap[1]
+
+    # What is due
+
+    def tend(self, limit: int, coming: int = 0) -> None:
+        """Ask for the next thing. limit: up to where the log is committed and, where the tier is a member, counted.
+
+        coming: the first record of the small object that is being put.
+        """
+        situation = self._situation
+        if self._request is not None or situation.now_ms < self._again_ms:
+            return
+        if self._doomed:
+            self._request = situation.next_request()
+            situation.emit(DeleteRuns(self._request, self._doomed))
+            return
+        for _ in range(AT_ONCE):
+            span = situation.ledger.sealed_at(self._next)
+            if span is None or span.last > situation.told.sequence or not self._look(span, limit, coming):
+                return
+            self._pass(span)
+
+    def _look(self, span: EpochSpan, limit: int, coming: int) -> bool:
+        """Whether there is nothing to do for this segment; else ask for it, unless its time has not come."""
+        situation = self._situation
+        end = situation.ledger.point_at(span.last)
+        if end is None:
+            return False  # damaged here: it is repaired first
+        missing = self._coverage.gap(span.first, span.last)
+        self._gather(span)
+        if missing is None:
+            if self._near == [run_name(span.first, end)]:
+                return True
+            followed = self._coverage.upto(span.last + 1) > span.last
+            if span.last > limit or not followed or situation.now_ms < self._rest_until_ms:
+                return False
+        elif missing != (span.first, span.last) or span.first <= coming <= span.last:
+            return False  # small objects fill it up first
+        self._segment = span
+        self._request = situation.next_request()
+        situation.emit(PackSegment(self._request, span.first, span.last))
+        return False
+
+    def _gather(self, span: EpochSpan) -> None:
+        """Objects that hold records of this segment."""
+        held = 0
+        while held < len(self._waiting) and self._waiting[held].first <= span.last:
+            held += 1
+        self._near.extend(self._waiting[:held])
+        del self._waiting[:held]
+
+    def _pass(self, span: EpochSpan) -> None:
+        """Go on behind it; what reaches beyond it is looked at with the next one again."""
+        self._next = span.last + 1
+        self._near = [run for run in self._near if run.last > span.last]
+
+    # What came of it
+
+    def said(self, event: TierPacked | TierDeleted) -> None:
+        if event.request != self._request:
+            return
+        self._request = None
+        self.failed = event.reason or None
+        if isinstance(event, TierPacked):
+            self._packed(event)
+        else:
+            self._deleted(event)
+        if event.reason and not event.lasting:
+            self._again_ms = self._situation.now_ms + RETRY_MS
+
+    def _packed(self, event: TierPacked) -> None:
+        span, situation = self._segment, self._situation
+        assert span is not None, "asked for"
+        if event.reason:
+            if event.lasting:
+                self.spoiled += 1
+                self._pass(span)
+            return
+        self._coverage.add(span.first, span.last)
+        self._proved.add(span.first, span.last)
+        self.packed += 1
+        rate = situation.settings.tier_pack_bytes_per_s
+        self._rest_until_ms = situation.now_ms + (event.moved * 1000 // rate if rate else 0)
+        doomed = tuple(run for run in self._near if self._replaced(run))
+        if doomed and self.deletes:
+            self._doomed = doomed
+            return
+        self.kept += len(doomed)
+        self._pass(span)
+
+    def _replaced(self, run: Run) -> bool:
+        """Whether each record of it is in another object that was proved. A segment's own object is nobody's to go."""
+        own = self._situation.ledger.sealed_at(run.first)
+        whole = own is not None and (own.first, own.last) == (run.first, run.last)
+        return not whole and self._proved.upto(run.first) >= run.last
+
+    def _deleted(self, event: TierDeleted) -> None:
+        if event.reason and not event.lasting:
+            return
+        assert self._segment is not None, "what is deleted was packed"
+        if event.reason:
+            self.kept += len(self._doomed)
+        else:
+            self.deleted += len(self._doomed)
+        doomed, self._doomed = set(self._doomed), ()
+        self._near = [run for run in self._near if run not in doomed]
+        self._pass(self._segment)

@@ -1,0 +1,82 @@
+"""The guards of packing: nothing is deleted that is not somewhere else, proved."""
+
+from tests.simulation.guard import Guard
+
+PACKING = "replication/core/packing.py"
+DRIVER = "replication/packing.py"
+CORE = "tests/core/test_packing.py::"
+STORES = "tests/tier/test_packing.py::"
+SIMULATED = "tests/simulation/test_tier.py::"
+
+PACKING_GUARDS = (
+    Guard(
+        "the object that reaches furthest is never replaced",
+        PACKING,
+        "            followed = self._coverage.upto(span.last + 1) > span.last\n",
+        "            followed = True\n",
+        shown_by=CORE + "test_the_object_that_reaches_furthest_is_never_replaced",
+    ),
+    Guard(
+        "nothing is packed before it is committed",
+        PACKING,
+        "            if span is None or span.last > situation.told.sequence or",
+        "            if span is None or",
+        shown_by=CORE + "test_nothing_is_packed_before_it_is_committed",
+    ),
+    Guard(
+        "nothing is replaced that the tier was not counted for",
+        PACKING,
+        "            if span.last > limit or not followed or",
+        "            if not followed or",
+        shown_by=CORE + "test_nothing_is_replaced_before_a_leader_that_needs_the_tier_has_counted_it_itself",
+    ),
+    Guard(
+        "what was not proved replaces nothing",
+        PACKING,
+        "        if event.reason:\n            if event.lasting:\n                self.spoiled",
+        "        if event.lasting:\n            if event.lasting:\n                self.spoiled",
+        shown_by=CORE + "test_a_segment_that_could_not_be_proved_replaces_nothing_and_is_tried_again",
+    ),
+    Guard(
+        "an object goes once each of its records was proved elsewhere",
+        PACKING,
+        "        return not whole and self._proved.upto(run.first) >= run.last\n",
+        "        return not whole\n",
+        shown_by=CORE + "test_an_object_over_two_segments_goes_once_both_were_proved",
+    ),
+    Guard(
+        "a segment's own object is not deleted",
+        PACKING,
+        "        return not whole and self._proved.upto(run.first) >= run.last\n",
+        "        return self._proved.upto(run.first) >= run.last\n",
+        shown_by=CORE + "test_a_segment_that_is_one_small_object_is_not_deleted",
+    ),
+    Guard(
+        "nothing is deleted where the store does not delete",
+        PACKING,
+        "        if doomed and self.deletes:\n",
+        "        if doomed:\n",
+        shown_by=CORE + "test_where_the_store_does_not_delete_small_objects_stay",
+    ),
+    Guard(
+        "nothing is put with a gap below it",
+        "replication/core/tierside.py",
+        "            if gap is not None and self.packing is not None and self.packing.takes(gap):\n",
+        "            if False:\n",
+        shown_by=CORE + "test_an_empty_bucket_gets_whole_segments_oldest_first_and_small_objects_behind_them",
+    ),
+    Guard(
+        "what lies in the bucket is read back",
+        DRIVER,
+        "            try:\n                await self._prove(run, end)\n",
+        "            try:\n                await asyncio.sleep(0)\n",
+        shown_by=STORES + "test_what_was_altered_in_the_bucket_is_found_and_replaces_nothing",
+    ),
+    Guard(
+        "what is damaged here does not leave",
+        DRIVER,
+        "                reader.feed(piece)\n                crc",
+        "                crc",
+        shown_by=STORES + "test_what_is_damaged_here_does_not_leave_under_a_good_name",
+    ),
+)
