@@ -13,6 +13,7 @@ from typing import Final
 
 import uvloop
 
+from monitoring import listing
 from monitoring.drill import DrillMetrics
 from monitoring.health import judge
 from monitoring.http import HttpServer
@@ -49,7 +50,7 @@ from replication.watchdog import Watchdog
 from storage.dataset import scan
 from storage.disk import Disk, RealDisk
 from storage.errors import StorageError
-from storage.index import Index
+from storage.index import Index, Selection
 from storage.log import LogIdentity
 from storage.metadata import NodeIdentity
 from storage.staging import StagingArea
@@ -267,6 +268,12 @@ class Node:
 
     async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
         return await self.replicator.lookups.read(sop_instance_uid)
+
+    async def list_instances(self, where: Selection) -> dict[str, object]:
+        indexed, holes = self.index.applied.sequence, sorted(self.index.holes)
+        found = await asyncio.to_thread(self.index.select, where)
+        committed = self.replicator.core.situation.committed.sequence
+        return listing.page(where, found, indexed=indexed, committed=committed, holes=holes)
 
     def _surveyed(self) -> dict[str, object]:
         """What only the disk knows. lost_and_found is counted anew: an operator may have taken files away."""

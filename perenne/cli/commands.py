@@ -44,6 +44,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
 app.command("await-in-sync")(leaving.await_in_sync)
 app.command("import")(moving.import_verb)
+app.command("export")(moving.export_verb)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The node's TOML file.")]
 AccessOption = Annotated[
