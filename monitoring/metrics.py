@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from replication.api import ReplicatorStatistics, Role
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
-_STATUSES: Final = ("0000", "A700", "A900", "C000", "0110", "0111", "0122")
+_STATUSES: Final = ("0000", "A700", "A900", "C000", "0110", "0111", "0122", "0124")
 _REJECTIONS: Final = ("application_context", "calling_ae", "called_ae", "protocol_version", "draining", "limit")
 _CLOSES: Final = ("released", "peer-aborted", "protocol-error", "idle", "stalled", "drained", "connection-lost")
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

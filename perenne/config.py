@@ -318,6 +318,10 @@ class RetentionConfig:
     grace_days: int = 30
     """Nothing that arrived in the last so many days is proposed, whatever its study date says."""
 
+    returning_aes: str = "IMPORT PERENNE-LOST"
+    """Calling AE titles, with spaces between them, that send what was stored before: `perenne import`, `lost-found
+    resubmit`, an archive that is moved here. From them what was deleted is refused with 0124; from others it is new."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -381,6 +385,7 @@ class Config:
             message_s=dimse.message_timeout_ms / 1000,
             aes=tuple(AllowedAe(entry.title, entry.host) for entry in self.ae),
             require_called_ae=dimse.require_called_ae,
+            returning_aes=frozenset(self.retention.returning_aes.split()),
         )
 
 

@@ -48,9 +48,7 @@ class DimseServer:
         self.budget = Budget(association_bytes=settings.association_bytes, total_bytes=settings.total_bytes)
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="dimse-staging")
         self._refusals = Refusals()
-        self.service = StoreService(
-            committer, staging, scanner, self._executor, settings.background_bytes, self._refusals
-        )
+        self.service = StoreService(committer, staging, scanner, self._executor, settings, self._refusals)
         self.receive_buffer = memoryview(bytearray(_RECEIVE_BUFFER))
         self._numbers = itertools.count(1)
         self._associations: set[Association] = set()

@@ -19,6 +19,7 @@ class DimseSettings:
     """port, tls_port: None where that way is closed; 0 takes any free one.
     ae_title: ours, checked against the called AE title only when `require_called_ae`.
 
+    returning_aes: calling AE titles that send what was stored before: what was deleted since is refused from them.
     aes: when not empty, only these calling AE titles (and hosts) may associate.
     max_pdu: of the P-DATA-TF PDUs we are ready to receive (PS3.8 annex D.1), header not counted.
     association_bytes: unanswered bytes of one association above which its socket is not read while an
@@ -44,3 +45,4 @@ class DimseSettings:
     message_s: float = 30.0
     aes: tuple[AllowedAe, ...] = ()
     require_called_ae: bool = False
+    returning_aes: frozenset[str] = frozenset()

@@ -16,8 +16,9 @@ from perenne.dimse.intake import Intake
 from perenne.dimse.meta import file_meta
 from perenne.dimse.negotiation import AcceptedContext
 from perenne.dimse.refusals import Refusals
+from perenne.dimse.settings import DimseSettings
 from perenne.dimse.uids import VERIFICATION
-from replication.api import Committer, ConflictRefused, Draft, NotPromised
+from replication.api import Committer, ConflictRefused, Draft, NotPromised, WasDeleted
 from storage.dataset import DEFLATED, Attributes
 from storage.errors import StorageFull
 from storage.staging import Staged, StagingArea
@@ -59,10 +60,12 @@ class Incoming:
         self.charged = 0
         self.intake: Intake | None = None
         self.refusal: Answer | None = None
+        self.again = False
+        """Whether it was stored before, by what its sender is."""
 
 
 class StoreService:
-    """Shared by all associations of a server. background_bytes: see `DimseSettings`."""
+    """Shared by all associations of a server."""
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class StoreService:
         staging: StagingArea,
         scanner: Scanner,
         executor: Executor,
-        background_bytes: int,
+        settings: DimseSettings,
         refusals: Refusals,
     ) -> None:
         self._committer = committer
@@ -79,7 +82,8 @@ class StoreService:
         self._executor = executor
         # One thread: hostile data sets wait for each other, not for writes, and take no more than half of the GIL.
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="dimse-reading")
-        self._background_bytes = min(background_bytes, staging.memory_instance_bytes)
+        self._background_bytes = min(settings.background_bytes, staging.memory_instance_bytes)
+        self._returning = settings.returning_aes
         self._refusals = refusals
         self._committing: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -99,6 +103,7 @@ class StoreService:
         incoming.refusal = self._refusal(incoming)
         if incoming.refusal is not None:
             return
+        incoming.again = calling_ae in self._returning
         command = incoming.command
         meta = file_meta(
             sop_class_uid=command.sop_class_uid,
@@ -207,6 +212,7 @@ class StoreService:
             series_instance_uid=found.series_instance_uid,
             transfer_syntax_uid=syntax,
             attributes=found,
+            again=incoming.again,
         )
 
     def _glance(self, staged: Staged, syntax: str) -> Attributes | None:
@@ -239,6 +245,8 @@ def _answer_to(error: Exception, step: str) -> Answer:
         return Answer(codes.OUT_OF_RESOURCES, str(error))
     if isinstance(error, ConflictRefused):
         return Answer(codes.DUPLICATE_INSTANCE, "same SOP Instance UID with other content is kept")
+    if isinstance(error, WasDeleted):
+        return Answer(codes.NOT_AUTHORIZED, "it was deleted here, and is not taken back from this AE")
     if isinstance(error, StorageFull):
         return Answer(codes.OUT_OF_RESOURCES, "no room to store the instance")
     # The text of the exception stays out of the log: it may quote the data set.

@@ -13,11 +13,11 @@ from perenne.dimse.meta import file_meta
 from perenne.dimse.pdu import P_DATA, PDV_COMMAND
 from perenne.dimse.sender import Sender
 from perenne.dimse.uids import EXPLICIT_LE, IMPLEMENTATION_CLASS, IMPLICIT_LE
-from replication.api import NotPromised
+from replication.api import NotPromised, WasDeleted
 from storage.dataset import Attributes, scan
 from storage.digest import part10_meta_length
 from storage.errors import SegmentPoisoned, StorageFull
-from tests.dimse.helpers import CT, MemoryArchive, RawPeer, dataset, pdvs, run, serving, store_command
+from tests.dimse.helpers import CT, MemoryArchive, RawPeer, dataset, pdvs, run, serving, settings, store_command
 from tests.storage.memory_disk import MemoryDisk
 
 UID = "1.2.3.4.5.6"
@@ -48,6 +48,18 @@ def test_file_meta_states_its_length_and_pads_as_each_vr_wants() -> None:
     assert meta.endswith(b"\x02\0\x16\0AE\x04\0ABC ")
 
 
+def test_what_comes_from_a_returning_ae_was_stored_before() -> None:
+    async def main() -> None:
+        async with serving(settings(returning_aes=frozenset({"IMPORT"}))) as rig:
+            for number, calling in enumerate(("IMPORT", "CT1")):
+                uid = f"1.2.3.4.{number}"
+                async with await Sender.associate("127.0.0.1", rig.port, CONTEXTS, calling_ae=calling) as sender:
+                    assert (await sender.store(CT, uid, EXPLICIT_LE, [dataset(uid)])).status == 0
+                assert rig.archive.kept[uid][0].draft.again is (calling == "IMPORT")
+
+    run(main)
+
+
 def test_each_context_keeps_its_transfer_syntax() -> None:
     async def main() -> None:
         async with serving() as rig, await Sender.associate("127.0.0.1", rig.port, CONTEXTS) as sender:
@@ -62,6 +74,7 @@ def test_each_context_keeps_its_transfer_syntax() -> None:
     ("failure", "status", "comment"),
     [
         (NotPromised("no durable quorum"), codes.OUT_OF_RESOURCES, "no durable quorum"),
+        (WasDeleted(), codes.NOT_AUTHORIZED, "it was deleted here, and is not taken back from this AE"),
         (StorageFull("…"), codes.OUT_OF_RESOURCES, "no room to store the instance"),
         (SegmentPoisoned("disk"), codes.PROCESSING_FAILURE, "internal error"),
         (KeyError("Doe^Jane"), codes.PROCESSING_FAILURE, "internal error"),

@@ -1,5 +1,6 @@
 """Deleting as operators do it, on a real cluster: two persons, holds, rules, and the way back."""
 
+import asyncio
 import json
 import struct
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from perenne.bench.load import CT
+from perenne.bench.load import CT, EXPLICIT_LE
 from perenne.cli.commands import app
+from perenne.dimse.sender import Sender
 from perenne.journal import ACKNOWLEDGED, DELETED, DELETING, OFFERED, Journal, digest_of
 from perenne.local.cluster import LocalCluster, LocalNode
 from perenne.local.processes import wait_until
@@ -123,6 +125,15 @@ def urls(cluster: LocalCluster) -> list[str]:
     return [f"127.0.0.1:{node.http_port}" for node in cluster.nodes]
 
 
+def sent_as(calling_ae: str, node: LocalNode, image: tuple[str, bytes]) -> int | None:
+    async def send() -> int | None:
+        context = [(CT, [EXPLICIT_LE])]
+        async with await Sender.associate("127.0.0.1", node.dicom_port, context, calling_ae=calling_ae) as sender:
+            return (await sender.store(CT, image[0], EXPLICIT_LE, [image[1]])).status
+
+    return asyncio.run(send())
+
+
 def test_a_standalone_node_deletes_through_its_data_directory(tmp_path: Path) -> None:
     images = [made(number) for number in range(3)]
     with standalone(tmp_path / "n", SOLO) as node:
@@ -138,6 +149,7 @@ def test_a_standalone_node_deletes_through_its_data_directory(tmp_path: Path) ->
 
         request = typed("delete", "--instance", images[0][0], "--reason", "blurred", "--as", "Anna", "--yes")["request"]
         assert [node.get(f"/instances/{uid}", timeout=15)[0] for uid, _ in images] == [410, 200, 200]
+        assert [sent_as(calling, node, images[0]) for calling in ("IMPORT", "PERENNE-LOST")] == [0x0124, 0x0124]
         assert typed("delete", "undo", request, "--as", "Anna", "--yes")["back"] == 1
         assert node.get(f"/instances/{images[0][0]}", timeout=15)[0] == 200
         assert not list((node.data_dir / "ops").iterdir()), "orders are taken away again"
