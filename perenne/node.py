@@ -18,7 +18,7 @@ from monitoring.http import HttpServer
 from monitoring.metrics import Metrics
 from perenne import VERSION, logs
 from perenne.config import Config
-from perenne.config_tier import blocking_store, patient_store
+from perenne.config_tier import blocking_store, eviction, patient_store
 from perenne.dimse.server import DimseServer
 from perenne.limits import raise_descriptor_limit
 from replication.api import InstanceBytes, ReplicatorStatistics
@@ -34,6 +34,7 @@ from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.core import events as ev
 from replication.core.situation import ConflictPolicy, Settings
 from replication.core.values import Identity, Phase, ReplicaId, TierMode
+from replication.evicting import Evictor
 from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
 from replication.reporting import role, statistics
@@ -220,6 +221,7 @@ class Node:
             tier=self._tier,
             spool=config.node.data_dir / "staging",
         )
+        self._evictor = Evictor(self.replicator, eviction(config), self._tier)
         session_s = config.coordination.session_timeout_ms / 1000
         loop = asyncio.get_running_loop()
         self._watchdog = Watchdog(
@@ -243,9 +245,13 @@ class Node:
             await self.dimse.start()
             await self.http.start()
             self.replicator.settings = replace(
-                self.replicator.settings, dicom_port=self.dimse.port, http_port=self.http.port
+                self.replicator.settings,
+                dicom_port=self.dimse.port,
+                http_port=self.http.port,
+                evicts=lambda: self._evictor.evicts,
             )
             await self.replicator.start()
+            self._evictor.start()
         except OSError as error:
             raise CannotStart(f"a port cannot be opened: {error}; see [dimse], [http] and [peer] port") from error
         self._watchdog.start()
@@ -340,6 +346,7 @@ class Node:
                 for lag in s.lags
             ],
             "tier": asdict(s.tier) if s.tier is not None else None,
+            "capacity": asdict(s.capacity) | self._evictor.report(),
             **surveyed,
             "disk": {
                 "free_bytes": self._disk.free_bytes(),

@@ -18,6 +18,7 @@ from replication.core import events as ev
 from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
 from replication.core.values import Identity, ReplicaId
+from replication.evicting import read_record
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
 from replication.incoming import Payload
@@ -30,7 +31,7 @@ from replication.opening import UNSETTLED
 from replication.operations import Operations
 from replication.peers import PeerNetwork
 from replication.recent import Recent
-from replication.runtime import Runtime
+from replication.runtime import Runtime, epoch_record
 from replication.tier.port import ObjectStore
 from replication.tier.probe import Trust
 from replication.tiering import Tiering, proved
@@ -40,8 +41,8 @@ from storage.errors import StorageError
 from storage.index import Index
 from storage.log import Log
 from storage.metadata import PromiseFile
-from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind
-from storage.record import small_member
+from storage.position import LogPoint
+from storage.reader import WHOLE_LIMIT
 from storage.staging import Staged, StagingArea
 from storage.writer import CommitQueue
 
@@ -66,6 +67,7 @@ class ReplicatorSettings:
     version: str
     refusal: str = ""
     """Why this node takes no store at all, by its configuration."""
+    evicts: Callable[[], bool] = lambda: False  # whether this node may lack the records of sealed segments
 
 
 class Replicator:
@@ -98,6 +100,7 @@ class Replicator:
         self.runtime = runtime
         self._promises = runtime.executor("promise", 1)
         self.readers = runtime.executor("read", 2)
+        self.distant = runtime.executor("distant", 4)
         self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES, unseen=log.end.sequence)
         self.offers = Offers(self._let_go)
         self._held = Held()
@@ -118,7 +121,7 @@ class Replicator:
         ports = Ports(
             catalogue=self.recent,
             new_id=new_id,
-            epoch_record=_epoch_record,
+            epoch_record=epoch_record,
             received_bytes=self.network.received_bytes,
         )
         value = promise.value
@@ -133,6 +136,7 @@ class Replicator:
             end=lambda: self.core.situation.ledger.end.sequence,
             committed=lambda: self.core.situation.told,
             in_sync=self._is_in_sync,
+            read=lambda sequence: read_record(self, sequence, whole_limit=WHOLE_LIMIT),
         )
         self.coordinator = Coordinator(
             coordination, settings.cluster, self.me, self._describe, self, runtime.wall_us, tiered=tier is not None
@@ -174,6 +178,7 @@ class Replicator:
         if self.tiering is not None:
             await self.tiering.close()
         self.offers.give_up("the node stops")
+        self.distant.shutdown(wait=False, cancel_futures=True)
         for end in (self.group.close, self._promises.shutdown, self._indexing.close, self.readers.shutdown):
             await asyncio.to_thread(end)
 
@@ -203,6 +208,7 @@ class Replicator:
             settings.ae_title,
             settings.version,
             situation.ledger.end,
+            settings.evicts(),
         )
         return NodeRegistration(self.me.id, self.me.incarnation, situation.floor), live
 
@@ -412,7 +418,3 @@ class Replicator:
 
     def operation(self, operation: Operation) -> None:
         self._operations.requested(operation)
-
-
-def _epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:
-    return small_member(position, RecordKind.EPOCH, {"epoch": position.epoch}, time_us)

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from storage.errors import StorageError
 from storage.log import Log
-from storage.position import LogPoint
+from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind
+from storage.record import small_member
 from storage.writer import CommitQueue, GroupCommit
 
 
@@ -53,3 +54,7 @@ class ThreadRuntime:
         self, log: Log, on_durable: Callable[[LogPoint], None], on_failure: Callable[[StorageError], None]
     ) -> CommitQueue:
         return GroupCommit(log, on_durable, on_failure)
+
+
+def epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:
+    return small_member(position, RecordKind.EPOCH, {"epoch": position.epoch}, time_us)

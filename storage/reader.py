@@ -133,6 +133,7 @@ class LogReader:
                 segment.header.chain_before,
                 segment is not segments[-1],
                 segment.size,
+                segment.evicted,
             )
             for segment in segments
         )
@@ -166,6 +167,19 @@ class LogReader:
             raise RecordAbsent(sequence)
         return sealed_records(segment)
 
+    def is_evicted(self, sequence: int) -> bool:
+        """Whether reading this record means to ask the tier: it may take long, and fail."""
+        found = self._find(sequence)
+        return isinstance(found, Segment) and found.evicted
+
+    def distrusts(self, sequence: int) -> bool:
+        """Whether what was read came from the tier: it is fetched anew the next time, and nothing is damaged here."""
+        found = self._find(sequence)
+        if not isinstance(found, Segment) or not found.evicted:
+            return False
+        found.file.drop_cache()
+        return True
+
     def _sealed(self, sequence: int) -> Segment | None:
         with self._lock:
             index = bisect_right(self._segments, sequence, key=lambda segment: segment.first) - 1
@@ -189,6 +203,8 @@ class LogReader:
             return None if found is None else found.entry.point
         if entry := found.entry(sequence):
             return entry.point
+        if found.evicted:
+            return None  # whoever asks for a point does not wait for a tier
         try:
             decoded = self._locate(found, sequence)[1]
         except RecordCorrupt:
@@ -333,6 +349,8 @@ class _NotingDamage:
         if isinstance(error, RecordCorrupt):
             if self._sequence > self._log.end.sequence:
                 raise RecordAbsent(self._sequence) from error
+            if self._log.distrusts(self._sequence):
+                raise RecordCorrupt(self._sequence, error.reason) from error  # in the tier, not here
             self._log.note_damage(self._sequence)
             if error.sequence != self._sequence:
                 raise RecordCorrupt(self._sequence, error.reason) from error

@@ -165,6 +165,7 @@ def encode_live(live: LiveNode) -> bytes:
             "ae_title": live.ae_title,
             "version": live.version,
             "end": _point(live.end),
+            "evicts": live.evicts,
         }
     )
 
@@ -182,6 +183,7 @@ def decode_live(data: bytes) -> LiveNode:
             str(f["ae_title"]),
             str(f["version"]),
             _to_point(f["end"]),
+            bool(f.get("evicts", False)),
         ),
     )
 
