@@ -16,7 +16,7 @@ from storage.evicted import Stub
 from storage.log import Log
 from storage.position import EpochSpan
 from storage.reader import FilePayload
-from storage.table import MARK_OFFSETS
+from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, MARK_OFFSETS
 from tests.storage.log_helpers import IDENTITY, append
 
 RECORDS = 30
@@ -113,7 +113,12 @@ def test_points_and_epochs_never_ask_the_tier(holder: Holder) -> None:
     holder.kept.asked.clear()
     assert all(log.point_at(sequence) for sequence in range(RECORDS + 1))
     assert log.epochs() and log.segments() and log.sealed_at(1)
+    with (holder.directory / log.segments()[0].name).open("r+b") as file:
+        file.seek(ENTRIES_OFFSET + 2 * ENTRY_BYTES + 40)
+        file.write(b"?")
+    assert log.point_at(3) is None, "its entry is damaged"
     assert not holder.kept.asked
+    assert log.read(3).header.position.sequence == 3
 
 
 @pytest.mark.parametrize("trouble", ["away", "altered", "short", "unknown"])
