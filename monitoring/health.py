@@ -33,6 +33,10 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
         reasons.append(f"too little room, and nothing is evicted: {why}")
     if damaged := facts["disk"]["damaged_records"]:
         reasons.append(f"{damaged} damaged records")
+    scrub: Mapping[str, Any] = facts.get("scrub") or {}
+    differs: Mapping[str, int] = scrub.get("differs") or {}
+    reasons += [f"the log differs from that of {replica} at record {at}" for replica, at in sorted(differs.items())]
+    reasons += scrub.get("faults") or []
     if saved := facts["lost_and_found"]:
         reasons.append(f"{saved} files in lost+found")
     if facts["leader"] is not None and facts["node"] not in facts["in_sync"]:

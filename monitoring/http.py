@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any, Final, Protocol
 
@@ -13,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from monitoring.bearer import Bearer
 from monitoring.connections import Connection, Gate, Patience, connections
 from monitoring.metrics import CONTENT_TYPE
-from replication.api import InstanceAbsent, InstanceBytes, InstanceUnavailable
+from replication.api import InstanceAbsent, InstanceBytes, InstanceDeleted, InstanceUnavailable
 
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
@@ -37,8 +39,12 @@ class Watched(Protocol):
 
     async def status(self) -> dict[str, object]: ...
 
+    async def standing(self) -> dict[str, object]:
+        """What an operator's verbs need to know when the cluster cannot go on by itself."""
+        ...
+
     async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
-        """Raises InstanceAbsent, InstanceUnavailable."""
+        """Raises InstanceAbsent, InstanceDeleted, InstanceUnavailable."""
         ...
 
 
@@ -58,6 +64,9 @@ def application(node: Watched) -> Starlette:
     async def status(_: Request) -> Response:
         return JSONResponse(await node.status())
 
+    async def standing(_: Request) -> Response:
+        return JSONResponse(await node.standing())
+
     async def instance(request: Request) -> Response:
         return await _instance(node, request.path_params["uid"])
 
@@ -67,6 +76,7 @@ def application(node: Watched) -> Starlette:
         Route("/readyz", health(node.why_not_ready)),
         Route("/leader", health(lambda: None if node.is_leader() else "this node does not lead")),
         Route("/status", status),
+        Route("/standing", standing),
         Route("/instances/{uid}", instance),
     ]
     return Starlette(routes=routes)
@@ -77,6 +87,8 @@ async def _instance(node: Watched, uid: str) -> Response:
         return PlainTextResponse("a SOP Instance UID has digits and dots, at most 64\n", status_code=400)
     try:
         found = await node.read_instance(uid)
+    except InstanceDeleted:
+        return PlainTextResponse("it was deleted\n", status_code=410)
     except InstanceAbsent:
         return PlainTextResponse("there is no such instance\n", status_code=404)
     except InstanceUnavailable as error:
@@ -102,12 +114,23 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """uvicorn in the node's own loop."""
 
-    def __init__(self, node: Watched, *, host: str, port: int, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        node: Watched,
+        *,
+        host: str,
+        port: int,
+        patience: Patience | None = None,
+        secure: ssl.SSLContext | None = None,
+        token: str | None = None,
+        open_metrics: bool = True,
+    ) -> None:
+        """secure: speak https. token: what everything but the probes wants, `open_metrics` aside."""
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._address = (host, port)
         config = uvicorn.Config(
-            Gate(application(node)),
+            Bearer(Gate(application(node)), token, open_metrics=open_metrics),
             http=Connection,
             ws="none",
             lifespan="off",
@@ -117,6 +140,8 @@ class HttpServer:
             timeout_keep_alive=20,
             timeout_graceful_shutdown=2,
         )
+        config.load()
+        config.ssl = secure
         self._server = _Server(config)
         self._patience = patience or Patience()
         self._task: asyncio.Task[None] | None = None

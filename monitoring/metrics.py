@@ -3,7 +3,7 @@
 The only home of prometheus_client. Every series exists from the start, with base units (docs/observability.md).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -22,7 +22,14 @@ _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 class Metrics:
     """Also the observer of the DICOM port."""
 
-    def __init__(self, snapshot: Callable[[], ReplicatorStatistics], *, version: str) -> None:
+    def __init__(
+        self,
+        snapshot: Callable[[], ReplicatorStatistics],
+        *,
+        version: str,
+        expiries: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
+        """expiries: when the certificate of each listener ends, in Unix seconds."""
         self.registry = registry = CollectorRegistry(auto_describe=False)
         Gauge("perenne_build", "Version of this node", ["version"], registry=registry).labels(version).set(1)
         self._refused = Counter("perenne_connections_refused", "Connections dropped at once", registry=registry)
@@ -47,6 +54,7 @@ class Metrics:
             self._closed.labels(reason)
         self._stores_by_status = {int(status, 16): self._stores.labels(status) for status in _STATUSES}
         registry.register(_Snapshot(snapshot))
+        registry.register(_Certificates(expiries))
 
     def render(self) -> bytes:
         """The text exposition format."""
@@ -79,6 +87,24 @@ class Metrics:
         self._echoes.inc()
 
 
+class _Certificates:
+    """Their ends, as they are now: a node takes up new ones while it runs."""
+
+    def __init__(self, expiries: Callable[[], Mapping[str, float]]) -> None:
+        self._expiries = expiries
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        ends = GaugeMetricFamily(
+            "perenne_tls_certificate_expiry_timestamp_seconds", "When it ends", labels=["listener"]
+        )
+        for listener, end in self._expiries().items():
+            ends.add_metric([listener], end)
+        yield ends
+
+
 class _Snapshot:
     """Turns the replicator's snapshot into metrics at each scrape."""
 
@@ -95,6 +121,7 @@ class _Snapshot:
         yield from _lags(s)
         yield from _tier(s)
         yield from _capacity(s)
+        yield from _scrub(s)
 
 
 def _gauges(s: ReplicatorStatistics) -> Iterator[Metric]:
@@ -192,12 +219,39 @@ def _capacity(s: ReplicatorStatistics) -> Iterator[Metric]:
     yield sizes
 
 
+def _scrub(s: ReplicatorStatistics) -> Iterator[Metric]:
+    scrub = s.scrub
+    ages = GaugeMetricFamily(
+        "perenne_verified_age_seconds",
+        "Since the last complete scrub began: all that is older was read since",
+        labels=["depth"],
+    )
+    ages.add_metric(["light"], scrub.light_age_seconds)
+    ages.add_metric(["deep"], scrub.deep_age_seconds)
+    yield ages
+    yield GaugeMetricFamily(
+        "perenne_log_differs", "Replicas whose committed log differs from this one", value=len(scrub.differs)
+    )
+    yield GaugeMetricFamily(
+        "perenne_log_faults", "Segments with faults that nothing here can mend", value=len(scrub.faults)
+    )
+    plain: dict[str, tuple[str, float]] = {
+        "perenne_scrub_bytes": ("Bytes read again from the medium", scrub.bytes),
+        "perenne_scrub_damaged": ("Damaged records that the scrub found", scrub.damaged),
+        "perenne_scrub_frames": ("Segments written anew around their records", scrub.frames),
+        "perenne_repaired": ("Damaged records that were repaired", scrub.repaired),
+    }
+    for name, (text, value) in plain.items():
+        yield CounterMetricFamily(name, text, value=value)
+
+
 def _counters(s: ReplicatorStatistics) -> Iterator[Metric]:
     plain: dict[str, tuple[str, float]] = {
         "perenne_stored": ("Instances stored through this node", s.stored),
         "perenne_duplicates": ("Instances that were stored already", s.duplicates),
         "perenne_conflicts": ("Other bytes under a known SOP Instance UID", s.conflicts),
         "perenne_stored_bytes": ("Bytes of instances committed through this node", s.stored_bytes),
+        "perenne_peer_strangers": ("Connections to the peer port that were not of this cluster", s.strangers),
         "perenne_leader_changes": ("Changes of leader that this node saw", s.leader_changes),
         "perenne_coordination_changes": ("Changes of the cluster state that this node made", s.coordination_changes),
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from perenne.dimse.settings import AllowedAe, DimseSettings
+from storage.scrub import ScrubSettings
 
 MEBIBYTE: Final = 1024 * 1024
 
@@ -55,13 +56,19 @@ class CoordinationConfig:
     session_timeout_ms: int = 6_000
     """A leader that is silent for so long is replaced. Shorter finds a dead leader sooner, and a busy one too."""
 
+    tls: bool = False
+    """Speak TLS to ZooKeeper, with the files of [tls]. Its certificate must be of the same authority."""
+
+    credentials_file: Path | None = None
+    """One line `user:password`. With it everything in ZooKeeper belongs to that user alone (digest ACL)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerConfig:
     """The port on which nodes talk to each other."""
 
-    host: str = "0.0.0.0"  # a server: its port is meant to be reached
-    """The address to listen on; 0.0.0.0 is every interface."""
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 is every interface. Nothing is reachable from outside until one is named."""
 
     port: int = 11111
     """0 takes any free port; it is announced through ZooKeeper."""
@@ -80,7 +87,7 @@ class DimseConfig:
     ae_title: str = "PERENNE"
     """The AE title of this node; the nodes of a cluster may share one."""
 
-    host: str = "0.0.0.0"
+    host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 is every interface."""
 
     port: int = 11112
@@ -113,6 +120,24 @@ class DimseConfig:
     message_timeout_ms: int = 30_000
     """The same in the middle of a message: what arrived of it is held in memory, and its sender is gone or stuck."""
 
+    tls: str = "off"
+    """`off`; `beside`: DICOM TLS (PS3.15 annex B.12, BCP 195) on tls_port as well; `only`: on tls_port alone."""
+
+    tls_port: int = 2762
+    """The registered port of DICOM TLS; 0 takes any free port."""
+
+    tls_clients: str = "any"
+    """`any` caller, or only `known` ones, with a certificate of tls_authority_file."""
+
+    tls_certificate_file: Path | None = None
+    """The certificate shown to modalities, of the hospital's own authority as a rule. Absent: that of [tls]."""
+
+    tls_key_file: Path | None = None
+    """Its key."""
+
+    tls_authority_file: Path | None = None
+    """Who signs the certificates of modalities. Absent: the authority of [tls]."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AeConfig:
@@ -127,13 +152,23 @@ class AeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpConfig:
-    """The port for load balancers, Prometheus and people. It has no authentication: keep it inside."""
+    """The port for load balancers, Prometheus and people."""
 
-    host: str = "0.0.0.0"
+    host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 is every interface."""
 
     port: int = 8080
     """0 takes any free port."""
+
+    tls: bool = False
+    """Speak https, with the certificate of [tls]."""
+
+    token_file: Path | None = None
+    """One line. With it everything but the probes wants `Authorization: Bearer TOKEN`. Without it there is no
+    authentication: keep the port inside."""
+
+    open_metrics: bool = True
+    """Let /metrics be read without the token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +198,20 @@ class StorageConfig:
 
     evict_cache_bytes: int = 64 * MEBIBYTE
     """Memory for parts of evicted segments that were read back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubConfig:
+    """Reading everything again before somebody needs it: bytes rot where nobody looks (docs/operating.md)."""
+
+    light_every_ms: int = 86_400_000
+    """From the start of one light pass to the next (headers, tables, chain, and other nodes' chains); 0 for never."""
+
+    deep_every_ms: int = 604_800_000
+    """The same for every payload against its digest: a week. 0 for never."""
+
+    per_second_bytes: int = 100 * MEBIBYTE
+    """At most; 0 for as fast as the disk allows. It waits while somebody stores or reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +281,28 @@ class TierConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsConfig:
+    """Who this node is to others, and whom it believes (docs/security.md). `perenne certs` makes these files.
+
+    With them the peer port speaks mutual TLS 1.3 alone, on every node of the cluster. A file that changes is read
+    again within seconds, without a restart.
+    """
+
+    authority_file: Path | None = None
+    """PEM file of the private authority that signs the nodes of this cluster, and nobody else."""
+
+    certificate_file: Path | None = None
+    """PEM file of this node's certificate. Its common name is [node] id."""
+
+    key_file: Path | None = None
+    """PEM file of its private key, without a password; readable by this node alone."""
+
+    @property
+    def on(self) -> bool:
+        return self.certificate_file is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """What the node writes to standard error. Never patient data."""
 
@@ -240,6 +311,21 @@ class LogConfig:
 
     format: str = "json"
     """`json`: one object per line. `text`: for eyes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionConfig:
+    """Deleting: who must agree, and what may go by its age (docs/operating.md). Equal on every node."""
+
+    approval: str = "one-person"
+    """`one-person`: whoever may write to ZooKeeper deletes. `two-person`: a second person approves each delete."""
+
+    rules: str = ""
+    """What `perenne retention` proposes, for example `modality=US,OT age=10y since=study; modality=SC age=90d
+    since=arrival ae=CAM1`. A study goes when all of it fits one rule. Empty: nothing ever does."""
+
+    grace_days: int = 30
+    """Nothing that arrived in the last so many days is proposed, whatever its study date says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,8 +340,11 @@ class Config:
     ae: tuple[AeConfig, ...] = ()
     http: HttpConfig = field(default_factory=HttpConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
+    scrub: ScrubConfig = field(default_factory=ScrubConfig)
     tier: TierConfig = field(default_factory=TierConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
 
     @property
     def standalone(self) -> bool:
@@ -274,13 +363,23 @@ class Config:
             return 1
         return self.cluster.copies_required
 
+    def scrub_settings(self) -> ScrubSettings:
+        """The scrub's own view, in its units."""
+        scrub = self.scrub
+        return ScrubSettings(
+            light_every_s=scrub.light_every_ms / 1000,
+            deep_every_s=scrub.deep_every_ms / 1000,
+            bytes_per_s=scrub.per_second_bytes,
+        )
+
     def dimse_settings(self) -> DimseSettings:
         """The DICOM port's own view, in its units."""
         dimse = self.dimse
         return DimseSettings(
             ae_title=dimse.ae_title,
             host=dimse.host,
-            port=dimse.port,
+            port=None if dimse.tls == "only" else dimse.port,
+            tls_port=None if dimse.tls == "off" else dimse.tls_port,
             max_associations=dimse.max_associations,
             max_pdu=dimse.max_pdu_bytes,
             association_bytes=dimse.association_bytes,

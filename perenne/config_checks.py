@@ -9,6 +9,8 @@ from typing import Final
 
 from perenne.config import Config, Problem
 from perenne.config_tier import tier_findings
+from perenne.config_tls import tls_findings
+from perenne.retention import retention_findings
 
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
@@ -20,7 +22,8 @@ _FINDING = tuple[str, str, str]
 
 def check(config: Config, where: Callable[[str], str]) -> tuple[Problem, ...]:
     """Return everything that cannot work. `where` turns a key such as `dimse.port` into the place that set it."""
-    checks = (_node, _cluster, _coordination, _ports, _dimse, _aes, _storage, tier_findings, _log)
+    parts = (_node, _cluster, _coordination, _ports, _dimse, _aes, _storage, _scrub)
+    checks = (*parts, tier_findings, tls_findings, retention_findings, _log)
     return tuple(Problem(where(key), cause, next_step) for part in checks for key, cause, next_step in part(config))
 
 
@@ -162,6 +165,17 @@ def _storage(config: Config) -> Iterator[_FINDING]:
         yield "storage.memory_instance_bytes", f"{storage.memory_instance_bytes} is too small", step
     if storage.staging_pool_bytes < storage.memory_instance_bytes:
         yield "storage.staging_pool_bytes", "is smaller than memory_instance_bytes", "Use at least as much."
+
+
+def _scrub(config: Config) -> Iterator[_FINDING]:
+    scrub = config.scrub
+    for key, value in (("light_every_ms", scrub.light_every_ms), ("deep_every_ms", scrub.deep_every_ms)):
+        if value and not 1_000 <= value <= 366 * 86_400_000:
+            step = "Use 0 for never, or 1000 to a year; 86400000 is a day, 604800000 a week."
+            yield f"scrub.{key}", f"{value} ms cannot be", step
+    if scrub.per_second_bytes and scrub.per_second_bytes < 1024 * _KIBIBYTE:
+        step = 'Use at least "1MiB", or 0 for no limit; "100MiB" is the default.'
+        yield "scrub.per_second_bytes", f"{scrub.per_second_bytes} would take for ever", step
 
 
 def _log(config: Config) -> Iterator[_FINDING]:

@@ -13,21 +13,25 @@ from typing import Final
 
 import uvloop
 
+from monitoring.drill import DrillMetrics
 from monitoring.health import judge
 from monitoring.http import HttpServer
 from monitoring.metrics import Metrics
 from perenne import VERSION, logs
 from perenne.config import Config
 from perenne.config_tier import blocking_store, eviction, patient_store
+from perenne.config_tls import door, keyrings, token, zookeeper_access
 from perenne.dimse.server import DimseServer
+from perenne.joining import CannotStart, identified
 from perenne.limits import raise_descriptor_limit
+from perenne.notify import notified
+from perenne.retention import TWO_PERSON
+from perenne.standing import StandingReport
+from perenne.tls import TlsUnusable
 from replication.api import InstanceBytes, ReplicatorStatistics
 from replication.coordination.port import (
     ClusterRecord,
     Coordination,
-    CoordinationCorrupt,
-    CoordinationUnavailable,
-    SessionEvent,
 )
 from replication.coordination.standalone import FileCoordination
 from replication.coordination.zookeeper import ZooKeeperCoordination
@@ -39,6 +43,8 @@ from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
 from replication.reporting import role, statistics
 from replication.runtime import ThreadRuntime
+from replication.scrubber import Scrubber
+from replication.tier.manifest import proved_for
 from replication.tier.port import BlockingStore, TierError
 from replication.watchdog import Watchdog
 from storage.dataset import scan
@@ -46,7 +52,7 @@ from storage.disk import Disk, RealDisk
 from storage.errors import StorageError
 from storage.index import Index
 from storage.log import LogIdentity
-from storage.metadata import NodeIdentity, read_identity, write_identity
+from storage.metadata import NodeIdentity
 from storage.staging import StagingArea
 
 _LOG: Final = logging.getLogger("perenne.node")
@@ -54,10 +60,6 @@ DRAIN_S: Final = 15.0
 ALONE: Final = "one copy only: allow_solo or ZooKeeper (with a peer or a tier)"
 GC_THRESHOLDS: Final = (20_000, 20, 50)
 HAND_OVER_S: Final = 6.0
-
-
-class CannotStart(Exception):
-    """The text says why, and what to do."""
 
 
 def run(config: Config) -> int:
@@ -86,94 +88,33 @@ async def _serve(config: Config) -> None:
         FileCoordination(disk)
         if config.standalone
         else ZooKeeperCoordination(
-            config.coordination.zookeeper, session_timeout_ms=config.coordination.session_timeout_ms
+            config.coordination.zookeeper,
+            session_timeout_ms=config.coordination.session_timeout_ms,
+            access=zookeeper_access(config),
         )
     )
-    identity, cluster = await _identity(config, disk, stopping)
+    identity, cluster = await identified(config, disk, stopping)
     if identity is None:
         return
     node = Node(config, disk, coordination, identity, cluster)
+    node.replicator.operations.when_retired = lambda why: end_retired(why, stopping)
     try:
         await node.start()
         # What was built until here stays: the collector need not walk it again and again (5 to 10 % of the rate).
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        await stopping.wait()
+        async with notified(node.why_not_live):
+            await stopping.wait()
     finally:
         await node.stop()
 
 
-async def _identity(config: Config, disk: Disk, stopping: asyncio.Event) -> tuple[NodeIdentity | None, ClusterRecord]:
-    """Read node.json, or format the directory as a new member of the cluster that coordination knows."""
-    try:
-        identity = read_identity(disk)
-    except StorageError as error:
-        raise CannotStart(f"{config.node.data_dir}: {error}") from error
-    if identity is not None and identity.node_id != config.node.id:
-        raise CannotStart(
-            f"{config.node.data_dir} belongs to node {identity.node_id}, not {config.node.id}:"
-            " set [node] id, or give another data_dir"
-        )
-    segment_bytes = config.cluster.segment_bytes
-    if identity is not None:
-        return identity, ClusterRecord(identity.cluster_id, 1, segment_bytes)
-    proposal = ClusterRecord(secrets.token_hex(8), 1, segment_bytes)
-    cluster = proposal if config.standalone else await _ask_cluster(config, proposal, stopping)
-    if cluster is None:
-        return None, proposal
-    if cluster.segment_bytes != segment_bytes:
-        raise CannotStart(f"the cluster was made with segment_bytes = {cluster.segment_bytes}: set it so in [cluster]")
-    identity = NodeIdentity(cluster.cluster_id, config.node.id, secrets.token_hex(8))
-    try:
-        write_identity(disk, identity)
-    except StorageError as error:
-        raise CannotStart(f"{config.node.data_dir}: {error}") from error
-    _LOG.info("formatted a data directory", extra={"cluster": identity.cluster_id, "node": identity.node_id})
-    return identity, cluster
-
-
-async def _ask_cluster(config: Config, proposal: ClusterRecord, stopping: asyncio.Event) -> ClusterRecord | None:
-    """Wait for coordination for as long as it takes; None when told to stop meanwhile."""
-    settings = config.coordination
-    coordination = ZooKeeperCoordination(settings.zookeeper, session_timeout_ms=settings.session_timeout_ms)
-    connected = SessionWaiter()
-    await coordination.start(connected)
-    try:
-        while not stopping.is_set():
-            if not connected.event.is_set():
-                _LOG.warning("waiting for ZooKeeper", extra={"zookeeper": settings.zookeeper})
-            waiters = [asyncio.ensure_future(event.wait()) for event in (connected.event, stopping)]
-            await asyncio.wait(waiters, timeout=5, return_when=asyncio.FIRST_COMPLETED)
-            for waiter in waiters:
-                waiter.cancel()
-            if connected.event.is_set():
-                try:
-                    return await coordination.cluster(proposal)
-                except CoordinationUnavailable:
-                    await asyncio.sleep(0.2)
-                except CoordinationCorrupt as error:
-                    raise CannotStart(str(error)) from error
-        return None
-    finally:
-        await coordination.close()
-
-
-class SessionWaiter:
-    """Waits for the first session."""
-
-    def __init__(self) -> None:
-        self.event = asyncio.Event()
-
-    def session_changed(self, event: SessionEvent) -> None:
-        if event is SessionEvent.CONNECTED:
-            self.event.set()
-
-    def state_changed(self) -> None: ...
-
-    def nodes_changed(self) -> None: ...
-
-    def operation_requested(self) -> None: ...
+def end_retired(why: str, stopping: asyncio.Event) -> None:
+    """With exit code 0: a supervisor that restarts what failed has nothing to restart."""
+    if not stopping.is_set():
+        _LOG.critical("this node is retired, and ends", extra={"reason": why})
+    stopping.set()
 
 
 class Node:
@@ -206,6 +147,10 @@ class Node:
             memory_instance_bytes=config.storage.memory_instance_bytes,
             pool_bytes=config.storage.staging_pool_bytes,
         )
+        try:
+            self._keyrings = keyrings(config)
+        except TlsUnusable as error:
+            raise CannotStart(str(error)) from error
         self._tier = patient_store(config.tier, tier_store(config)) if config.uses_tier else None
         me = Identity(ReplicaId(identity.node_id), identity.incarnation, secrets.token_hex(8))
         self.replicator = Replicator(
@@ -219,9 +164,12 @@ class Node:
             new_id=lambda: secrets.token_hex(8),
             runtime=self._runtime,
             tier=self._tier,
+            prove_tier=lambda tier: proved_for(tier, cluster),
             spool=config.node.data_dir / "staging",
+            door=door(self._keyrings.peer),
         )
         self._evictor = Evictor(self.replicator, eviction(config), self._tier)
+        self._standing = StandingReport(self.replicator, disk, config.node.data_dir)
         session_s = config.coordination.session_timeout_ms / 1000
         loop = asyncio.get_running_loop()
         self._watchdog = Watchdog(
@@ -232,9 +180,26 @@ class Node:
             # Room for what the log thread may be zeroing now and for the segment after it: refuse before it is full.
             reserve_bytes=max(config.storage.reserve_bytes, 2 * cluster.segment_bytes),
         )
-        self._metrics = Metrics(self.statistics, version=VERSION)
-        self.dimse = DimseServer(config.dimse_settings(), self.replicator, self.staging, scan, self._metrics)
-        self.http = HttpServer(self, host=config.http.host, port=config.http.port)
+        self._metrics = Metrics(self.statistics, version=VERSION, expiries=self._keyrings.expiries)
+        self._metrics.registry.register(DrillMetrics(config.node.data_dir / "drill.json"))
+        self.dimse = DimseServer(
+            config.dimse_settings(),
+            self.replicator,
+            self.staging,
+            scan,
+            self._metrics,
+            door(self._keyrings.dicom),
+        )
+        self.http = HttpServer(
+            self,
+            host=config.http.host,
+            port=config.http.port,
+            secure=self._keyrings.http.server() if self._keyrings.http is not None else None,
+            token=token(config),
+            open_metrics=config.http.open_metrics,
+        )
+        self._renewal = asyncio.ensure_future(self._keyrings.renew())
+        self._scrubber = Scrubber(self.replicator, disk, config.scrub_settings())
 
     def _loop_age(self) -> float:
         return (self._runtime.now_ms() - self.replicator.ticked_ms) / 1000
@@ -255,6 +220,8 @@ class Node:
         except OSError as error:
             raise CannotStart(f"a port cannot be opened: {error}; see [dimse], [http] and [peer] port") from error
         self._watchdog.start()
+        self.replicator.spawn(self._standing.keep())
+        self._scrubber.start()
         ports = {"dicom": self.dimse.port, "http": self.http.port, "peer": self.replicator.network.port}
         _LOG.info("the node runs", extra={"node": self.replicator.me.id, **ports})
         if self._config.tier.on and not self._config.uses_tier:
@@ -269,7 +236,9 @@ class Node:
         await self.replicator.hand_over(HAND_OVER_S)
         await self.dimse.drain(DRAIN_S)
         self._watchdog.stop()
+        self._renewal.cancel()
         await self.replicator.close()
+        await asyncio.to_thread(self._scrubber.close)
         await self.dimse.close()
         await self.http.close()
         self.index.close()
@@ -280,7 +249,7 @@ class Node:
     # What the HTTP port shows
 
     def statistics(self) -> ReplicatorStatistics:
-        return statistics(self.replicator, data_path_seconds=self._watchdog.age_s)
+        return statistics(self.replicator, data_path_seconds=self._watchdog.age_s, scrub=self._scrubber.report())
 
     def metrics(self) -> bytes:
         return self._metrics.render()
@@ -315,6 +284,9 @@ class Node:
             "lost_and_found": saved,
         }
 
+    async def standing(self) -> dict[str, object]:
+        return await self._standing.document()
+
     async def status(self) -> dict[str, object]:
         """What `perenne status` shows."""
         surveyed = await asyncio.to_thread(self._surveyed)
@@ -348,6 +320,7 @@ class Node:
             "tier": asdict(s.tier) if s.tier is not None else None,
             "capacity": asdict(s.capacity) | self._evictor.report(),
             **surveyed,
+            "scrub": asdict(s.scrub),
             "disk": {
                 "free_bytes": self._disk.free_bytes(),
                 "damaged_records": s.damaged_records,
@@ -400,6 +373,7 @@ def _replicator_settings(
         http_port=config.http.port,
         ae_title=config.dimse.ae_title,
         version=VERSION,
+        two_person=config.retention.approval == TWO_PERSON,
         refusal="" if not config.standalone or config.cluster.allow_solo else ALONE,
     )
 

@@ -4,29 +4,42 @@
 """
 
 import enum
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from msgspec import Struct
 
 from replication.core.values import Phase, ReplicaId
 from storage.dataset import Attributes
-from storage.position import LogPoint
+from storage.deletion import Note, Tombstone
+from storage.position import LogPoint, RecordKind
 from storage.staging import Staged
 
 
 class Draft(Struct, frozen=True, kw_only=True):
-    """An instance offered for commitment: its bytes, staged and hashed, and what names it."""
+    """An instance offered for commitment: its bytes, staged and hashed, and what names it.
+
+    attributes: what the scan of the header found, where there was one. again: it was stored before, and comes from
+    lost+found, a restore or an import; it is dropped when it was deleted meanwhile. small: instead of an instance, a
+    tombstone or a note.
+    """
 
     staged: Staged
-    sop_class_uid: str
-    sop_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    transfer_syntax_uid: str
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    transfer_syntax_uid: str = ""
     attributes: Attributes | None = None
-    """What the scan of the header found, where there was one."""
+    again: bool = False
+    small: Tombstone | Note | None = None
+
+    @property
+    def kind(self) -> RecordKind:
+        if self.small is None:
+            return RecordKind.INSTANCE
+        return RecordKind.TOMBSTONE if isinstance(self.small, Tombstone) else RecordKind.NOTE
 
 
 class CommitOutcome(enum.Enum):
@@ -45,13 +58,21 @@ class ConflictRefused(Exception):
     """The same SOP Instance UID with other bytes, refused by policy; the kept instance is committed."""
 
 
+class WasDeleted(Exception):
+    """It was stored before and deleted since: it does not come back unless somebody stores it anew."""
+
+
+class OnHold(Exception):
+    """A study that is on legal hold: nothing of it is deleted."""
+
+
 class Committer(Protocol):
     """Where a received instance goes. Implemented by the replicator, and by tests."""
 
     async def commit(self, draft: Draft) -> CommitOutcome:
         """Return once `draft` is committed. Takes over one reference of `draft.staged`.
 
-        Raises NotPromised, ConflictRefused, or storage.errors.StorageFull.
+        Raises NotPromised, ConflictRefused, or storage.errors.StorageFull; WasDeleted where it was stored before.
         """
         ...
 
@@ -135,6 +156,27 @@ class TierReport:
     packing: PackingReport | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubReport:
+    """What a node knows from reading its log again.
+
+    ages: since the start of the last complete pass; every older record was read since. underway: `light` or `deep`.
+    bytes, damaged, frames, repaired: of this process; frames: segments written anew around their records; repaired:
+    records, however their damage was found. faults: what is wrong and cannot be mended here. differs: by replica, the
+    first committed record known to have another chain there.
+    """
+
+    light_age_seconds: float = 0.0
+    deep_age_seconds: float = 0.0
+    underway: str | None = None
+    bytes: int = 0
+    damaged: int = 0
+    frames: int = 0
+    repaired: int = 0
+    faults: tuple[str, ...] = ()
+    differs: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicatorStatistics:
     """A frozen snapshot of replication on one node; durations in seconds, sizes in bytes."""
@@ -182,6 +224,9 @@ class ReplicatorStatistics:
     stored_bytes: int
     damaged_records: int
     lost_and_found: int
+    strangers: int
+    """Connections to the peer port that ended without a handshake, or a greeting that fits."""
+    scrub: ScrubReport
 
 
 class InstanceBytes(Protocol):
@@ -194,6 +239,10 @@ class InstanceBytes(Protocol):
 
 class InstanceAbsent(Exception):
     """No such instance, and the leader agrees."""
+
+
+class InstanceDeleted(InstanceAbsent):
+    """It was deleted, and the leader agrees."""
 
 
 class InstanceUnavailable(Exception):

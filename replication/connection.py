@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from replication.core.values import Identity, ReplicaId
 from replication.incoming import Incoming, Payload
@@ -27,6 +27,12 @@ _KEEPALIVE: Final = (
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 6000),
 )
 """A connection on which nothing is acknowledged for six seconds is gone: the kernel's defaults take hours."""
+
+
+def common_name(certificate: Mapping[str, Any]) -> str:
+    """The subject's common name in what `SSLSocket.getpeercert` returns; empty when it has none."""
+    pairs = [pair for group in certificate.get("subject", ()) for pair in group]
+    return next((str(value) for key, value in pairs if key == "commonName"), "")
 
 
 class ConnectionEvents(Protocol):
@@ -71,6 +77,8 @@ class Connection(asyncio.BufferedProtocol):
         self._outbox: Outbox | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._expected = expected
+        self._named: str | None = None
+        """The node that the certificate of the other side names; None over a plain connection."""
         self.dialled = dialled
         self.peer: Identity | None = None
 
@@ -90,6 +98,9 @@ class Connection(asyncio.BufferedProtocol):
             for level, option, value in _KEEPALIVE:
                 sock.setsockopt(level, option, value)
         self._patience = asyncio.get_running_loop().call_later(GREETING_S, self.close, "no greeting came")
+        certificate: Any = transport.get_extra_info("peercert")
+        if certificate is not None:
+            self._named = common_name(certificate)
         self.send(self._me)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -182,6 +193,8 @@ class Connection(asyncio.BufferedProtocol):
     def _why_not(self, hello: Hello) -> str | None:
         if hello.cluster_id != self._me.cluster_id:
             return f"this is cluster {self._me.cluster_id}, not {hello.cluster_id}"
+        if self._named is not None and hello.node_id != self._named:
+            return f"its certificate is that of {self._named}, not of {hello.node_id}"
         if hello.version_max < self._me.version_min or hello.version_min > self._me.version_max:
             return f"versions {self._me.version_min} to {self._me.version_max} are spoken here"
         if hello.node_id == self._me.node_id:

@@ -1,8 +1,10 @@
 """Everything that the driver asks of the coordination service, in order: reads see what was written before them."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Final, Protocol
 
 from replication.coordination.port import (
@@ -12,6 +14,7 @@ from replication.coordination.port import (
     CoordinationUnavailable,
     LiveNode,
     NodeRegistration,
+    NodeRetired,
     Operation,
     SessionEvent,
 )
@@ -51,8 +54,11 @@ class Coordinator:
         wall_us: Callable[[], int],
         *,
         tiered: bool = False,
+        retired: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """tiered: whether this cluster may have a tier, so that `tierfloor` is read with `state`."""
+        """tiered: whether this cluster may have a tier, so that `tierfloor` is read with `state`.
+        retired: called with the reason when this node may not register any more.
+        """
         self._coordination = coordination
         self._cluster = cluster
         self._me = me
@@ -60,6 +66,7 @@ class Coordinator:
         self._events = events
         self._wall_us = wall_us
         self._tiered = tiered
+        self._retired = retired
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._queued: set[str] = set()
         self._registered = False
@@ -89,6 +96,8 @@ class Coordinator:
                 _LOG.warning("coordination does not answer", extra={"reason": str(error)})
             except CoordinationCorrupt as error:
                 _LOG.error("coordination holds what cannot be read", extra={"reason": str(error)})
+            except NodeRetired as error:
+                self._retired(str(error))
             except Exception as error:  # a bug: were the worker to end, this node would never hear of anything again
                 _LOG.critical("a request to coordination failed and is tried again", exc_info=error)
                 self._retry()
@@ -200,6 +209,35 @@ class Coordinator:
         for operation in await self._coordination.operations():
             if operation.result is None and not operation.overdue(self._wall_us()):
                 self._events.operation(operation)
+
+    def retire(self, operation: Operation, result: str) -> None:
+        """Take this node off the register, then tell whoever asked for it."""
+
+        async def retire() -> None:
+            registration, _ = self._describe()
+            with contextlib.suppress(NodeRetired):  # it was already
+                await self._coordination.register(replace(registration, retired=True))
+            await self._coordination.finish_operation(operation, result)
+            self._retired(result)
+
+        self._queue.put_nowait(retire)
+
+    async def registrations(self) -> Mapping[ReplicaId, NodeRegistration]:
+        """Every registered node. Raises CoordinationUnavailable, CoordinationCorrupt."""
+        answer: asyncio.Future[Mapping[ReplicaId, NodeRegistration]] = asyncio.get_running_loop().create_future()
+
+        async def ask() -> None:
+            try:
+                found = await self._coordination.registrations()
+            except (CoordinationUnavailable, CoordinationCorrupt) as error:
+                if not answer.done():
+                    answer.set_exception(error)
+                return
+            if not answer.done():
+                answer.set_result(found)
+
+        self._queue.put_nowait(ask)
+        return await answer
 
     def finish(self, operation: Operation, result: str) -> None:
         """Tell whoever asked how an operation ended."""

@@ -51,6 +51,7 @@ class TierSource:
     def __init__(self, store: ObjectStore, cache_bytes: int) -> None:
         self._store = store
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._most = max(1, cache_bytes // BLOCK)
         self._blocks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
@@ -59,6 +60,8 @@ class TierSource:
         self.failures = 0
 
     def read(self, stub: Stub, offset: int, size: int) -> bytes:
+        if threading.get_ident() == self._thread:
+            raise RecordsElsewhere(stub.first, "the event loop does not wait for the tier")
         key = run_name(stub.first, stub.last).key
         first, last = offset // BLOCK, (offset + size - 1) // BLOCK
         data = b"".join(self._block(stub, key, number) for number in range(first, last + 1))

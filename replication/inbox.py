@@ -9,6 +9,8 @@ from replication.core.values import Identity
 from replication.incoming import Payload
 from replication.messages import (
     Append,
+    Chains,
+    ChainsAnswer,
     Confirmed,
     Fetched,
     FetchEnd,
@@ -17,9 +19,12 @@ from replication.messages import (
     Message,
     Propose,
     ProposeResult,
+    ProposeSmall,
     Segment,
 )
 from replication.offers import Offer
+from storage.deletion import NotUnderstood, decode_small
+from storage.position import RecordKind
 from storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -61,6 +66,8 @@ class Inbox:
                 replicator.feeder.confirmed(link, message.durable.sequence)
             case Propose() if isinstance(payload, Staged):
                 self._propose_came(link, peer, message, payload)
+            case ProposeSmall() if isinstance(payload, Staged):
+                self._small_came(link, peer, message, payload)
             case ProposeResult():
                 replicator.feed(ev.ProposalAnswered(link, message.ticket, message.outcome, message.reason))
             case Fetched() | FetchEnd() if replicator.mender.asked(message.nonce):
@@ -77,6 +84,10 @@ class Inbox:
                 replicator.spawn(replicator.lookups.answer(link, message))
             case LookupAnswer():
                 replicator.lookups.answered(message, payload)
+            case Chains():
+                replicator.spawn(replicator.comparer.answer(link, message))
+            case ChainsAnswer():
+                replicator.comparer.answered(message)
             case _:
                 replicator.drop(payload)
                 replicator.feed(ev.Received(link, peer, message))
@@ -105,5 +116,17 @@ class Inbox:
             study_instance_uid=message.study_instance_uid,
             series_instance_uid=message.series_instance_uid,
             transfer_syntax_uid=message.transfer_syntax_uid,
+            again=message.again,
         )
         self._replicator.offer(Offer(payload, draft, link=link, origin=peer, ticket_there=message.ticket))
+
+    def _small_came(self, link: int, peer: Identity, message: ProposeSmall, payload: Staged) -> None:
+        try:
+            small = decode_small(RecordKind(message.kind), b"".join(payload.parts()))
+        except NotUnderstood as error:
+            self._replicator.drop(payload)
+            self._replicator.network.close_link(link, str(error)[:64])
+            return
+        draft = Draft(staged=payload, small=small)
+        offer = Offer(payload, draft, link=link, origin=peer, ticket_there=message.ticket)
+        self._replicator.spawn(self._replicator.deleting.offered(offer))

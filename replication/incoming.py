@@ -3,8 +3,9 @@
 import contextlib
 from collections.abc import Callable
 
-from replication.messages import Append, Fetched, LookupAnswer, Message, Propose, Segment
+from replication.messages import Append, Fetched, LookupAnswer, Message, Propose, ProposeSmall, Segment
 from replication.wire import WireError
+from storage.deletion import SMALL_KINDS, SMALL_LIMIT_BYTES
 from storage.disk import Disk, DiskFile
 from storage.errors import StorageError
 from storage.position import RecordKind
@@ -29,6 +30,10 @@ class PayloadSink:
             if size != message.record.size:
                 raise WireError(f"a record of {message.record.size} bytes came with {size}")
             kind = message.record.header().kind
+        elif isinstance(message, ProposeSmall):
+            kind = RecordKind(message.kind)
+            if kind not in SMALL_KINDS or size > SMALL_LIMIT_BYTES:
+                raise WireError(f"a {message.kind} of {size} bytes is not offered like this")
         self._receiving = staging.begin_raw(kind)
 
     def write(self, data: memoryview) -> None:
@@ -51,6 +56,8 @@ def _expected(message: Message, staged: Staged) -> tuple[bytes, bytes]:
         return message.record.digest, message.record.dataset
     if isinstance(message, Propose):
         return message.digest, message.dataset
+    if isinstance(message, ProposeSmall):
+        return message.digest, staged.dataset_digest
     if isinstance(message, LookupAnswer):
         return message.digest, staged.dataset_digest
     raise WireError(f"{type(message).__name__} has no payload")
@@ -120,7 +127,7 @@ class Incoming:
         """Raises WireError, StorageError."""
         if isinstance(message, Segment) and size:
             self._sink = SegmentSink(message, self._next_name(), self._disk, self._finished, self._count)
-        elif size and isinstance(message, (Append, Fetched, Propose, LookupAnswer)):
+        elif size and isinstance(message, (Append, Fetched, Propose, ProposeSmall, LookupAnswer)):
             self._sink = PayloadSink(message, size, self._staging, self._finished, self._count)
         else:
             return NoPayload(message, size, self._deliver)  # one may come between the pieces of a payload

@@ -6,15 +6,17 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from replication.api import InstanceAbsent, InstanceBytes, InstanceUnavailable
+from replication.api import InstanceAbsent, InstanceBytes, InstanceDeleted, InstanceUnavailable
+from replication.core.proposals import is_covered
 from replication.evicting import read_record
 from replication.incoming import Payload
 from replication.messages import Lookup, LookupAnswer
 from storage.dataset import UnreadableDataSet, read_meta
 from storage.digest import META_LIMIT_BYTES
-from storage.errors import StorageError
+from storage.errors import RecordCorrupt, StorageError
+from storage.log import Log
 from storage.position import RecordKind
-from storage.reader import StoredRecord
+from storage.reader import StoredRecord, checked
 from storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger("perenne.lookup")
 TIMEOUT_S: Final = 10.0
+REPAIR_S: Final = 8.0
 IN_MEMORY_BYTES: Final = 1024 * 1024
 """Larger instances leave from their file in pieces: whoever asked may read slowly, and may be many."""
 FRESH_SHARE: Final = 0.6
@@ -33,24 +36,33 @@ where the server granted less than was asked for or the clocks run unevenly.
 class StoredInstance:
     """A Part 10 file from this node's log; its digest was checked when it was read."""
 
-    def __init__(self, stored: StoredRecord) -> None:
+    def __init__(self, stored: StoredRecord, log: Log) -> None:
         self._payload = stored.payload
+        self._sequence = stored.header.position.sequence
+        self._log = log
         self.size = stored.payload.size
         self.digest = stored.header.digest
 
     def parts(self) -> Iterator[memoryview]:
-        return self._payload.parts()
+        """Raises RecordCorrupt before the last piece when the bytes changed since they were checked."""
+        try:
+            yield from self._payload.parts()
+        except RecordCorrupt:
+            self._log.note_damage(self._sequence)
+            raise
 
 
 class FetchedInstance:
-    """A Part 10 file from another node; its digest was checked when it arrived."""
+    """A Part 10 file from another node; its digest was checked when it arrived, and is again if it lay in a file."""
 
     def __init__(self, staged: Staged) -> None:
         self._staged = staged
         self.size = staged.size
 
     def parts(self) -> Iterator[memoryview]:
-        yield from self._staged.parts()
+        staged = self._staged
+        parts = staged.parts()
+        yield from parts if staged.in_memory else checked(RecordKind.INSTANCE, staged.digest, parts)
 
     def __del__(self) -> None:
         self._staged.release()
@@ -63,24 +75,45 @@ class Lookups:
         self._replicator = replicator
         self._nonces = itertools.count(1)
         self._asked: dict[int, tuple[int, asyncio.Future[tuple[LookupAnswer, Payload]]]] = {}
+        self.reads = 0
 
     async def read(self, uid: str) -> InstanceBytes:
-        """Return the current version of an instance. Raises InstanceAbsent, InstanceUnavailable."""
+        """Return the current version of an instance. Raises InstanceAbsent, InstanceDeleted, InstanceUnavailable."""
+        self.reads += 1
         local = await self._here(uid)
         if local is not None:
             return local
+        if self._may_say_deleted(uid):
+            raise InstanceDeleted(uid)  # nobody else is asked: a replica that lags behind may have it still
         # A record that is known and damaged here is not absent: another replica has it. And what a leader's index does
         # not name may be named by another's: a flipped bit in an index denies nothing that somebody else knows.
-        return await self._ask_others(uid, absent=not self._current(uid) and self._may_say_absent())
+        try:
+            return await self._ask_others(uid, absent=not self._current(uid) and self._may_say_absent())
+        except InstanceUnavailable:
+            # What nobody connected holds may be in the tier, from which the log is being mended.
+            replicator = self._replicator
+            damaged = replicator.log.damage.known.intersection(self._current(uid))
+            if damaged and replicator.tiering is not None and await replicator.mender.mended(damaged, REPAIR_S):
+                mended = await self._here(uid)
+                if mended is not None:
+                    return mended
+            raise
 
     def _current(self, uid: str) -> list[int]:
         """The committed record that is current under a UID, as far as this node knows, and those with the same
         content: an instance whose record was damaged may have been stored again.
+
+        What a tombstone covers is none. A follower goes by one that may not be committed yet: whether it is, and the
+        instance deleted, is for the leader to say. Nothing is current while the log may hold tombstones not known here.
         """
         replicator = self._replicator
         committed = replicator.core.situation.committed.sequence
         known = [version for version in replicator.recent.versions(uid) if version.sequence <= committed]
-        if not known:
+        if known:
+            buried = replicator.recent.tombstones(uid)
+            upto = committed if replicator.core.leadership is not None and self._may_say_absent() else None
+            known = [version for version in known if not is_covered(version, buried, upto)]
+        if not known or not replicator.recent.knows_deletes:
             return []
         newest = replicator.settings.core.conflict_policy.value == "newest"
         first = known[-1 if newest else 0]
@@ -98,11 +131,18 @@ class Lookups:
             except StorageError:
                 continue  # damaged here: another record or another replica has it
             if called:
-                return StoredInstance(stored)
+                return StoredInstance(stored, replicator.log)
             _LOG.critical("the index names another record: rebuilding it from the log", extra={"sequence": sequence})
             replicator.distrust_index()
             return None
         return None
+
+    def _may_say_deleted(self, uid: str) -> bool:
+        """Whether all that was ever stored under a UID is covered by tombstones that are committed."""
+        recent, committed = self._replicator.recent, self._replicator.core.situation.committed.sequence
+        buried = recent.tombstones(uid) if self._may_say_absent() else ()
+        known = [version for version in recent.versions(uid) if version.sequence <= committed] if buried else []
+        return bool(known) and all(is_covered(version, buried, committed) for version in known)
 
     def _may_say_absent(self) -> bool:
         """An active leader that heard from coordination lately knows every committed record, if it could read each."""
@@ -126,6 +166,8 @@ class Lookups:
             if link is not None:
                 try:
                     return await self._ask(link.number, uid)
+                except InstanceDeleted:
+                    raise
                 except InstanceAbsent:
                     absent = True
                 except InstanceUnavailable as error:
@@ -149,6 +191,8 @@ class Lookups:
             del self._asked[nonce]
         if answer.outcome == "absent":
             raise InstanceAbsent(uid)
+        if answer.outcome == "deleted":
+            raise InstanceDeleted(uid)
         if not isinstance(payload, Staged):
             raise InstanceUnavailable("the leader cannot serve it now")
         return FetchedInstance(payload)
@@ -171,6 +215,7 @@ class Lookups:
         found = await self._here(uid)
         if found is None:
             outcome = "absent" if self._may_say_absent() and not self._current(uid) else "unknown"
+            outcome = "deleted" if self._may_say_deleted(uid) else outcome
             self._replicator.network.send(link, LookupAnswer(message.nonce, outcome, b"", 0))
             return
         payload = found if message.send_bytes else None

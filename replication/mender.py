@@ -1,12 +1,14 @@
 """Damaged records are fetched from whoever holds them, and put back in their place (protocol, section 8; ADR 0006)."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from replication.core.values import TIER, ReplicaId
 from replication.incoming import Payload
 from replication.messages import Fetch, Fetched, FetchEnd, to_point
 from storage.errors import LogContradiction, RecordCorrupt, StorageError, StorageFull
@@ -32,6 +34,10 @@ class Mender:
         self._nonces = itertools.count(-1, -1)
         self._asked: dict[int, tuple[int, asyncio.Future[tuple[Fetched, Staged] | None]]] = {}
         self._busy = False
+        self._again = asyncio.Event()
+        self._tried = asyncio.Event()
+        self._rounds = 0
+        self.repaired = 0
 
     def wake(self) -> None:
         """Something is damaged."""
@@ -45,23 +51,48 @@ class Mender:
             while damaged := log.damaged():
                 for sequence in damaged:
                     await self._mend(sequence)
+                    self._said()
+                self._rounds += 1
+                self._said()
                 left = log.damaged()
                 if left:
                     facts = {"records": len(left), "lowest": list(left[:10])}
-                    _LOG.error("records are damaged here, and nobody connected could replace them", extra=facts)
-                    await asyncio.sleep(RETRY_S)
+                    _LOG.error(
+                        "records are damaged here, and neither a node nor the tier could replace them", extra=facts
+                    )
+                    self._again.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(RETRY_S):
+                            await self._again.wait()
         finally:
             self._busy = False
+            self._said()
+
+    def _said(self) -> None:
+        """Wake whoever waits for a repair."""
+        tried, self._tried = self._tried, asyncio.Event()
+        tried.set()
+
+    async def mended(self, sequences: Iterable[int], seconds: float) -> bool:
+        """Have these records mended now; false when that takes too long, or when nobody has them.
+
+        A round that is under way may have passed them already: the next one tells.
+        """
+        wanted, last = frozenset(sequences), self._rounds + 2
+        self.wake()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while wanted & self._replicator.log.damage.known and self._rounds < last:
+                    self._again.set()
+                    await self._tried.wait()
+        return not wanted & self._replicator.log.damage.known
 
     async def _mend(self, sequence: int) -> None:
         replicator, log = self._replicator, self._replicator.log
         loop = asyncio.get_running_loop()
-        try:
-            # A reader may have met a repair half done: then there is no damage any more.
-            await loop.run_in_executor(replicator.readers, log.read, sequence)
+        # A reader may have met a repair half done: then there is no damage any more.
+        if not await loop.run_in_executor(replicator.readers, log.judge, sequence):
             return
-        except StorageError:
-            pass
         previous = log.point_at(sequence - 1)
         if previous is None:
             return  # what proves it is damaged itself: its turn comes first
@@ -72,12 +103,24 @@ class Mender:
             if found is None:
                 continue
             message, staged = found
-            try:
-                if await self._repair(sequence, _RawRecord(message.record.header(), message.record.chain, staged)):
-                    _LOG.warning("a damaged record was repaired", extra={"sequence": sequence, "from": replica})
-                    return
-            finally:
-                staged.release()
+            if await self._put_back(sequence, message.record.header(), message.record.chain, staged, replica):
+                return
+        if replicator.tiering is not None:
+            lent = await replicator.tiering.lend(sequence)
+            if lent is not None:
+                await self._put_back(sequence, *lent, TIER)
+
+    async def _put_back(
+        self, sequence: int, header: RecordHeader, chain: bytes, staged: Staged, source: ReplicaId
+    ) -> bool:
+        try:
+            if not await self._repair(sequence, _RawRecord(header, chain, staged)):
+                return False
+        finally:
+            staged.release()
+        self.repaired += 1
+        _LOG.warning("a damaged record was repaired", extra={"sequence": sequence, "from": source})
+        return True
 
     async def _fetch(self, link: int, previous: LogPoint, sequence: int) -> tuple[Fetched, Staged] | None:
         nonce = next(self._nonces)

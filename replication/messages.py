@@ -218,10 +218,25 @@ class Propose(_Message, frozen=True):
     meta_length: int
     dataset: bytes
     digest: bytes
+    again: bool = False
+    """It was stored before, and is not to come back when it was deleted."""
+
+
+class ProposeSmall(_Message, frozen=True):
+    """Follower to leader: number this tombstone or note, which is the payload.
+
+    A message of its own: a node that knows no deletes hangs up on it, and does not take it for an instance.
+    """
+
+    ticket: int
+    kind: str
+    digest: bytes
 
 
 class ProposeResult(_Message, frozen=True):
-    """outcome: a CommitOutcome value, or "not-promised", "not-leader", "conflict-refused", "full"."""
+    """outcome: a CommitOutcome value, or "not-promised", "not-leader", "conflict-refused", "full", "deleted",
+    "on-hold".
+    """
 
     ticket: int
     outcome: str
@@ -261,13 +276,27 @@ class Lookup(_Message, frozen=True):
 
 
 class LookupAnswer(_Message, frozen=True):
-    """outcome: "present", "absent" (said by an active, fresh leader only), "unknown". The payload is the Part 10 file
-    where bytes were asked for and are here."""
+    """outcome: "present", "absent" or "deleted" (both said by an active, fresh leader only), "unknown". The payload is
+    the Part 10 file where bytes were asked for and are here."""
 
     nonce: int
     outcome: str
     digest: bytes
     meta_length: int
+
+
+class Chains(_Message, frozen=True):
+    """What are your chains at these records? Asked while scrubbing: two committed logs never differ."""
+
+    nonce: int
+    sequences: list[int]
+
+
+class ChainsAnswer(_Message, frozen=True):
+    """points: of those asked for, the ones that are committed here, as far as this node knows, and can be read."""
+
+    nonce: int
+    points: list[Point]
 
 
 Message = (
@@ -287,10 +316,13 @@ Message = (
     | Leave
     | Damaged
     | Propose
+    | ProposeSmall
     | ProposeResult
     | Fetch
     | Fetched
     | FetchEnd
     | Lookup
     | LookupAnswer
+    | Chains
+    | ChainsAnswer
 )

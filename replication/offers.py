@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from replication.api import CommitOutcome, ConflictRefused, Draft, NotPromised
+from replication.api import CommitOutcome, ConflictRefused, Draft, NotPromised, OnHold, WasDeleted
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.values import Identity
-from replication.messages import Propose, ProposeResult, to_point
+from replication.messages import Propose, ProposeResult, ProposeSmall, to_point
+from storage.deletion import Tombstone
 from storage.errors import StorageFull
 from storage.position import LogPoint
 from storage.record import instance_path
@@ -53,6 +54,7 @@ class Offers:
         draft, staged = offer.draft, offer.staged
         path = instance_path(draft.study_instance_uid, draft.series_instance_uid, draft.sop_instance_uid, None)
         stem = path.removesuffix(".dcm")
+        covers = draft.small.covers if isinstance(draft.small, Tombstone) else ()
         return ev.Proposed(
             ticket=ticket,
             sop_instance_uid=draft.sop_instance_uid,
@@ -65,12 +67,17 @@ class Offers:
             time_us=now_us,
             deadline_ms=deadline_ms,
             relayed_from=offer.link or None,
+            kind=draft.kind,
+            again=draft.again,
+            studies=frozenset(covered.study_instance_uid for covered in covers),
         )
 
-    def relayed(self, ticket: int) -> tuple[Propose, Staged]:
+    def relayed(self, ticket: int) -> tuple[Propose | ProposeSmall, Staged]:
         """What the leader is to be sent."""
         offer = self._offers[ticket]
         draft, staged = offer.draft, offer.staged
+        if draft.small is not None:
+            return ProposeSmall(ticket, draft.kind.value, staged.digest), staged
         message = Propose(
             ticket,
             draft.sop_class_uid,
@@ -81,6 +88,7 @@ class Offers:
             staged.meta_length,
             staged.dataset_digest,
             staged.digest,
+            draft.again,
         )
         return message, staged
 
@@ -92,7 +100,8 @@ class Offers:
             outcome = effect.verdict.value
             answer = offer.link, ProposeResult(offer.ticket_there, outcome, effect.reason, to_point(committed))
         elif offer.waiter is not None:
-            self._count(effect.verdict, offer.staged.size)
+            if offer.draft.small is None:
+                self._count(effect.verdict, offer.staged.size)
             if not offer.waiter.done():
                 _answer(offer.waiter, effect)
         self._let_go(offer.staged)
@@ -115,6 +124,10 @@ def _answer(waiter: asyncio.Future[CommitOutcome], effect: fx.Settle) -> None:
         waiter.set_result(CommitOutcome(effect.verdict.value))
     elif effect.verdict is fx.Verdict.CONFLICT_REFUSED:
         waiter.set_exception(ConflictRefused("other bytes are stored under this UID"))
+    elif effect.verdict is fx.Verdict.DELETED:
+        waiter.set_exception(WasDeleted("it was deleted after it had been stored"))
+    elif effect.verdict is fx.Verdict.ON_HOLD:
+        waiter.set_exception(OnHold("a study of these is on legal hold"))
     elif effect.verdict is fx.Verdict.FULL:
         waiter.set_exception(StorageFull(effect.reason))
     else:

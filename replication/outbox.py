@@ -49,7 +49,8 @@ class Outbox:
     ) -> None:
         transport.set_write_buffer_limits(high=HIGH_WATER, low=HIGH_WATER // 4)
         self._transport = transport
-        self._socket: socket.socket | None = transport.get_extra_info("socket")
+        secured = transport.get_extra_info("ssl_object") is not None
+        self._socket: socket.socket | None = None if secured else transport.get_extra_info("socket")
         self._readers = readers
         self._writable = writable
         self._failed = failed

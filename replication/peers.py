@@ -7,12 +7,14 @@ dialled, so that a heartbeat does not wait behind the bulk that the other side a
 import asyncio
 import itertools
 import logging
+import ssl
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from replication.connection import PROTOCOL_VERSIONS, Connection
 from replication.core.values import Identity, ReplicaId
+from replication.doorman import Door
 from replication.incoming import Incoming, Payload
 from replication.messages import Hello, Message
 from storage.disk import Disk
@@ -54,8 +56,11 @@ class PeerNetwork:
         host: str,
         port: int,
         chance: Callable[[], float],
+        door: Door | None = None,
     ) -> None:
+        """door: how TLS is spoken; without one connections are plain."""
         self._me = me
+        self._door = door
         self._chance = chance
         self._hello = Hello(cluster_id, me.id, me.incarnation, me.boot, *PROTOCOL_VERSIONS)
         self._staging = staging
@@ -78,12 +83,24 @@ class PeerNetwork:
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: self._connection(dialled=False), self._host, self.port)
+        if self._door is not None:
+            self.port = await self._door.listen(self._called, self._host, self.port)
+            return
+        self._server = await asyncio.get_running_loop().create_server(self._called, self._host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    def _called(self) -> Connection:
+        return self._connection(dialled=False)
+
+    @property
+    def strangers(self) -> int:
+        """Connections so far that ended without a handshake, or without a greeting that fits: other clusters too."""
+        return self.ungreeted + (self._door.turned_away if self._door is not None else 0)
 
     async def close(self) -> None:
         """Hang up everywhere."""
+        if self._door is not None:
+            self._door.close()
         for _, task in self._diallers.values():
             task.cancel()
         self._diallers.clear()
@@ -112,13 +129,17 @@ class PeerNetwork:
         shortest, longest = RETRY_S
         delay = shortest
         while True:
+            options: dict[str, Any] = {"ssl": self._door.client()} if self._door is not None else {}
             try:
                 async with asyncio.timeout(DIAL_TIMEOUT_S):
                     _, connection = await loop.create_connection(
-                        lambda: self._connection(dialled=True, expected=replica), *address
+                        lambda: self._connection(dialled=True, expected=replica),
+                        *address,
+                        **options,
                     )
-            except (OSError, TimeoutError):
-                pass
+            except (OSError, TimeoutError) as error:
+                if isinstance(error, ssl.SSLError):
+                    _LOG.warning("no TLS with a peer", extra={"peer": replica, "reason": error.reason or str(error)})
             else:
                 ended = self._ended.get(connection)
                 if ended is not None:

@@ -6,9 +6,11 @@ from typing import Final
 
 from msgspec import Struct
 
-from replication.core.ports import KnownVersion
+from replication.core.ports import KnownTombstone, KnownVersion
 from replication.core.values import Identity
+from storage.buried import HOLD, RELEASE
 from storage.dataset import Attributes
+from storage.deletion import Note, Tombstone
 from storage.index import Index
 from storage.indexer import Fresh
 from storage.position import LogPoint, RecordHeader
@@ -22,6 +24,7 @@ class RecentRecord(Struct):
     """payload: None once its bytes were let go; they are in the log.
 
     origin: the process that offered it and its ticket there. head, attributes: for the index, see `Fresh`.
+    small: what a tombstone or note says.
     """
 
     header: RecordHeader
@@ -32,6 +35,7 @@ class RecentRecord(Struct):
     origin: tuple[Identity, int] | None = None
     head: bytes = b""
     attributes: Attributes | None = None
+    small: Tombstone | Note | None = None
 
     @property
     def point(self) -> LogPoint:
@@ -43,10 +47,22 @@ class Recent:
 
     unseen: sequence up to which the log holds records that were not added here, such as those from before the start.
     let_go(staged): gives a reference back; removing a file takes time, so that is the caller's business.
+    last_tombstone(first): of the log, the last one from `first` on; 0 when there is none.
     """
 
-    def __init__(self, index: Index, let_go: Callable[[Staged], None], *, budget_bytes: int, unseen: int = 0) -> None:
+    def __init__(
+        self,
+        index: Index,
+        let_go: Callable[[Staged], None],
+        last_tombstone: Callable[[int], int],
+        *,
+        budget_bytes: int,
+        unseen: int = 0,
+    ) -> None:
         self._unseen = unseen
+        self._last_tombstone = last_tombstone
+        self._shadow = last_tombstone(index.applied.sequence + 1)
+        """A tombstone in the log that was not added here: what it covers is not known before the index reaches it."""
         self.doubtful = False
         """The index was caught in a lie and is about to be made anew."""
         self._index = index
@@ -54,6 +70,10 @@ class Recent:
         self._budget = budget_bytes
         self._records: OrderedDict[int, RecentRecord] = OrderedDict()
         self._by_uid: dict[str, list[int]] = {}
+        self._buried: dict[str, list[KnownTombstone]] = {}
+        """By SOP Instance UID, what tombstones cover that the index may not know yet."""
+        self._small: dict[int, RecentRecord] = {}
+        """Tombstones and notes that the index may not know yet: rarely any."""
         self._held: OrderedDict[int, int] = OrderedDict()
         self._held_bytes = 0
 
@@ -65,6 +85,11 @@ class Recent:
         self._records[sequence] = record
         if record.uid:
             self._by_uid.setdefault(record.uid, []).append(sequence)
+        if record.small is not None:
+            self._small[sequence] = record
+            for covered in record.small.covers if isinstance(record.small, Tombstone) else ():
+                tombstone = KnownTombstone(sequence, covered.dataset)
+                self._buried.setdefault(covered.sop_instance_uid, []).append(tombstone)
         self._held[sequence] = record.header.size
         self._held_bytes += record.header.size
 
@@ -101,15 +126,23 @@ class Recent:
 
     @property
     def complete(self) -> bool:
-        return not self.doubtful and self._index.applied.sequence >= self._unseen
+        known = not self.doubtful and not self._index.blind
+        return known and self._index.applied.sequence >= self._unseen
+
+    @property
+    def knows_deletes(self) -> bool:
+        """Whether every tombstone in the log is known, so that what none of them covers may be served."""
+        return not self.doubtful and not self._index.blind and self._index.applied.sequence >= self._shadow
 
     def installed_upto(self, sequence: int) -> None:
-        """A whole segment was taken over: only the index will know what is in it."""
+        """A whole segment was taken over, or the index begins anew: only the index will know what is in it."""
         self._unseen = sequence
+        unknown = sequence if self.doubtful else self._last_tombstone(self._index.applied.sequence + 1)
+        self._shadow = max(self._shadow, unknown)
 
     def cut_after(self, sequence: int) -> None:
         """The log was truncated."""
-        self._unseen = min(self._unseen, sequence)
+        self._unseen, self._shadow = min(self._unseen, sequence), min(self._shadow, sequence)
         for known in [k for k in self._records if k > sequence]:
             if known in self._held:
                 self._release(known)
@@ -122,9 +155,14 @@ class Recent:
             self._by_uid[record.uid] = left
         else:
             self._by_uid.pop(record.uid, None)
+        if self._small.pop(sequence, None) is not None and isinstance(record.small, Tombstone):
+            for uid in {covered.sop_instance_uid for covered in record.small.covers}:
+                kept = [tombstone for tombstone in self._buried.pop(uid) if tombstone.sequence != sequence]
+                if kept:
+                    self._buried[uid] = kept
 
     def versions(self, sop_instance_uid: str) -> Sequence[KnownVersion]:
-        """Everything held of one instance, oldest first."""
+        """Everything held of one instance, oldest first, deleted or not."""
         found = {
             location.sequence: KnownVersion(location.sequence, location.dataset, location.transfer_syntax_uid)
             for location in self._index.find(sop_instance_uid)
@@ -137,3 +175,22 @@ class Recent:
     def newest_first(self, sop_instance_uid: str) -> list[int]:
         """Sequences of an instance that the index may not know yet."""
         return sorted(self._by_uid.get(sop_instance_uid, ()), reverse=True)
+
+    def tombstones(self, sop_instance_uid: str) -> Sequence[KnownTombstone]:
+        """Everything that covers a data set of this UID, committed or not, oldest first."""
+        found = {KnownTombstone(*known) for known in self._index.burials.of(sop_instance_uid)}
+        found.update(self._buried.get(sop_instance_uid, ()))
+        return sorted(found, key=lambda tombstone: tombstone.sequence)
+
+    def recorded(self, digest: bytes) -> int:
+        """Where the tombstone or note with this content lies; 0 when there is none."""
+        fresh = (sequence for sequence, record in self._small.items() if record.header.digest == digest)
+        return self._index.burials.recorded(digest) or min(fresh, default=0)
+
+    def hold(self, study_instance_uid: str) -> int:
+        """The note that puts a study on legal hold; 0 when none does."""
+        for sequence in sorted(self._small, reverse=True):
+            note = self._small[sequence].small
+            if isinstance(note, Note) and note.subject == study_instance_uid and note.what in (HOLD, RELEASE):
+                return sequence if note.what == HOLD else 0
+        return self._index.burials.hold(study_instance_uid)

@@ -61,4 +61,5 @@ def _instance(disk: Disk, name: str, staging: StagingArea) -> Draft | None:
         study_instance_uid=study,
         series_instance_uid=series,
         transfer_syntax_uid=meta.transfer_syntax_uid,
+        again=True,
     )

@@ -5,12 +5,12 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from replication.api import CommitOutcome, Draft, NotPromised
+from replication.comparing import Comparer
 from replication.coordination.port import ClusterRecord, Coordination, LiveNode, NodeRegistration, Operation
 from replication.coordinator import Coordinator
 from replication.core import effects as fx
@@ -18,6 +18,8 @@ from replication.core import events as ev
 from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
 from replication.core.values import Identity, ReplicaId
+from replication.deleting import Deleting
+from replication.doorman import Door
 from replication.evicting import read_record
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
@@ -27,11 +29,11 @@ from replication.lookup import Lookups
 from replication.mender import Mender
 from replication.messages import Message
 from replication.offers import Offer, Offers
-from replication.opening import UNSETTLED
 from replication.operations import Operations
 from replication.peers import PeerNetwork
+from replication.promises import Promises
 from replication.recent import Recent
-from replication.runtime import Runtime, epoch_record
+from replication.runtime import Runtime
 from replication.tier.port import ObjectStore
 from replication.tier.probe import Trust
 from replication.tiering import Tiering, proved
@@ -43,6 +45,7 @@ from storage.log import Log
 from storage.metadata import PromiseFile
 from storage.position import LogPoint
 from storage.reader import WHOLE_LIMIT
+from storage.record import epoch_record
 from storage.staging import Staged, StagingArea
 from storage.writer import CommitQueue
 
@@ -68,6 +71,7 @@ class ReplicatorSettings:
     refusal: str = ""
     """Why this node takes no store at all, by its configuration."""
     evicts: Callable[[], bool] = lambda: False  # whether this node may lack the records of sealed segments
+    two_person: bool = False  # a delete needs a second person's approval
 
 
 class Replicator:
@@ -88,6 +92,7 @@ class Replicator:
         tier: ObjectStore | None = None,
         prove_tier: Callable[[ObjectStore], Awaitable[Trust]] = proved,
         spool: Path | None = None,
+        door: Door | None = None,
     ) -> None:
         self.settings = settings
         self.me = settings.core.identity
@@ -95,13 +100,13 @@ class Replicator:
         self.index = index
         self.staging = staging
         self.disk = disk
-        self._promise = promise
         self._loop = asyncio.get_running_loop()
         self.runtime = runtime
-        self._promises = runtime.executor("promise", 1)
+        self._promises = Promises(promise, runtime, self._feed_open)
         self.readers = runtime.executor("read", 2)
         self.distant = runtime.executor("distant", 4)
-        self.recent = Recent(index, self._let_go, budget_bytes=RECENT_BYTES, unseen=log.end.sequence)
+        end = log.end.sequence
+        self.recent = Recent(index, self._let_go, log.last_tombstone, budget_bytes=RECENT_BYTES, unseen=end)
         self.offers = Offers(self._let_go)
         self._held = Held()
         self._writing = Writing(self, disk, log, self._held)
@@ -117,6 +122,7 @@ class Replicator:
             host=settings.peer_host,
             port=settings.peer_port,
             chance=runtime.chance,
+            door=door,
         )
         ports = Ports(
             catalogue=self.recent,
@@ -138,17 +144,26 @@ class Replicator:
             in_sync=self._is_in_sync,
             read=lambda sequence: read_record(self, sequence, whole_limit=WHOLE_LIMIT),
         )
+        self.operations = Operations(self)
         self.coordinator = Coordinator(
-            coordination, settings.cluster, self.me, self._describe, self, runtime.wall_us, tiered=tier is not None
+            coordination,
+            settings.cluster,
+            self.me,
+            self._describe,
+            self,
+            runtime.wall_us,
+            tiered=tier is not None,
+            retired=self.operations.off_the_register,
         )
         self.tiering = Tiering(self, tier, prove_tier, spool) if tier is not None else None
         self.lookups = Lookups(self)
+        self.deleting = Deleting(self)
         self.mender = Mender(self)
+        self.comparer = Comparer(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}
         self._events: deque[ev.Event] = deque()
         self._stepping = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._operations = Operations(self)
         self.closed = False
         self.frozen: str | None = None
         self.leader_changes = 0
@@ -166,7 +181,7 @@ class Replicator:
 
     async def hand_over(self, seconds: float) -> None:
         """Give the lead away before the node stops; returns at once on a follower."""
-        await self._operations.hand_over(seconds)
+        await self.operations.hand_over(seconds)
 
     async def close(self) -> None:
         """End everything; what was not answered by now is answered "not promised"."""
@@ -178,8 +193,7 @@ class Replicator:
         if self.tiering is not None:
             await self.tiering.close()
         self.offers.give_up("the node stops")
-        self.distant.shutdown(wait=False, cancel_futures=True)
-        for end in (self.group.close, self._promises.shutdown, self._indexing.close, self.readers.shutdown):
+        for end in (self.group.close, self._promises.close, self._indexing.close, self.readers.shutdown):
             await asyncio.to_thread(end)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -258,10 +272,9 @@ class Replicator:
             case fx.RelayProposal():
                 self.network.send(effect.link, *self.offers.relayed(effect.ticket))
             case fx.Persist():
-                self._persist(effect)
+                self._promises.persist(effect)
             case fx.TailSettled():
-                boot = self._promise.value.host_boot.removesuffix(UNSETTLED)
-                self._promises.submit(lambda: self._promise.store(host_boot=boot))
+                self._promises.settle_tail()
             case fx.DropStaged():
                 self.drop(self._held.take(effect.handle))
             case fx.ResumeLog():
@@ -287,14 +300,16 @@ class Replicator:
                 self.frozen = effect.reason
                 _LOG.critical("this node stopped writing: its log contradicts", extra={"reason": effect.reason})
             case fx.HandOverDone():
-                self._operations.done(effect)
+                self.operations.done(effect)
+            case fx.Retired():
+                self.operations.left()
             case fx.TierRequest():
                 assert self.tiering is not None, "only a configured tier is asked"
                 self.tiering.carry_out(effect)
             case _:
                 self.coordinator.carry_out(effect)
 
-    # Payloads, promises and damage
+    # Payloads and damage
 
     def _hop_damage(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -324,18 +339,6 @@ class Replicator:
             self._let_go(payload)
         elif isinstance(payload, str):
             self.readers.submit(self.disk.remove, payload)
-
-    def _persist(self, effect: fx.Persist) -> None:
-        def store() -> int:
-            return self._promise.store(epoch=effect.promise, floor=effect.floor, counter=effect.counter).epoch
-
-        def stored(future: Future[int]) -> None:
-            error = future.exception()
-            event = ev.LocalFailed(str(error)) if error else ev.PromiseStored(future.result())
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._feed_open, event)
-
-        self._promises.submit(store).add_done_callback(stored)
 
     def _feed_open(self, event: ev.Event) -> None:
         if not self.closed:
@@ -393,6 +396,7 @@ class Replicator:
         self.feeder.stop(link)
         self.lookups.link_down(link)
         self.mender.link_down(link)
+        self.comparer.link_down(link)
         if not self.closed:
             self.feed(ev.LinkDown(link))
 
@@ -406,10 +410,6 @@ class Replicator:
         leadership = self.core.leadership
         return leadership is not None and peer.member in leadership.in_sync
 
-    def blocked_at(self, replica: ReplicaId) -> int:
-        """The record that keeps a replica from catching up, because it cannot be read here; 0 when none does."""
-        return self.feeder.blocked_at(replica)
-
     # Coordination
 
     def nodes(self, live: Mapping[ReplicaId, LiveNode]) -> None:
@@ -417,4 +417,4 @@ class Replicator:
         self.network.set_members({node.identity.id: (node.host, node.peer_port) for node in live.values()})
 
     def operation(self, operation: Operation) -> None:
-        self._operations.requested(operation)
+        self.operations.requested(operation)

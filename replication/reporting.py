@@ -1,6 +1,14 @@
 """A frozen snapshot of one node's replication, for metrics, `/status` and load balancers."""
 
-from replication.api import CapacityReport, PackingReport, ReplicaLag, ReplicatorStatistics, Role, TierReport
+from replication.api import (
+    CapacityReport,
+    PackingReport,
+    ReplicaLag,
+    ReplicatorStatistics,
+    Role,
+    ScrubReport,
+    TierReport,
+)
 from replication.core.leader import Leadership
 from replication.core.tierside import TierSide
 from replication.core.values import TIER, TIER_MEMBER, Phase
@@ -18,7 +26,9 @@ def role(replicator: Replicator) -> Role:
     return Role.CANDIDATE if core.candidacy is not None else Role.FOLLOWER
 
 
-def statistics(replicator: Replicator, *, data_path_seconds: float) -> ReplicatorStatistics:
+def statistics(
+    replicator: Replicator, *, data_path_seconds: float, scrub: ScrubReport | None = None
+) -> ReplicatorStatistics:
     """Read, never wait: everything here is known already."""
     core = replicator.core
     situation, leadership = core.situation, core.leadership
@@ -64,6 +74,8 @@ def statistics(replicator: Replicator, *, data_path_seconds: float) -> Replicato
         stored_bytes=replicator.offers.counts["stored_bytes"],
         damaged_records=len(replicator.log.damaged()),
         lost_and_found=replicator.lost_and_found,
+        strangers=replicator.network.strangers,
+        scrub=scrub or ScrubReport(),
     )
 
 
@@ -132,7 +144,7 @@ def _lags(replicator: Replicator, leadership: Leadership, now_ms: int) -> tuple[
                 records=end - confirmed,
                 bytes=sum(record.size for record in behind),
                 seconds=(now_ms - behind[0].since_ms) / 1000 if behind else 0.0,
-                blocked_at=replicator.blocked_at(replica),
+                blocked_at=replicator.feeder.blocked_at(replica),
             )
         )
     return tuple(found)

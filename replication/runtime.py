@@ -8,8 +8,7 @@ from typing import Protocol
 
 from storage.errors import StorageError
 from storage.log import Log
-from storage.position import LogPoint, LogPosition, RecordHeader, RecordKind
-from storage.record import small_member
+from storage.position import LogPoint
 from storage.writer import CommitQueue, GroupCommit
 
 
@@ -54,7 +53,3 @@ class ThreadRuntime:
         self, log: Log, on_durable: Callable[[LogPoint], None], on_failure: Callable[[StorageError], None]
     ) -> CommitQueue:
         return GroupCommit(log, on_durable, on_failure)
-
-
-def epoch_record(position: LogPosition, time_us: int) -> tuple[RecordHeader, bytes]:
-    return small_member(position, RecordKind.EPOCH, {"epoch": position.epoch}, time_us)

@@ -19,14 +19,15 @@ from replication.recent import RecentRecord
 from replication.tier.bodies import Body, FilePart
 from replication.tier.contents import Link, RunReader
 from replication.tier.keys import CLUSTER_KEY, LOG, MARKER, Marker, Run, epoch_prefix, parse_marker, parse_run, run_name
+from replication.tier.lending import lend
 from replication.tier.port import NotThere, ObjectStore, Refused, TierError
 from replication.tier.probe import Trust, probe, trusted
 from replication.tier.streaming import stream_run
 from storage.errors import StorageError
 from storage.position import EpochSpan, RecordHeader
-from storage.reader import WHOLE_LIMIT, Payload
+from storage.reader import WHOLE_LIMIT, Payload, checked
 from storage.record import encode_header, trailing_padding
-from storage.staging import Receiving
+from storage.staging import Receiving, Staged
 
 if TYPE_CHECKING:
     from replication.replicator import Replicator
@@ -97,7 +98,8 @@ class Tiering:
 
     async def close(self) -> None:
         await self._store.close()
-        self._hashing.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._hashing, self._replicator.distant):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _feed(self, event: ev.TierEvent) -> None:
         if not self._replicator.closed:
@@ -178,7 +180,7 @@ class Tiering:
         try:
             for sequence in range(effect.first, effect.last + 1):
                 record = self._replicator.recent.get(sequence)
-                if record is None or record.payload is None:
+                if record is None or record.payload is None or self._better_read(sequence, record.payload):
                     stored = await read_record(self._replicator, sequence, whole_limit=WHOLE_LIMIT)
                     record = RecentRecord(stored.header, stored.chain, stored.payload)
                 assert record.payload is not None, "just read, or kept"
@@ -228,6 +230,15 @@ class Tiering:
 
     # Down
 
+    async def lend(self, sequence: int) -> tuple[RecordHeader, bytes, Staged] | None:
+        """Fetch one record for a repair: header, chain, and payload, checked against its digest; None without one."""
+        epoch = next((span.epoch for span in self._replicator.log.epochs() if span.first <= sequence <= span.last), 0)
+        try:
+            return await lend(self._store, epoch, sequence, self._replicator.staging)
+        except (TierError, StorageError) as error:
+            _LOG.error("the tier lends no record", extra={"sequence": sequence, "reason": str(error)})
+            return None
+
     async def _read(self, effect: fx.ReadRun) -> None:
         """Prove an object, of any size, in flat memory."""
         links: list[Link] = []
@@ -256,6 +267,11 @@ class Tiering:
         finally:
             arriving.close()
         self._answer(ev.TierFetched(effect.request))
+
+    def _better_read(self, sequence: int, payload: Payload) -> bool:
+        """What lies in a file was checked when it was written there. The log checks what it reads."""
+        in_file = isinstance(payload, Staged) and not payload.in_memory
+        return in_file and sequence <= self._replicator.log.durable.sequence
 
 
 class _Arriving:
@@ -307,7 +323,10 @@ class _Arriving:
 def _whole(header: RecordHeader, chain: bytes, payload: Payload) -> Iterator[bytes]:
     """One record as it lies in a segment."""
     yield encode_header(header, chain)
-    for part in payload.parts():
+    parts = payload.parts()
+    if isinstance(payload, Staged) and not payload.in_memory:
+        parts = checked(header.kind, header.digest, parts)
+    for part in parts:
         yield bytes(part)
     yield bytes(trailing_padding(header.size))
 

@@ -5,13 +5,14 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
-from replication.api import ConflictRefused, Draft, NotPromised
+from replication.api import ConflictRefused, Draft, NotPromised, WasDeleted
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.inbox import Held
 from replication.recent import RecentRecord
 from replication.rejoin import saved_instances
 from storage.dataset import UnreadableDataSet, read_meta
+from storage.deletion import SMALL_KINDS, SMALL_LIMIT_BYTES, NotUnderstood, decode_small
 from storage.disk import Disk
 from storage.errors import StorageError, StorageFull
 from storage.indexer import HEAD_BYTES
@@ -59,8 +60,9 @@ class Writing:
             draft.sop_instance_uid,
             draft.transfer_syntax_uid,
             (offer.origin, offer.ticket_there) if offer.origin is not None else None,
-            _head(staged, HEAD_BYTES if draft.attributes is None else staged.meta_length),
+            _offered_head(draft),
             draft.attributes,
+            draft.small,
         )
         self._append(record, staged)
 
@@ -74,6 +76,12 @@ class Writing:
             with contextlib.suppress(UnreadableDataSet):
                 meta = read_meta(record.head)
                 record.uid, record.transfer_syntax_uid = meta.sop_instance_uid, meta.transfer_syntax_uid
+        elif effect.header.kind in SMALL_KINDS:
+            record.head = _head(staged, SMALL_LIMIT_BYTES)
+            try:
+                record.small = decode_small(effect.header.kind, record.head)
+            except NotUnderstood as error:
+                _LOG.critical("a record of the leader is not understood", extra={"reason": str(error)})
         self._append(record, staged)
 
     def _hop_durable(self, point: LogPoint) -> None:
@@ -122,7 +130,10 @@ class Writing:
     async def _offer_again(self, draft: Draft) -> None:
         """What was cut may have been stored nowhere else: it is offered anew, whatever its sender was told."""
         with contextlib.suppress(NotPromised, ConflictRefused, StorageFull):
-            await self._replicator.commit(draft)
+            try:
+                await self._replicator.commit(draft)
+            except WasDeleted:
+                _LOG.warning("deleted meanwhile: it stays in lost+found", extra={"instance": draft.sop_instance_uid})
 
     async def install(self, effect: fx.InstallSegment) -> None:
         """Take over a whole segment, or refuse it."""
@@ -140,5 +151,12 @@ class Writing:
         self._replicator.feed(ev.SegmentInstalled(end))
 
 
+def _offered_head(draft: Draft) -> bytes:
+    """What the index needs of it: all of a tombstone or note; of an instance enough to name it."""
+    if draft.small is not None:
+        return _head(draft.staged, SMALL_LIMIT_BYTES)
+    return _head(draft.staged, HEAD_BYTES if draft.attributes is None else draft.staged.meta_length)
+
+
 def _head(staged: Staged, size: int) -> bytes:
-    return bytes(next(staged.parts(), memoryview(b""))[:size])
+    return bytes(next(staged.parts(), memoryview(b""))[:size])  # a piece is longer than any head

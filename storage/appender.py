@@ -96,9 +96,10 @@ class LogAppender(LogReader):
         """Zeroed segments ready. Leave the in-sync set before it stays at 0 (protocol, disk rules)."""
         return self._spares.ready
 
-    def append(self, header: RecordHeader, chain: bytes, payload: Payload) -> None:
+    def append(self, header: RecordHeader, chain: bytes, payload: Payload, head: bytes | None = None) -> None:
         """Add the next record to the group. `payload` must stay valid until `sync` has returned.
 
+        head: the record's header as `decode_header` has just found it canonical; else it is encoded here.
         Raises LogContradiction when it does not fit; StorageFull, with nothing visible; SegmentPoisoned.
         """
         self._refuse_if_unfit()
@@ -108,7 +109,7 @@ class LogAppender(LogReader):
             raise LogContradiction(f"record {position} cannot follow {end.position}")
         if chain_after(end.chain, header) != chain or payload.size != header.size:
             raise LogContradiction(f"record {position}: chain or size does not fit")
-        head = encode_header(header, chain)
+        head = encode_header(header, chain) if head is None else head
         length = len(head) + header.size + trailing_padding(header.size)
         segment = self._segment_for(position.epoch, length)
         entry = Entry(

@@ -97,12 +97,16 @@ class Attributes(Struct, frozen=True):
 
 
 class FileMeta(Struct, frozen=True):
-    """What the File Meta group of a Part 10 file names (PS3.10 section 7.1). meta_length: preamble included."""
+    """What the File Meta group of a Part 10 file names (PS3.10 section 7.1). meta_length: preamble included.
+
+    source_ae: who sent it; empty where the group does not say.
+    """
 
     meta_length: int
     transfer_syntax_uid: str
     sop_class_uid: str
     sop_instance_uid: str
+    source_ae: str = ""
 
 
 def scan(head: bytes | memoryview, transfer_syntax: str, *, complete: bool, thorough: bool = True) -> Attributes:
@@ -143,10 +147,10 @@ def read_meta(data: bytes | memoryview) -> FileMeta:
             at += 8
         if at + size > length or group != 2:
             raise UnreadableDataSet("the File Meta group is not what its length says")
-        if element in (2, 3, 0x10):
+        if element in (2, 3, 0x10, 0x16):
             found[element] = _text(view[at : at + size])
         at += size
-    return FileMeta(length, found.get(0x10, ""), found.get(2, ""), found.get(3, ""))
+    return FileMeta(length, found.get(0x10, ""), found.get(2, ""), found.get(3, ""), found.get(0x16, ""))
 
 
 def _text(value: bytes) -> str:

@@ -7,31 +7,28 @@ import errno
 import fcntl
 import mmap
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from storage.errors import LogLocked, SegmentPoisoned, StorageFull
-
-Buffer = bytes | bytearray | memoryview
+from storage.bounce import IOV_MAX, Bounce, write_all
+from storage.bounce import Buffer as Buffer
+from storage.errors import LogLocked, MediumUnreadable, SegmentPoisoned, StorageFull
 
 PAGE: Final = 4096
-_IOV_MAX: Final = 1024
 DIRECT_BYTES: Final = 64 * 1024
 """Smaller writes go through the page cache even where O_DIRECT is wanted: each direct one waits for the device."""
 _ZERO_BYTES: Final = 4 * 1024 * 1024
-SECTOR: Final = 512
-_AS_IT_LIES: Final = 16 * 1024
-_BOUNCE_BYTES: Final = 4 * 1024 * 1024
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_UNREADABLE: Final = frozenset({errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG, errno.EILSEQ})
+"""What kernels answer for a bad sector, or for bytes that fail a checksum of the file system or the device."""
 
 
 class DiskFile(Protocol):
     """One open file. Reads are allowed from any thread; writes come from one thread at a time."""
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Return up to `size` bytes, fewer only at the end of the file."""
+        """Return up to `size` bytes, fewer only at the end of the file. Raises MediumUnreadable."""
         ...
 
     def pread_into(self, buffer: memoryview, offset: int) -> int: ...
@@ -107,7 +104,7 @@ class Disk(Protocol):
 class RealFile:
     """A file descriptor, and a second one with O_DIRECT where aligned writes shall pass the page cache by."""
 
-    def __init__(self, path: Path, bounce: "_Bounce", *, create: bool, direct: bool) -> None:
+    def __init__(self, path: Path, bounce: Bounce, *, create: bool, direct: bool) -> None:
         self._name = path.name
         self._bounce = bounce
         self._poisoned = False
@@ -125,6 +122,14 @@ class RealFile:
         self.close()
 
     def pread(self, size: int, offset: int) -> bytes:
+        try:
+            return self._pread(size, offset)
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            raise MediumUnreadable(f"{self._name} cannot be read at byte {offset}: {error.strerror}") from error
+
+    def _pread(self, size: int, offset: int) -> bytes:
         data = os.pread(self._fd, size, offset)
         if len(data) == size or not data:
             return data
@@ -156,8 +161,8 @@ class RealFile:
             raise SegmentPoisoned(f"write to {self._name} failed: {error.strerror}") from error
 
     def _write_buffered(self, parts: Sequence[Buffer], offset: int) -> None:
-        for first in range(0, len(parts), _IOV_MAX):
-            batch: Sequence[Buffer] = parts[first : first + _IOV_MAX]
+        for first in range(0, len(parts), IOV_MAX):
+            batch: Sequence[Buffer] = parts[first : first + IOV_MAX]
             wanted = sum(map(len, batch))
             written = os.pwritev(self._fd, batch, offset)
             offset += written
@@ -202,75 +207,13 @@ class RealFile:
             raise SegmentPoisoned(f"{self._name} was poisoned by an earlier failure")
 
 
-class _Bounce:
-    """Page-aligned memory, one piece for a whole disk: O_DIRECT takes no other."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._memory: memoryview | None = None
-
-    def write(self, fd: int, parts: Sequence[Buffer], offset: int) -> None:
-        """Write the parts, whole pages in sum: large aligned ones as they lie, everything else by way of here."""
-        with self._lock:
-            memory = self._memory = self._memory or memoryview(mmap.mmap(-1, _BOUNCE_BYTES))
-            vectors = _vectors(memory, parts)
-            if vectors is not None:
-                try:
-                    if os.pwritev(fd, vectors, offset) == sum(map(len, vectors)):
-                        return
-                except OSError as error:
-                    if error.errno != errno.EINVAL:  # memory or device want a stricter alignment
-                        raise
-            self._write_gathered(fd, memory, parts, offset)
-
-    def _write_gathered(self, fd: int, memory: memoryview, parts: Sequence[Buffer], offset: int) -> None:
-        filled = 0
-        for part in parts:
-            view = memoryview(part)
-            while view:
-                taken = min(len(view), len(memory) - filled)
-                memory[filled : filled + taken] = view[:taken]
-                filled += taken
-                view = view[taken:]
-                if filled == len(memory):
-                    offset = _write_all(fd, memory, offset)
-                    filled = 0
-        if filled:
-            _write_all(fd, memory[:filled], offset)
-
-
-def _vectors(memory: memoryview, parts: Sequence[Buffer]) -> list[memoryview] | None:
-    """Arrange parts for one vectored write in whole sectors: small ones and odd ends are copied into `memory`.
-
-    None when they do not fit. Whether the large ones are aligned in memory is for the kernel to say.
-    """
-    vectors: list[memoryview] = []
-    start = filled = 0
-    for part in parts:
-        view = memoryview(part)
-        if len(view) >= _AS_IT_LIES and (filled - start) % SECTOR == 0:
-            if filled > start:
-                vectors.append(memory[start:filled])
-                start = filled
-            whole = len(view) // SECTOR * SECTOR
-            vectors.append(view[:whole])
-            view = view[whole:]
-        if filled + len(view) > len(memory):
-            return None
-        memory[filled : filled + len(view)] = view
-        filled += len(view)
-    if filled > start:
-        vectors.append(memory[start:filled])
-    return vectors if len(vectors) <= _IOV_MAX else None
-
-
 class RealDisk:
     """A directory of the local file system. Made when it does not exist."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._locks: dict[str, int] = {}
-        self._bounce = _Bounce()
+        self._bounce = Bounce()
         root.mkdir(parents=True, exist_ok=True)
 
     def open(self, name: str, *, create: bool = False, direct: bool = False) -> DiskFile:
@@ -384,15 +327,6 @@ def _open_direct(path: Path) -> int:
         return -1
 
 
-def _write_all(fd: int, data: memoryview, offset: int) -> int:
-    """Write everything; return where it ends."""
-    while data:
-        done = os.pwrite(fd, data, offset)
-        offset += done
-        data = data[done:]
-    return offset
-
-
 def _write_zeros(path: Path, fd: int, size: int) -> None:
     """Fill a file with zeros, past the page cache where that is possible: nobody will read them."""
     whole = size // PAGE * PAGE
@@ -403,9 +337,9 @@ def _write_zeros(path: Path, fd: int, size: int) -> None:
         if direct >= 0:
             os.posix_fallocate(fd, 0, size)
         for offset in range(0, whole if direct >= 0 else 0, _ZERO_BYTES):
-            _write_all(direct, view[: min(_ZERO_BYTES, whole - offset)], offset)
+            write_all(direct, view[: min(_ZERO_BYTES, whole - offset)], offset)
         for offset in range(whole if direct >= 0 else 0, size, _ZERO_BYTES):
-            _write_all(fd, view[: min(_ZERO_BYTES, size - offset)], offset)
+            write_all(fd, view[: min(_ZERO_BYTES, size - offset)], offset)
             os.fdatasync(fd)
     finally:
         if direct >= 0:

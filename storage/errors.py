@@ -22,6 +22,10 @@ class RecordCorrupt(StorageError):
         self.reason = reason
 
 
+class MediumUnreadable(StorageError):
+    """The disk itself says that it cannot give these bytes back, such as a bad sector."""
+
+
 class RecordAbsent(StorageError, LookupError):
     """The log does not hold this sequence: beyond its end, or cut meanwhile."""
 

@@ -7,27 +7,32 @@ never half a batch behind itself.
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import Struct
 
+from storage import buried
+from storage.buried import Burials, IndexedSmall
 from storage.dataset import Attributes
 from storage.disk import Disk
 from storage.position import GENESIS, LogPoint, LogPosition
 
 FILE: Final = "index.sqlite"
-_VERSION: Final = 3
-_SCHEMA: Final = """
+_VERSION: Final = 4
+_SCHEMA: Final = f"""
 CREATE TABLE facts (version INTEGER, epoch INTEGER, sequence INTEGER, chain BLOB);
 CREATE TABLE instance (
     sequence INTEGER PRIMARY KEY, sop_instance_uid TEXT NOT NULL, dataset BLOB NOT NULL, digest BLOB NOT NULL,
     size INTEGER NOT NULL, transfer_syntax_uid TEXT NOT NULL, sop_class_uid TEXT NOT NULL,
-    study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL, instance_number TEXT NOT NULL
+    study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL, instance_number TEXT NOT NULL,
+    time_us INTEGER NOT NULL, source_ae TEXT NOT NULL, deleted_by INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX instance_uid ON instance (sop_instance_uid);
 CREATE INDEX instance_series ON instance (series_instance_uid);
+CREATE INDEX instance_study ON instance (study_instance_uid);
 CREATE TABLE conflict (sop_instance_uid TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE series (series_instance_uid TEXT PRIMARY KEY, study_instance_uid TEXT NOT NULL, modality TEXT NOT NULL,
     series_number TEXT NOT NULL, series_description TEXT NOT NULL);
@@ -35,12 +40,13 @@ CREATE INDEX series_study ON series (study_instance_uid);
 CREATE TABLE study (study_instance_uid TEXT PRIMARY KEY, patient_id TEXT NOT NULL, patient_name TEXT NOT NULL,
     study_date TEXT NOT NULL, study_time TEXT NOT NULL, accession_number TEXT NOT NULL,
     study_description TEXT NOT NULL);
-CREATE TABLE hole (sequence INTEGER PRIMARY KEY);
+CREATE TABLE hole (sequence INTEGER PRIMARY KEY, blind INTEGER NOT NULL DEFAULT 0);
+{buried.SCHEMA}
 """
 
 
 class IndexedRecord(Struct, frozen=True):
-    """One committed instance, and what its header says."""
+    """One committed instance, and what its header says. time_us: when it arrived. source_ae: who sent it."""
 
     sequence: int
     sop_instance_uid: str
@@ -49,6 +55,8 @@ class IndexedRecord(Struct, frozen=True):
     digest: bytes
     size: int
     attributes: Attributes
+    time_us: int = 0
+    source_ae: str = ""
 
 
 class InstanceLocation(Struct, frozen=True):
@@ -61,6 +69,8 @@ class InstanceLocation(Struct, frozen=True):
     size: int
     study_instance_uid: str
     series_instance_uid: str
+    deleted_by: int = 0
+    """The tombstone that covers it; 0 when none does."""
 
 
 class Index:
@@ -87,6 +97,9 @@ class Index:
         """Where a damaged index was put, when there was one."""
         self._applied = self._read_applied()
         self._holes = frozenset(int(row[0]) for row in self._connection.execute("SELECT sequence FROM hole"))
+        self._blind = self._read_blind()
+        self.burials = Burials(self._rows)
+        """What is known of deletes and notes."""
 
     @classmethod
     def open(cls, disk: Disk) -> "Index":
@@ -130,28 +143,59 @@ class Index:
         """Records that were too damaged to be indexed: what they hold is not known here, nor that it is absent."""
         return self._holes
 
-    def apply(self, batch: Iterable[IndexedRecord], upto: LogPoint, holes: Collection[int] = ()) -> None:
-        """Add instances and move `applied`, in one transaction."""
+    @property
+    def blind(self) -> bool:
+        """Whether a hole may be a tombstone or a note: then nothing here may be called undeleted."""
+        return self._blind
+
+    def _read_blind(self) -> bool:
+        return bool(self._connection.execute("SELECT COUNT(*) FROM hole WHERE blind").fetchone()[0])
+
+    def apply(
+        self,
+        batch: Iterable[IndexedRecord | IndexedSmall],
+        upto: LogPoint,
+        holes: Mapping[int, bool] = MappingProxyType({}),
+    ) -> None:
+        """Add records in their order and move `applied`, in one transaction. holes: whether each may be a tombstone."""
         with self._lock, self._connection:
-            self._insert(list(batch))
-            self._connection.executemany("INSERT OR IGNORE INTO hole VALUES (?)", [(sequence,) for sequence in holes])
+            self._take_in(batch)
+            self._connection.executemany("INSERT OR IGNORE INTO hole VALUES (?,?)", sorted(holes.items()))
             self._move(upto)
+            blind = self._read_blind()
         self._applied = upto
         self._holes |= frozenset(holes)
+        self._blind = blind
 
-    def fill(self, batch: Iterable[IndexedRecord], filled: Collection[int]) -> None:
-        """Add instances whose records were holes; `filled` are holes no more."""
+    def fill(self, batch: Iterable[IndexedRecord | IndexedSmall], filled: Collection[int]) -> None:
+        """Add records that were holes; `filled` are holes no more."""
+        found = list(batch)
         with self._lock, self._connection:
-            self._insert(list(batch))
+            self._take_in(found)
+            buried.hide_buried(self._connection, [r.sequence for r in found if isinstance(r, IndexedRecord)])
             self._connection.executemany("DELETE FROM hole WHERE sequence = ?", [(sequence,) for sequence in filled])
+            blind = self._read_blind()
         self._holes -= frozenset(filled)
+        self._blind = blind
+
+    def _take_in(self, batch: Iterable[IndexedRecord | IndexedSmall]) -> None:
+        """In the order of the log: what a tombstone covers came before it."""
+        run: list[IndexedRecord] = []
+        for record in batch:
+            if isinstance(record, IndexedRecord):
+                run.append(record)
+                continue
+            self._insert(run)
+            run = []
+            buried.insert(self._connection, record)
+        self._insert(run)
 
     def _insert(self, records: Sequence[IndexedRecord]) -> None:
         run = self._connection.executemany
-        run("INSERT OR REPLACE INTO instance VALUES (?,?,?,?,?,?,?,?,?,?)", [_instance(r) for r in records])
+        run("INSERT OR REPLACE INTO instance VALUES (?,?,?,?,?,?,?,?,?,?,?,?,0)", [_instance(r) for r in records])
         run(
             "INSERT OR IGNORE INTO conflict SELECT ?1 WHERE EXISTS"
-            " (SELECT 1 FROM instance WHERE sop_instance_uid = ?1 AND dataset <> ?2)",
+            " (SELECT 1 FROM instance WHERE sop_instance_uid = ?1 AND dataset <> ?2 AND deleted_by = 0)",
             [(r.sop_instance_uid, r.dataset) for r in records],
         )
         run("INSERT OR IGNORE INTO series VALUES (?,?,?,?,?)", [_series(r.attributes) for r in records])
@@ -165,42 +209,44 @@ class Index:
     def clear(self) -> None:
         """Forget everything: the index does not belong to this log, or is to be rebuilt."""
         with self._lock, self._connection:
-            for table in ("instance", "conflict", "series", "study", "hole"):
+            for table in ("instance", "conflict", "series", "study", "hole", *buried.TABLES):
                 self._connection.execute(f"DELETE FROM {table}")
             self._move(GENESIS)
         self._applied = GENESIS
         self._holes = frozenset[int]()
+        self._blind = False
 
     def find(self, sop_instance_uid: str) -> tuple[InstanceLocation, ...]:
-        """Every version of an instance, oldest first."""
+        """Every version of an instance, oldest first, deleted ones included."""
         rows = self._rows(
-            "SELECT sequence, dataset, digest, transfer_syntax_uid, size, study_instance_uid, series_instance_uid"
-            " FROM instance WHERE sop_instance_uid = ? ORDER BY sequence",
+            "SELECT sequence, dataset, digest, transfer_syntax_uid, size, study_instance_uid, series_instance_uid,"
+            " deleted_by FROM instance WHERE sop_instance_uid = ? ORDER BY sequence",
             sop_instance_uid,
         )
         return tuple(InstanceLocation(r[0], bytes(r[1]), bytes(r[2]), *r[3:]) for r in rows)
 
     def count_instances(self) -> int:
-        """Walks the whole index: not for the event loop."""
-        return int(self._survey("SELECT COUNT(*) FROM instance")[0][0])
+        """Deleted ones left out. Walks the whole index: not for the event loop."""
+        return int(self.survey("SELECT COUNT(*) FROM instance WHERE deleted_by = 0")[0][0])
 
     def conflicts(self, limit: int = 1000) -> tuple[str, ...]:
         """SOP Instance UIDs held with more than one data set."""
-        rows = self._survey("SELECT sop_instance_uid FROM conflict ORDER BY 1 LIMIT ?", limit)
+        rows = self.survey("SELECT sop_instance_uid FROM conflict ORDER BY 1 LIMIT ?", limit)
         return tuple(str(row[0]) for row in rows)
 
     def count_conflicts(self) -> int:
         """How many there are, also where `conflicts` does not name all."""
-        return int(self._survey("SELECT COUNT(*) FROM conflict")[0][0])
+        return int(self.survey("SELECT COUNT(*) FROM conflict")[0][0])
 
     def everything(self) -> list[tuple[object, ...]]:
         """All rows in a fixed order: two indexes of one log are equal by this."""
         found: list[tuple[object, ...]] = []
-        for table in ("instance", "series", "study"):
-            found += self._rows(f"SELECT * FROM {table} ORDER BY 1")
+        for table in ("instance", "series", "study", *buried.TABLES):
+            found += self._rows(f"SELECT * FROM {table} ORDER BY 1, 2")
         return found
 
-    def _survey(self, query: str, *values: object) -> Sequence[Any]:
+    def survey(self, query: str, *values: object) -> Sequence[Any]:
+        """One question that may take long, on a connection of its own: not for the event loop."""
         with self._survey_lock:
             return self._surveying.execute(query, values).fetchall()
 
@@ -234,7 +280,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _instance(r: IndexedRecord) -> tuple[object, ...]:
     a = r.attributes
     uids = (r.transfer_syntax_uid, a.sop_class_uid, a.study_instance_uid, a.series_instance_uid, a.instance_number)
-    return (r.sequence, r.sop_instance_uid, r.dataset, r.digest, r.size, *uids)
+    return (r.sequence, r.sop_instance_uid, r.dataset, r.digest, r.size, *uids, r.time_us, r.source_ae)
 
 
 def _series(a: Attributes) -> tuple[object, ...]:

@@ -6,7 +6,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from storage.buried import IndexedSmall
 from storage.dataset import Attributes, FileMeta, NeedMore, UnreadableDataSet, read_meta, scan
+from storage.deletion import SMALL_KINDS, NotUnderstood, decode_small
 from storage.errors import RecordCorrupt
 from storage.index import Index, IndexedRecord
 from storage.log import Log
@@ -51,36 +53,48 @@ class Indexer:
         added, first = 0, applied.sequence + 1
         while first <= upto.sequence:
             last = min(upto.sequence, first + BATCH - 1)
-            holes: list[int] = []
+            holes: dict[int, bool] = {}
             found = (self._record(sequence, (fresh or {}).get(sequence), holes) for sequence in range(first, last + 1))
             batch = [record for record in found if record is not None]
             point = self._log.point_at(last)
             if point is None:
                 return added
             self._index.apply(batch, point, holes)
-            added += len(batch)
+            added += sum(isinstance(record, IndexedRecord) for record in batch)
             first = last + 1
         return added
 
     def fill_holes(self) -> int:
         """Index what could not be read when its turn came and can be read now; return how many holes are left."""
-        still: list[int] = []
+        still: dict[int, bool] = {}
         wanted = sorted(self._index.holes)
         found = [self._record(sequence, None, still) for sequence in wanted]
         batch = [record for record in found if record is not None]
         self._index.fill(batch, frozenset(wanted) - frozenset(still))
         return len(still)
 
-    def _record(self, sequence: int, fresh: Fresh | None, holes: list[int]) -> IndexedRecord | None:
-        """What is to be indexed of one record; None when it is no instance. One too damaged to tell is a hole."""
+    def _record(
+        self, sequence: int, fresh: Fresh | None, holes: dict[int, bool]
+    ) -> IndexedRecord | IndexedSmall | None:
+        """What is to be indexed of one record; None when it is an EPOCH. One too damaged to tell is a hole."""
         try:
             header, head = (fresh.header, fresh.head) if fresh else self._log.read_head(sequence, _HEADS[0])
-        except RecordCorrupt as error:
+            if header.kind in SMALL_KINDS:
+                return self._small(sequence, header, fresh)
+        except (RecordCorrupt, NotUnderstood) as error:
             _LOG.error("a record is damaged and not indexed", extra={"sequence": sequence, "reason": str(error)})
-            holes.append(sequence)
+            entry = self._log.entry(sequence)
+            # What cannot be told from a tombstone may be one: it must not be taken for an instance that is missing.
+            holes[sequence] = entry is None or entry.kind in SMALL_KINDS
             return None
-        if header.kind is not RecordKind.INSTANCE:
-            return None
+        return self._instance(sequence, header, head, fresh) if header.kind is RecordKind.INSTANCE else None
+
+    def _small(self, sequence: int, header: RecordHeader, fresh: Fresh | None) -> IndexedSmall:
+        """Raises RecordCorrupt, NotUnderstood."""
+        payload = fresh.head if fresh else b"".join(self._log.read(sequence).payload.parts())
+        return IndexedSmall(sequence, header.digest, header.time_us, decode_small(header.kind, payload))
+
+    def _instance(self, sequence: int, header: RecordHeader, head: bytes, fresh: Fresh | None) -> IndexedRecord | None:
         attributes = fresh.attributes if fresh else None
         try:
             meta = read_meta(head)
@@ -95,7 +109,8 @@ class Indexer:
         elif meta is None:
             return None
         sizes = (header.dataset, header.digest, header.size)
-        return IndexedRecord(sequence, uid, meta.transfer_syntax_uid if meta else "", *sizes, attributes)
+        syntax, source = (meta.transfer_syntax_uid, meta.source_ae) if meta else ("", "")
+        return IndexedRecord(sequence, uid, syntax, *sizes, attributes, header.time_us, source)
 
     def _is_damaged(self, sequence: int) -> bool:
         try:

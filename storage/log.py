@@ -4,19 +4,20 @@
 thread (`storage.writer`); everything of `LogReader` may be called from any thread at any time.
 """
 
-import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from storage.appender import LogAppender, LogIdentity
 from storage.damage import DamageRegister
 from storage.disk import Disk
-from storage.errors import LogContradiction, RecordCorrupt, RecordsElsewhere
+from storage.errors import LogContradiction, RecordCorrupt
 from storage.evicted import EvictedFile, Stub, stub_content
+from storage.frame import Stretch, wrong_stretches
 from storage.install import verified_segment
 from storage.position import EpochSpan, LogPoint, LogPosition, RecordHeader, chain_after
+from storage.rawrecord import InnerPayload, after, in_pages
 from storage.reader import BytesPayload, Payload, StoredRecord
 from storage.record import decode_header
 from storage.recovery import RecoveryReport, Tail, recover
@@ -145,13 +146,13 @@ class Log(LogAppender):
             raise RecordCorrupt(sequence, "the bytes offered are of another record")
         if chain_after(previous.chain, header) != decoded.chain:
             raise RecordCorrupt(sequence, "the bytes offered do not follow from the record before")
-        verify_payload(header, (bytes(part) for part in _after(source, decoded.payload_offset)))
+        verify_payload(header, (bytes(part) for part in after(source, decoded.payload_offset)))
         if self._tail is not None and sequence == self._tail.first:
             self._cut_tail(self._tail)
             self.append(
                 header,
                 decoded.chain,
-                _Inner(source, decoded.payload_offset, header.size),
+                InnerPayload(source, decoded.payload_offset, header.size),
             )
             self.sync()
             return
@@ -195,6 +196,26 @@ class Log(LogAppender):
         with self._lock:
             self._segments = tuple(evicted if each is segment else each for each in self._segments)
         return segment.size - len(content)
+
+    def mend_frame(self, first: int) -> list[str]:
+        """Write header, marks, table and zeros of the segment that begins with `first` anew, where they are damaged.
+
+        Returns the names in lost+found of what lay there; none when nothing is wrong.
+        """
+        self._refuse_if_unfit()
+        self.sync()
+        number = next((at for at, one in enumerate(self._segments) if one.first == first), None)
+        if number is None:
+            return []  # cut meanwhile
+        segment, newest = self._segments[number], number + 1 == len(self._segments)
+        if segment.evicted:
+            return []  # what is left of it is another shape
+        end_chain = self._end.chain if newest else self._segments[number + 1].header.chain_before
+        wrong = wrong_stretches(segment, end_chain, newest=newest)
+        names = [self._lost.save_damaged(first, segment.salvaged(one.offset, one.size)) for one in wrong]
+        if wrong:
+            self._guarded(lambda: self._rewrite(segment, wrong))
+        return names
 
     def close(self) -> None:
         """Sync, mark the end as clean, and let go. After a failure only let go."""
@@ -284,7 +305,7 @@ class Log(LogAppender):
         except RecordCorrupt:
             pass
         start, end = self._extent(segment, sequence)
-        return self._lost.save_damaged(sequence, segment.raw(start, end - start))
+        return self._lost.save_damaged(sequence, segment.salvaged(start, end - start))
 
     def _overwrite(self, sequence: int, header: RecordHeader, chain: bytes, source: Payload) -> None:
         segment = self._segment_of(sequence)
@@ -294,7 +315,7 @@ class Log(LogAppender):
             expected = self._proved_by_next(segment, sequence, chain)
         if expected != LogPoint(header.position, chain) or end - start != source.size:
             raise RecordCorrupt(sequence, "the bytes offered are of another branch")
-        self._lost.save_damaged(sequence, segment.raw(start, end - start))
+        self._lost.save_damaged(sequence, segment.salvaged(start, end - start))
         entry = Entry(
             header.position,
             header.kind,
@@ -308,15 +329,33 @@ class Log(LogAppender):
         self.damage.clear(sequence)
 
     def _put_back(self, segment: Segment, entry: Entry, source: Payload) -> None:
+        # Whole pages only: a part of one would have to be read first, and the disk may not give it back.
         offset = entry.offset
-        for part in source.parts():
-            segment.file.pwrite([part], offset)
-            offset += len(part)
+        for pages in in_pages(source):
+            segment.file.pwrite([pages], offset)
+            offset += len(pages)
         slot = (entry.position.sequence - segment.first) * ENTRY_BYTES
-        segment.file.pwrite([encode_entry(entry)], ENTRIES_OFFSET + slot)
+        page, within = ENTRIES_OFFSET + slot // PAGE * PAGE, slot % PAGE
+        table = bytearray(b"".join(segment.salvaged(page, PAGE)))
         if segment is self._segments[-1] and segment.armed:
-            self._table[slot : slot + ENTRY_BYTES] = encode_entry(entry)
+            table[:] = self._table[page - ENTRIES_OFFSET : page - ENTRIES_OFFSET + PAGE]
+        table[within : within + ENTRY_BYTES] = encode_entry(entry)
+        self._write_frame(segment, Stretch(page, PAGE, bytes(table)))
         segment.file.sync()
+
+    def _rewrite(self, segment: Segment, wrong: Sequence[Stretch]) -> None:
+        for one in wrong:
+            self._write_frame(segment, one)
+        segment.file.sync()
+
+    def _write_frame(self, segment: Segment, one: Stretch) -> None:
+        if one.data is None:
+            segment.zero(one.offset, one.offset + one.size)
+            return
+        segment.file.pwrite([one.data], one.offset)
+        if segment is self._segments[-1] and segment.armed and one.offset >= ENTRIES_OFFSET:
+            # The newest segment's table is written from memory.
+            self._table[one.offset - ENTRIES_OFFSET : one.offset - ENTRIES_OFFSET + PAGE] = one.data
 
     def _proved_by_next(self, segment: Segment, sequence: int, chain: bytes) -> LogPoint | None:
         """Return the point of a record whose entry is lost, when what follows it says that its
@@ -346,37 +385,9 @@ class Log(LogAppender):
         if sequence > self._end.sequence:
             self.damage.clear(sequence)
             return
-        self._segment_of(sequence).file.drop_cache()
-        with contextlib.suppress(RecordCorrupt, RecordsElsewhere):
-            self.read(sequence)
+        self.judge(sequence)
 
     def _segment_of(self, sequence: int) -> Segment:
         found = self._find(sequence)
         assert isinstance(found, Segment), f"record {sequence} is not in a segment"
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Inner:
-    """The payload inside the raw bytes of a whole record."""
-
-    source: Payload
-    offset: int
-    size: int
-
-    def parts(self) -> Iterator[memoryview]:
-        left = self.size
-        for part in _after(self.source, self.offset):
-            yield part[:left]
-            left -= min(left, len(part))
-            if not left:
-                return
-
-
-def _after(source: Payload, offset: int) -> Iterator[memoryview]:
-    """Yield the bytes of `source` from `offset` on."""
-    for part in source.parts():
-        skipped = min(offset, len(part))
-        offset -= skipped
-        if skipped < len(part):
-            yield part[skipped:]

@@ -10,6 +10,8 @@ from storage.disk import Buffer, Disk
 from storage.position import LogPoint
 
 DIRECTORY: Final = "lost+found"
+RESUBMITTED: Final = "resubmitted"
+"""Below it, what an operator offered to the cluster again, and the cluster has: kept all the same."""
 
 
 class LostAndFound:

@@ -13,6 +13,8 @@ from storage.position import GENESIS, LogPoint, LogPosition
 
 NODE_FILE: Final = "node.json"
 PROMISE_FILE: Final = "promise"
+RESTORE_FILE: Final = "restore.json"
+"""There while a restore fills the directory, and for good in one that is for looking only."""
 FORMAT: Final = 1
 _SLOT_BYTES: Final = 4096
 _SLOT: Final = struct.Struct(">16sQQQQ32sQ64s")
@@ -35,7 +37,15 @@ class NodeIdentity:
 
 
 def read_identity(disk: Disk) -> NodeIdentity | None:
-    """Return what node.json says, None in a directory that was never formatted. Raises FormatError."""
+    """Return what node.json says, None in a directory that was never formatted.
+
+    Raises FormatError, also where a restore is not finished: what is there is not all of it.
+    """
+    if disk.exists(RESTORE_FILE):
+        raise FormatError(
+            f"`{RESTORE_FILE}` says that a restore into this directory is not finished, or was for looking only:"
+            " run the same `perenne restore` again, or give another data_dir"
+        )
     if not disk.exists(NODE_FILE):
         return None
     try:

@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from storage.damage import DamageRegister
 from storage.digest import PayloadHasher
-from storage.errors import RecordAbsent, RecordCorrupt
-from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, chain_after
+from storage.errors import MediumUnreadable, RecordAbsent, RecordCorrupt, RecordsElsewhere
+from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, RecordKind, chain_after
 from storage.record import DecodedRecord, encode_header, trailing_padding
 from storage.sealed import SealedRecords, sealed_records, span_of
 from storage.segment import PIECE as SEGMENT_PIECE
@@ -22,6 +22,8 @@ WHOLE_LIMIT: Final = 16 * 1024 * 1024
 """Payloads up to this size are read once, into memory; larger ones are hashed first and then read again."""
 
 PIECE: Final = 256 * 1024
+TOMBSTONE_SCAN: Final = 100_000
+"""Entries that are looked at for a tombstone; where there are more, the index has to come by first."""
 """What one reader of a large payload holds in memory at a time, or twice that."""
 
 
@@ -82,17 +84,28 @@ class FilePayload:
         return self.header.size
 
     def parts(self) -> Iterator[memoryview]:
-        hasher = PayloadHasher(self.header.kind)
-        held: bytes | None = None
-        for piece in self.segment.raw(self.offset, self.size, self.piece):
-            if held is not None:
-                yield memoryview(held)
-            hasher.update(piece)
-            held = piece
-        if hasher.finish().digest != self.header.digest:
-            raise RecordCorrupt(self.header.position.sequence, "its bytes do not match its digest")
+        try:
+            pieces = (memoryview(piece) for piece in self.segment.raw(self.offset, self.size, self.piece))
+            yield from checked(self.header.kind, self.header.digest, pieces)
+        except MediumUnreadable as error:
+            raise RecordCorrupt(self.header.position.sequence, str(error)) from error
+        except RecordCorrupt as error:
+            raise RecordCorrupt(self.header.position.sequence, error.reason) from error
+
+
+def checked(kind: RecordKind, digest: bytes, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Hand on the pieces of a payload, the last one only when all of them match its digest. Raises RecordCorrupt."""
+    hasher = PayloadHasher(kind)
+    held: memoryview | None = None
+    for piece in pieces:
         if held is not None:
-            yield memoryview(held)
+            yield held
+        hasher.update(piece)
+        held = piece
+    if hasher.finish().digest != digest:
+        raise RecordCorrupt(0, "its bytes do not match its digest")
+    if held is not None:
+        yield held
 
 
 class LogReader:
@@ -240,6 +253,19 @@ class LogReader:
             self.damage.clear(sequence)
         return StoredRecord(header, decoded.chain, payload)
 
+    def judge(self, sequence: int) -> bool:
+        """Read a record from the medium, not from memory; return whether it is damaged. Remembers, either way."""
+        found = self._find(sequence)
+        if isinstance(found, Segment):
+            found.file.drop_cache()
+        try:
+            self.read(sequence)
+        except RecordCorrupt:
+            return not self.is_evicted(sequence)
+        except (RecordAbsent, RecordsElsewhere):
+            return False
+        return False
+
     def read_raw_parts(self, sequence: int) -> Iterator[bytes | memoryview]:
         """Yield the whole record's bytes, verified before the first piece leaves. Raises as `read`."""
         record = self.read(sequence)
@@ -266,6 +292,17 @@ class LogReader:
             offset, decoded = self._locate(found, sequence)
             size = min(size, decoded.header.size)
             return decoded.header, found.file.pread(size, offset + decoded.payload_offset)
+
+    def last_tombstone(self, first: int) -> int:
+        """The last record from `first` on that is, or may be, a tombstone; 0 when none is."""
+        end = self._end.sequence
+        if end - first > TOMBSTONE_SCAN:
+            return end
+        for sequence in range(end, max(first, 1) - 1, -1):
+            entry = self.entry(sequence)
+            if entry is None or entry.kind is RecordKind.TOMBSTONE:
+                return sequence
+        return 0
 
     def iterate(self, first: int) -> Iterator[Entry]:
         """Yield the entries from `first` to the end as it is now; damaged ones are left out."""
@@ -334,8 +371,9 @@ class LogReader:
 
 
 class _NotingDamage:
-    """Remembers a RecordCorrupt that leaves the block, with its sequence; a record cut
-    meanwhile is absent.
+    """Remembers damage that leaves the block as a RecordCorrupt, with its sequence; a record cut meanwhile is absent.
+
+    Bytes that the disk does not give back are damaged like others.
     """
 
     def __init__(self, log: LogReader, sequence: int) -> None:
@@ -346,11 +384,13 @@ class _NotingDamage:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RecordCorrupt):
+        if isinstance(error, RecordCorrupt | MediumUnreadable):
             if self._sequence > self._log.end.sequence:
                 raise RecordAbsent(self._sequence) from error
             if self._log.distrusts(self._sequence):
-                raise RecordCorrupt(self._sequence, error.reason) from error  # in the tier, not here
+                raise RecordCorrupt(self._sequence, str(error)) from error  # in the tier, not here
             self._log.note_damage(self._sequence)
+            if isinstance(error, MediumUnreadable):
+                raise RecordCorrupt(self._sequence, str(error)) from error
             if error.sequence != self._sequence:
                 raise RecordCorrupt(self._sequence, error.reason) from error

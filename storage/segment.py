@@ -9,7 +9,7 @@ from typing import Final
 
 from storage.digest import PayloadHasher
 from storage.disk import Disk, DiskFile
-from storage.errors import RecordCorrupt
+from storage.errors import MediumUnreadable, RecordCorrupt
 from storage.position import LogPoint, RecordHeader, chain_after
 from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
 from storage.table import (
@@ -82,9 +82,13 @@ class Segment:
         return data_offset(self.header.segment_bytes)
 
     def entry(self, sequence: int) -> Entry | None:
-        """Read one entry; None when it is damaged or empty."""
+        """Read one entry; None when it is damaged, empty or cannot be read."""
         offset = ENTRIES_OFFSET + (sequence - self.first) * ENTRY_BYTES
-        return self._sane(decode_entry(self.file.pread(ENTRY_BYTES, offset), sequence, self.first))
+        try:
+            raw = self.file.pread(ENTRY_BYTES, offset)
+        except MediumUnreadable:
+            return None
+        return self._sane(decode_entry(raw, sequence, self.first))
 
     def entries(self, table: bytes, count: int) -> list[Entry | None]:
         """Decode the first `count` entries of the table's bytes."""
@@ -99,7 +103,11 @@ class Segment:
 
     def record_header(self, offset: int) -> DecodedRecord:
         """Decode the header at `offset`. Raises RecordCorrupt; proves nothing but its form."""
-        return decode_header(self.file.pread(min(HEADER_LIMIT, self.size - offset), offset))
+        try:
+            return decode_header(self.file.pread(min(HEADER_LIMIT, self.size - offset), offset))
+        except MediumUnreadable:
+            # The last page of what was asked for may be the bad one, and may belong to what comes behind.
+            return decode_header(b"".join(self.salvaged(offset, min(HEADER_LIMIT, self.size - offset))))
 
     def raw(self, offset: int, length: int, most: int = PIECE) -> Iterator[bytes]:
         end = offset + length
@@ -109,6 +117,22 @@ class Segment:
                 return
             offset += len(piece)
             yield piece
+
+    def salvaged(self, offset: int, length: int) -> Iterator[bytes]:
+        """Like `raw`, with zeros for the pages that the disk does not give back."""
+        end = offset + length
+        while offset < end:
+            size = min(PIECE, end - offset)
+            try:
+                yield self.file.pread(size, offset)
+            except MediumUnreadable:
+                for at in range(offset, offset + size, PAGE):
+                    page = min(PAGE, offset + size - at)
+                    try:
+                        yield self.file.pread(page, at)
+                    except MediumUnreadable:
+                        yield bytes(page)
+            offset += size
 
     def verify(self, offset: int, sequence: int, previous: LogPoint | None) -> DecodedRecord:
         """Check the record at `offset` completely: form, chain after `previous` where known, digest, padding.
@@ -156,7 +180,7 @@ class Segment:
         return entry if entry.offset + entry.length <= self.size else None
 
 
-def verify_payload(header: RecordHeader, pieces: Iterator[bytes]) -> None:
+def verify_payload(header: RecordHeader, pieces: Iterator[bytes | memoryview]) -> None:
     """Check payload and padding, given as the bytes after the record's header. Raises RecordCorrupt."""
     hasher = PayloadHasher(header.kind)
     left = header.size
@@ -164,7 +188,7 @@ def verify_payload(header: RecordHeader, pieces: Iterator[bytes]) -> None:
         inside = min(left, len(piece))
         hasher.update(memoryview(piece)[:inside])
         left -= inside
-        if inside < len(piece) and piece[inside:].strip(b"\0"):
+        if inside < len(piece) and bytes(piece[inside:]).strip(b"\0"):
             raise RecordCorrupt(header.position.sequence, "its padding is not zero")
     digests = hasher.finish()
     if left or digests.digest != header.digest or digests.dataset != header.dataset:

@@ -8,11 +8,12 @@ import uvloop
 from perenne.bench.failover import failover
 from perenne.bench.footprint import footprint
 from perenne.bench.parts import parts
+from perenne.bench.restore import restore
 from perenne.bench.results import Results, show
 from perenne.bench.stores import stores
 from perenne.bench.tier import tier
 
-WHAT = ("stores", "parts", "failover", "footprint", "tier")
+WHAT = ("stores", "parts", "failover", "footprint", "tier", "restore")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -24,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=20, help="of failover and switchover (%(default)s)")
     parser.add_argument("--instances", type=int, default=20_000, help="CT slices of footprint (%(default)s)")
     parser.add_argument("--giant", type=int, default=2048, metavar="MIB", help="size of the giant one (%(default)s)")
+    parser.add_argument("--restored", type=int, default=50_000, help="instances of restore (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     options = parser.parse_args(list(arguments))
     chosen = set(options.what or WHAT)
@@ -40,5 +42,7 @@ def run(arguments: Sequence[str]) -> int:
         results |= footprint(options.instances, options.giant << 20)
     if "tier" in chosen:
         results |= tier(options.seconds, options.repeat)
+    if "restore" in chosen:
+        results |= restore(options.restored, options.repeat)
     show(results, as_json=options.json)
     return 0

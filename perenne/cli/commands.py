@@ -2,37 +2,52 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from perenne import VERSION
-from perenne.cli import offline, tier
-from perenne.config import Config, ConfigError
+from perenne.cli import delete, drill, leaving, lostfound, moving, node, offline, rescue, restore, retention, tier
+from perenne.cli.certs import certs
+from perenne.cli.usage import fail, read_config
+from perenne.config import ConfigError
 from perenne.config_reading import load_config
+from perenne.nodeaccess import NodeAccess, own_address
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(node.app, name="node")
 app.add_typer(offline.app, name="log", help="Look into a data directory, with no cluster and without changing it.")
 app.add_typer(tier.app, name="tier", help="Prepare and try out the bucket or directory of the second copy.")
+app.add_typer(delete.app, name="delete")
+app.add_typer(retention.app, name="retention", help="What may go by its age, and what must stay: rules and holds.")
+app.add_typer(lostfound.app, name="lost-found", help="What was taken out of a log: look at it, offer it again.")
+app.command("failover")(rescue.failover)
+app.add_typer(rescue.coordination, name="coordination", help="The cluster state in ZooKeeper.")
+app.command("restore")(restore.restore_verb)
+app.command("drill")(drill.drill_verb)
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
+app.command("await-in-sync")(leaving.await_in_sync)
+app.command("import")(moving.import_verb)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The node's TOML file.")]
+AccessOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="A node's TOML file: its address, and the token and authority it asks for."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: one JSON document.")]
 
 
-def fail(text: str, code: int = 1) -> typer.Exit:
-    sys.stderr.write(f"perenne: {text}\n")
-    return typer.Exit(code)
+def _asked(url: list[str] | None, cluster: Path | None, config: Path | None) -> tuple[list[str], NodeAccess]:
+    """Which addresses are asked, and how. Raises NoCluster."""
+    from perenne.cli.status import addresses
 
-
-def read_config(file: Path | None) -> Config:
-    try:
-        return load_config(file, os.environ)
-    except ConfigError as error:
-        raise fail(str(error), 2) from error
+    if config is None:
+        return addresses(url or [], cluster or Path(".local/cluster/cluster.json")), NodeAccess()
+    settings = read_config(config)
+    asked = addresses(url or [], cluster) if url or cluster else [own_address(settings)]
+    return asked, NodeAccess.of(settings)
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,22 +70,6 @@ def _top(version: VersionOption = False) -> None:
     """
 
 
-@app.command()
-def node(
-    config: ConfigOption = None,
-    allow_solo: Annotated[
-        bool, typer.Option("--allow-solo", help="Let one durable copy be enough. One lost disk then loses images.")
-    ] = False,
-) -> None:
-    """Run one node until SIGTERM. Without a configuration: standalone, and it says why it refuses stores."""
-    if allow_solo:
-        os.environ["PERENNE_CLUSTER__ALLOW_SOLO"] = "true"
-    settings = read_config(config)
-    from perenne.node import run
-
-    raise typer.Exit(run(settings))
-
-
 @config_app.command("check")
 def config_check(file: Annotated[Path, typer.Argument(help="The TOML file.")], as_json: JsonOption = False) -> None:
     """Say everything that is wrong with a configuration, and what to write instead."""
@@ -85,20 +84,24 @@ def config_check(file: Annotated[Path, typer.Argument(help="The TOML file.")], a
     typer.echo(json.dumps({"ok": True, "problems": []}) if as_json else f"{file}: nothing is wrong")
 
 
+app.command()(certs)
+
+
 @app.command()
 def status(
     url: Annotated[list[str] | None, typer.Argument(help="http://HOST:PORT of one or more nodes.")] = None,
     cluster: Annotated[Path | None, typer.Option("--cluster", help="A cluster.json written by script/up.")] = None,
+    config: AccessOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show every node: role, in sync, position, lag, disk, health. Exit code 0 healthy, 1 degraded, 2 cannot store."""
-    from perenne.cli.status import NoCluster, addresses, show
+    from perenne.cli.status import NoCluster, show
 
     try:
-        found = addresses(url or [], cluster or Path(".local/cluster/cluster.json"))
+        found, access = _asked(url, cluster, config)
     except NoCluster as error:
         raise fail(str(error), 2) from error
-    raise typer.Exit(show(found, as_json=as_json))
+    raise typer.Exit(show(found, access, as_json=as_json))
 
 
 @app.command("check-journal")
@@ -106,6 +109,7 @@ def check_journal(
     journal: Annotated[Path, typer.Argument(help="JSON lines of what senders were told (docs/proof.md).")],
     url: Annotated[list[str] | None, typer.Argument(help="http://HOST:PORT of one or more nodes.")] = None,
     cluster: Annotated[Path | None, typer.Option("--cluster", help="A cluster.json written by script/up.")] = None,
+    config: AccessOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask every node for every acknowledged instance, and compare its bytes with what was sent.
@@ -113,15 +117,15 @@ def check_journal(
     Exit code 0 everything is kept, 1 something is lost or altered, 3 not everything could be checked, 2 bad usage.
     """
     from perenne.cli.journal import show
-    from perenne.cli.status import NoCluster, addresses
+    from perenne.cli.status import NoCluster
     from perenne.journal import JournalUnreadable
 
     try:
-        found = addresses(url or [], cluster or Path(".local/cluster/cluster.json"))
+        found, access = _asked(url, cluster, config)
     except NoCluster as error:
         raise fail(str(error), 2) from error
     try:
-        raise typer.Exit(show(journal, found, as_json=as_json))
+        raise typer.Exit(show(journal, found, access, as_json=as_json))
     except (JournalUnreadable, OSError) as error:
         raise fail(str(error), 2) from error
 
@@ -137,15 +141,17 @@ def switchover(
     """Hand the lead to another node; acknowledgements pause for well under a second, nothing is lost."""
     from perenne.cli.status import NoCluster
     from perenne.cli.switchover import ask, zookeeper_of
+    from perenne.config_tls import zookeeper_access
 
     try:
-        hosts = zookeeper or (zookeeper_of(cluster) if cluster else read_config(config).coordination.zookeeper)
+        settings = read_config(config)
+        hosts = zookeeper or (zookeeper_of(cluster) if cluster else settings.coordination.zookeeper)
     except NoCluster as error:
         raise fail(str(error), 2) from error
     if not hosts:
         raise fail("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
 
-    result = ask(hosts, to, seconds)
+    result = ask(hosts, to, seconds, zookeeper_access(settings))
     typer.echo(result)
     if not result.endswith("leads"):
         raise typer.Exit(1)

@@ -3,7 +3,6 @@
 import http.client
 import json
 import sys
-import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from perenne.journal import Owed, events, owed
+from perenne.nodeaccess import NodeAccess
 from storage.digest import META_LIMIT_BYTES, part10_meta_length
 
 TIMEOUT_S: Final = 20.0
@@ -27,10 +27,13 @@ _NAMED: Final = 20
 @dataclass(slots=True)
 class Findings:
     """By node address. lost: it said that there is no such instance. altered: it served other bytes than were ever
-    offered. unavailable: it could not say; that is no broken promise, but no proof either."""
+    offered. returned: it served what was deleted. unavailable: it could not say; that is no broken promise, but no
+    proof either."""
 
     acknowledged: int = 0
+    deleted: int = 0
     checked: int = 0
+    returned: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     lost: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     altered: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     unavailable: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
@@ -39,29 +42,31 @@ class Findings:
 
     @property
     def exit_code(self) -> int:
-        """0: everything is kept. 1: something is lost or altered. 3: not everything could be checked."""
-        return 1 if self.lost or self.altered else 3 if self.unavailable else 0
+        """0: everything is kept. 1: something is lost, altered or back. 3: not everything could be checked."""
+        return 1 if self.lost or self.altered or self.returned else 3 if self.unavailable else 0
+
+    def named(self) -> tuple[tuple[str, list[tuple[str, str]]], ...]:
+        bad = (("lost", self.lost), ("altered", self.altered), ("returned", self.returned))
+        return (*bad, ("unavailable", self.unavailable))
 
     def document(self) -> dict[str, Any]:
-        rows = {
-            name: [{"node": node, "uid": uid} for node, uid in sorted(found)]
-            for name, found in (("lost", self.lost), ("altered", self.altered), ("unavailable", self.unavailable))
-        }
+        rows = {name: [{"node": node, "uid": uid} for node, uid in sorted(found)] for name, found in self.named()}
         reasons = [{"node": node, "reason": why, "count": count} for (node, why), count in self.reasons.items()]
-        return {"acknowledged": self.acknowledged, "checked": self.checked, **rows, "reasons": reasons}
+        counts = {"acknowledged": self.acknowledged, "deleted": self.deleted, "checked": self.checked}
+        return {**counts, **rows, "reasons": reasons}
 
 
 class _Node:
     """One connection to one node, kept open."""
 
-    def __init__(self, address: str) -> None:
-        parsed = urllib.parse.urlsplit(address)
-        self._connection = http.client.HTTPConnection(parsed.hostname or "", parsed.port, timeout=TIMEOUT_S)
+    def __init__(self, address: str, access: NodeAccess) -> None:
+        self._headers = access.headers
+        self._connection = access.connection(address, TIMEOUT_S)
 
     def digest(self, uid: str) -> tuple[int, str]:
         """Return HTTP status, 0 for no answer, and the BLAKE3 of the data set that was served, or why none was."""
         try:
-            self._connection.request("GET", f"/instances/{uid}")
+            self._connection.request("GET", f"/instances/{uid}", headers=self._headers)
             answer = self._connection.getresponse()
             if answer.status != 200:
                 return answer.status, answer.read(200).decode(errors="replace").strip()
@@ -78,14 +83,21 @@ class _Node:
         self._connection.close()
 
 
-def check(addresses: Sequence[str], debts: dict[str, Owed], progress: Progress | None = None) -> Findings:
-    """Ask every node for every acknowledged instance."""
-    due = {uid: debt for uid, debt in debts.items() if debt.datasets}
-    findings = Findings(acknowledged=len(due))
+def check(
+    addresses: Sequence[str],
+    debts: dict[str, Owed],
+    progress: Progress | None = None,
+    access: NodeAccess | None = None,
+) -> Findings:
+    """Ask every node for every acknowledged instance, and for every deleted one."""
+    access = access or NodeAccess()
+    due = {uid: debt for uid, debt in debts.items() if debt.datasets or debt.gone}
+    gone = sum(debt.gone for debt in due.values())
+    findings = Findings(acknowledged=len(due) - gone, deleted=gone)
     task = progress.add_task("checking", total=len(due) * len(addresses)) if progress is not None else None
 
     def one(address: str) -> Iterator[tuple[str, str, int, str]]:
-        node = _Node(address)
+        node = _Node(address, access)
         try:
             for uid in due:
                 yield address, uid, *node.digest(uid)
@@ -109,7 +121,9 @@ def check(addresses: Sequence[str], debts: dict[str, Owed], progress: Progress |
 def _judge(findings: Findings, results: Iterable[tuple[str, str, int, str]], due: dict[str, Owed]) -> None:
     for address, uid, status, digest in results:
         findings.checked += 1
-        if status == 404:
+        if due[uid].gone:
+            _judge_deleted(findings, address, uid, status, digest)
+        elif status in (404, 410):
             findings.lost.append((address, uid))
         elif status != 200:
             findings.unavailable.append((address, uid))
@@ -118,25 +132,34 @@ def _judge(findings: Findings, results: Iterable[tuple[str, str, int, str]], due
             findings.altered.append((address, uid))
 
 
-def show(journal: Path, addresses: Sequence[str], *, as_json: bool) -> int:
+def _judge_deleted(findings: Findings, address: str, uid: str, status: int, said: str) -> None:
+    if status == 200:
+        findings.returned.append((address, uid))
+    elif status not in (404, 410):
+        findings.unavailable.append((address, uid))
+        findings.reasons[address, said] += 1
+
+
+def show(journal: Path, addresses: Sequence[str], access: NodeAccess, *, as_json: bool) -> int:
     """Check and report; return the exit code. Raises JournalUnreadable, OSError."""
     debts = owed(events(journal))
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as progress:
-        findings = check(addresses, debts, progress)
+        findings = check(addresses, debts, progress, access)
     if as_json:
         sys.stdout.write(json.dumps(findings.document()) + "\n")
         return findings.exit_code
-    for name, found in (("lost", findings.lost), ("altered", findings.altered), ("unavailable", findings.unavailable)):
+    for name, found in findings.named():
         for node, uid in sorted(found)[:_NAMED]:
             sys.stdout.write(f"{name}: {uid} at {node}\n")
         if len(found) > _NAMED:
             sys.stdout.write(f"{name}: and {len(found) - _NAMED} more; --json names all\n")
     for (node, why), count in findings.reasons.most_common(_NAMED):
         sys.stdout.write(f"{node}: {why}: {count} times\n")
+    deleted = f" {findings.deleted} deleted, {len(findings.returned)} of them back," if findings.deleted else ""
     sys.stdout.write(
-        f"{findings.acknowledged} acknowledged, {findings.checked} answers from {len(addresses)} nodes:"
+        f"{findings.acknowledged} acknowledged,{deleted} {findings.checked} answers from {len(addresses)} nodes:"
         f" {len(findings.lost)} lost, {len(findings.altered)} altered, {len(findings.unavailable)} unavailable\n"
     )
     return findings.exit_code

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from perenne.cli.walk import Fault, Found, Walk, copy_checked
 from storage.errors import RecordCorrupt
 from storage.position import RecordKind
+from storage.walk import Fault, Found, Walk, copy_checked
 
 app = typer.Typer(no_args_is_help=True)
 DirectoryArgument = Annotated[Path, typer.Argument(help="A node's data directory (it may be running).")]

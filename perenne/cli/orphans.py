@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from perenne.cli.segment_file import SegmentFile
 from replication.tier.keys import LOG, PREFIX_BYTES, Run, parse_run
 from replication.tier.port import NotThere, ObjectStore
 from storage.errors import FormatError
 from storage.metadata import PROMISE_FILE, newest_promise
 from storage.position import GENESIS, LogPoint
+from storage.segment_file import SegmentFile
 from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, decode_entry
 
 

@@ -1,7 +1,7 @@
 """`perenne status`: asks every node, and shows a table or JSON."""
 
+import http.client
 import json
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,17 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from monitoring.health import DOWN, OK, judge
+from perenne.nodeaccess import NodeAccess
 
 FILE_WIDTH = 160
 """Columns where the output goes to a file or another program."""
 
 
-def addresses(urls: list[str], cluster: Path) -> list[str]:
+def addresses(urls: list[str], cluster: Path | None) -> list[str]:
     """Base addresses to ask: as given, or all that cluster.json names."""
     if urls:
         return [url.rstrip("/") if "://" in url else f"http://{url}" for url in urls]
+    assert cluster is not None, "one of both is given"
     return [f"http://127.0.0.1:{node['http_port']}" for node in described(cluster)["nodes"]]
 
 
@@ -40,13 +42,11 @@ def described(cluster: Path) -> dict[str, Any]:
     raise NoCluster(f"{cluster}: {why}; script/up writes one, or name nodes as http://HOST:PORT")
 
 
-def _ask(address: str) -> dict[str, Any]:
+def _ask(address: str, access: NodeAccess) -> dict[str, Any]:
     try:
-        with urllib.request.urlopen(f"{address}/status", timeout=3) as answer:
-            facts: dict[str, Any] = json.loads(answer.read())
-            return facts
-    except (OSError, ValueError) as error:
-        return {"node": address, "error": str(getattr(error, "reason", error))}
+        return access.json(address, "/status", 3)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return {"node": address, "error": str(error)}
 
 
 def health(facts: dict[str, Any]) -> tuple[str, list[str]]:
@@ -56,9 +56,9 @@ def health(facts: dict[str, Any]) -> tuple[str, list[str]]:
     return judge(facts)
 
 
-def show(found: list[str], *, as_json: bool) -> int:
+def show(found: list[str], access: NodeAccess, *, as_json: bool) -> int:
     """Print; return 0 healthy, 1 degraded, 2 cannot store."""
-    nodes = [_ask(address) for address in found]
+    nodes = [_ask(address, access) for address in found]
     words = [health(n)[0] for n in nodes]
     code = 2 if all(word == DOWN for word in words) else 1 if any(word != OK for word in words) else 0
     leader = next((n for n in nodes if n.get("role") == "leader"), None)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from perenne.cli.status import described
-from perenne.node import SessionWaiter
+from perenne.session import SessionWaiter
+from replication.coordination.access import Access
 from replication.coordination.port import Coordination, CoordinationUnavailable, Operation
 from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.core.values import ClusterState
@@ -23,13 +24,13 @@ def zookeeper_of(cluster: Path) -> str:
     return str(described(cluster)["zookeeper"]["address"])
 
 
-def ask(hosts: str, to: str, seconds: float) -> str:
+def ask(hosts: str, to: str, seconds: float, access: Access | None = None) -> str:
     """Return what became of it."""
-    return asyncio.run(_connected(hosts, to, seconds))
+    return asyncio.run(_connected(hosts, to, seconds, access or Access()))
 
 
-async def _connected(hosts: str, to: str, seconds: float) -> str:
-    coordination = ZooKeeperCoordination(hosts, session_timeout_ms=6000)
+async def _connected(hosts: str, to: str, seconds: float, access: Access) -> str:
+    coordination = ZooKeeperCoordination(hosts, session_timeout_ms=6000, access=access)
     waiter = SessionWaiter()
     await coordination.start(waiter)
     began = time.monotonic()

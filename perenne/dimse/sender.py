@@ -1,8 +1,9 @@
-"""A small and fast Storage and Verification SCU for the benchmark and the tests: one operation at a time."""
+"""A small and fast Storage and Verification SCU for imports, the benchmark and the tests: one operation at a time."""
 
 import asyncio
+import itertools
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self, cast
 
@@ -171,13 +172,18 @@ class Sender:
         )
         return response.status if response.status is not None else -1
 
+    def takes(self, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
+        """Whether a context was accepted for this class and syntax."""
+        return (sop_class_uid, transfer_syntax_uid) in self._by_class
+
     async def store(
-        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: Sequence[Buffer]
+        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: Iterable[Buffer]
     ) -> Command:
         """Send one instance and return the C-STORE-RSP.
 
-        data: the encoded data set in pieces; they are not copied here. Raises KeyError when no context was
-        accepted for this class and syntax, AssociationAborted.
+        data: the encoded data set in pieces, taken as they leave and not copied here. Raises KeyError when no context
+        was accepted for this class and syntax, AssociationAborted, and whatever `data` raises: then the message is cut
+        short, and the association is good for nothing but `abort`.
         """
         context_id = self._by_class[sop_class_uid, transfer_syntax_uid]
         request = Command(
@@ -221,16 +227,16 @@ class Sender:
         self._message_id = self._message_id % 0xFFFF + 1
         return self._message_id
 
-    async def _request(self, context_id: int, command: Command, data: Sequence[Buffer]) -> Command:
+    async def _request(self, context_id: int, command: Command, data: Iterable[Buffer]) -> Command:
         link = self._link
         answer = link.expect()
-        parts: list[Buffer] = list(
+        parts: Iterator[Buffer] = iter(
             wire.data_pdus(context_id, wire.PDV_COMMAND, memoryview(encode_command(command)), self._peer_max)
         )
         if command.has_data_set:
-            parts += _pdus_of_pieces(context_id, data, self._peer_max)
-        for first in range(0, len(parts), _PARTS_AT_ONCE):
-            await link.write(parts[first : first + _PARTS_AT_ONCE])
+            parts = itertools.chain(parts, _pdus_of_pieces(context_id, data, self._peer_max))
+        while some := list(itertools.islice(parts, _PARTS_AT_ONCE)):
+            await link.write(some)
         kind, body = await answer
         if kind != wire.P_DATA:
             link.lose("an unexpected PDU")
@@ -242,15 +248,17 @@ class Sender:
         return response
 
 
-def _pdus_of_pieces(context_id: int, pieces: Sequence[Buffer], max_length: int) -> list[Buffer]:
-    """Return the PDUs of one data set; a PDV never spans two pieces, only the last ends the data set."""
-    parts: list[Buffer] = []
+def _pdus_of_pieces(context_id: int, pieces: Iterable[Buffer], max_length: int) -> Iterator[Buffer]:
+    """Yield the PDUs of one data set; a PDV never spans two pieces, only the last ends the data set."""
     room = max(max_length - 6, 1) if max_length else 1024 * 1024
-    left = sum(map(len, pieces))
+    held: memoryview | None = None
     for piece in pieces:
         view = memoryview(piece)
         for start in range(0, len(view), room):
-            part = view[start : start + room]
-            left -= len(part)
-            parts += (wire.data_header(context_id, 0 if left else wire.PDV_LAST, len(part)), part)
-    return parts or [wire.data_header(context_id, wire.PDV_LAST, 0)]
+            if held is not None:
+                yield wire.data_header(context_id, 0, len(held))
+                yield held
+            held = view[start : start + room]
+    last = memoryview(b"") if held is None else held
+    yield wire.data_header(context_id, wire.PDV_LAST, len(last))
+    yield last

@@ -17,6 +17,7 @@ from perenne.dimse.refusals import Refusals
 from perenne.dimse.settings import DimseSettings
 from perenne.dimse.store import Scanner, StoreService
 from replication.api import Committer
+from replication.doorman import Door
 from storage.staging import StagingArea
 
 _LOG = logging.getLogger("perenne.dimse.server")
@@ -37,8 +38,11 @@ class DimseServer:
         staging: StagingArea,
         scanner: Scanner,
         observer: DimseObserver | None = None,
+        door: Door | None = None,
     ) -> None:
+        """door: how TLS is spoken on `tls_port`."""
         self.settings = settings
+        self._door = door
         self.observer: DimseObserver = observer if observer is not None else NoObserver()
         self.policy = CallingPolicy((), {})
         self.budget = Budget(association_bytes=settings.association_bytes, total_bytes=settings.total_bytes)
@@ -53,6 +57,8 @@ class DimseServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._port = 0
+        self.tls_port = 0
+        """What TLS is spoken on; 0 where it is not."""
         self._draining = False
         self._left = asyncio.Event()
         self._review: asyncio.TimerHandle | None = None
@@ -65,16 +71,26 @@ class DimseServer:
 
     async def start(self) -> None:
         """Resolve the hosts of `aes` and listen. Raises OSError."""
-        loop = asyncio.get_running_loop()
         self.policy = CallingPolicy(self.settings.aes, await _addresses(self.settings))
-        self._server = await loop.create_server(
-            lambda: Association(self, loop, next(self._numbers)),
-            self.settings.host,
-            self.settings.port,
-            backlog=256,
-        )
-        self._port = int(self._server.sockets[0].getsockname()[1])
+        settings = self.settings
+        if settings.port is not None:
+            self._server = await asyncio.get_running_loop().create_server(
+                self._association, settings.host, settings.port, backlog=256
+            )
+            self._port = int(self._server.sockets[0].getsockname()[1])
+        if self._door is not None and settings.tls_port is not None:
+            self.tls_port = await self._door.listen(self._association, settings.host, settings.tls_port)
+            self._port = self._port or self.tls_port
         self._review_budget()
+
+    def _association(self) -> Association:
+        return Association(self, asyncio.get_running_loop(), next(self._numbers))
+
+    def _stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        if self._door is not None:
+            self._door.close()
 
     async def drain(self, deadline_s: float) -> None:
         """Stop accepting; let operations finish; return when all associations are gone.
@@ -85,8 +101,7 @@ class DimseServer:
         """
         loop = asyncio.get_running_loop()
         self._draining = True
-        if self._server is not None:
-            self._server.close()
+        self._stop_listening()
         end = loop.time() + deadline_s
         patience = end - deadline_s / 5
         while self._associations and loop.time() < end:
@@ -106,8 +121,7 @@ class DimseServer:
     async def close(self) -> None:
         """Stop at once: connections are dropped, operations cancelled. Instances may yet be committed."""
         self._draining = True
-        if self._server is not None:
-            self._server.close()
+        self._stop_listening()
         if self._review is not None:
             self._review.cancel()
         self._cut_all()

@@ -16,7 +16,8 @@ class AllowedAe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DimseSettings:
-    """ae_title: ours, checked against the called AE title only when `require_called_ae`.
+    """port, tls_port: None where that way is closed; 0 takes any free one.
+    ae_title: ours, checked against the called AE title only when `require_called_ae`.
 
     aes: when not empty, only these calling AE titles (and hosts) may associate.
     max_pdu: of the P-DATA-TF PDUs we are ready to receive (PS3.8 annex D.1), header not counted.
@@ -30,8 +31,9 @@ class DimseSettings:
     """
 
     ae_title: str = "PERENNE"
-    host: str = "0.0.0.0"
-    port: int = 11112
+    host: str = "127.0.0.1"
+    port: int | None = 11112
+    tls_port: int | None = None
     max_associations: int = 200
     max_pdu: int = 128 * 1024
     association_bytes: int = 64 * MEBIBYTE

@@ -38,6 +38,9 @@ class LocalNode:
     extra: str = ""
     host: str = "127.0.0.1"
     """Where it listens."""
+    scheme: str = "http"
+    opener: urllib.request.OpenerDirector = _DIRECT
+    """How its HTTP port is asked."""
 
     @property
     def config(self) -> Path:
@@ -54,7 +57,7 @@ class LocalNode:
     def get(self, path: str, timeout: float = 2.0) -> tuple[int, bytes]:
         """HTTP GET; status 0 when nobody answers, or not to the end."""
         try:
-            with _DIRECT.open(f"http://{self.host}:{self.http_port}{path}", timeout=timeout) as answer:
+            with self.opener.open(f"{self.scheme}://{self.host}:{self.http_port}{path}", timeout=timeout) as answer:
                 return int(answer.status), answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
@@ -182,12 +185,13 @@ class LocalCluster:
     def start_node(self, node: LocalNode) -> None:
         """Start one node; `ready` tells when it may be used."""
         node.directory.mkdir(parents=True, exist_ok=True)
-        node.config.write_text(self._toml(node))
+        node.config.write_text(self.configuration(node))
         command = [*node.wrapper, sys.executable, "-m", "perenne.cli", "node", "--config", str(node.config)]
         node.running = start(command, node.directory / "node.log", node.directory)
         self.save()
 
-    def _toml(self, node: LocalNode) -> str:
+    def configuration(self, node: LocalNode) -> str:
+        """What its node.toml says."""
         keeper = node.zookeeper or f"127.0.0.1:{self.zookeeper_port}"
         return f"""# Written by script/up.
 [node]

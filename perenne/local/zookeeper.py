@@ -5,9 +5,20 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from perenne.authority import AUTHORITY, BOTH
 from perenne.local.processes import DidNotStart, Running, free_ports, start
 
-JARS: Final = ("/usr/share/java/zookeeper.jar", "/usr/share/java/slf4j-simple.jar")
+JARS: Final = tuple(
+    f"/usr/share/java/{name}.jar"
+    for name in (
+        "zookeeper",
+        "slf4j-simple",
+        # What Debian's jar does not name, and TLS needs.
+        "netty-codec",
+        "netty-resolver",
+        "netty-transport-native-unix-common",
+    )
+)
 
 
 def command(config: Path) -> list[str]:
@@ -28,9 +39,18 @@ def command(config: Path) -> list[str]:
 
 
 def configure(
-    directory: Path, port: int, *, servers: tuple[str, ...] = (), number: int = 0, host: str = "127.0.0.1"
+    directory: Path,
+    port: int,
+    *,
+    servers: tuple[str, ...] = (),
+    number: int = 0,
+    host: str = "127.0.0.1",
+    identity: Path | None = None,
 ) -> Path:
-    """Write zoo.cfg; `servers` are the lines `host:peer:election` of an ensemble, `number` is this one's, from 1."""
+    """Write zoo.cfg; `servers` are the lines `host:peer:election` of an ensemble, `number` is this one's, from 1.
+
+    identity: a directory made by `perenne certs`; then `port` speaks TLS alone, and wants to see certificates.
+    """
     data = directory / "data"
     data.mkdir(parents=True, exist_ok=True)
     lines = [
@@ -46,6 +66,18 @@ def configure(
         "4lw.commands.whitelist=srvr,ruok",
         "autopurge.purgeInterval=1",
     ]
+    if identity is not None:
+        lines = [line for line in lines if not line.startswith("clientPort")]
+        lines += [
+            f"secureClientPort={port}",
+            f"secureClientPortAddress={host}",
+            "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory",
+            f"ssl.keyStore.location={identity / BOTH}",
+            "ssl.keyStore.type=PEM",
+            f"ssl.trustStore.location={identity / AUTHORITY}",
+            "ssl.trustStore.type=PEM",
+            "ssl.clientAuth=need",
+        ]
     lines += [f"server.{n}={server}" for n, server in enumerate(servers, 1)]
     if number:
         (data / "myid").write_text(f"{number}\n")

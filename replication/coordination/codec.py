@@ -7,12 +7,14 @@ from typing import Any, Final, TypeVar
 from replication.coordination.port import ClusterRecord, CoordinationCorrupt, LiveNode, NodeRegistration, Operation
 from replication.core.values import (
     TIER_MEMBER,
+    AcceptedLoss,
     Change,
     ClusterState,
     Identity,
     Member,
     Phase,
     ReplicaId,
+    Restored,
     TierClaim,
     Transfer,
 )
@@ -38,11 +40,11 @@ def _load(name: str, data: bytes, build: Callable[[Json], T]) -> T:
         raise CoordinationCorrupt(f"znode {name}: {type(error).__name__}: {error}") from error
 
 
-def _point(point: LogPoint) -> Json:
+def point_facts(point: LogPoint) -> Json:
     return {"epoch": point.epoch, "sequence": point.sequence, "chain": point.chain.hex()}
 
 
-def _to_point(facts: Json) -> LogPoint:
+def facts_point(facts: Json) -> LogPoint:
     chain = bytes.fromhex(facts["chain"])
     if len(chain) != 32:
         raise ValueError("a chain has 32 bytes")
@@ -67,14 +69,30 @@ def encode_state(state: ClusterState) -> bytes:
             "phase": state.phase.value,
             "in_sync": [{"id": m.id, "incarnation": m.incarnation} for m in sorted(state.in_sync)],
             "tier": {"from": state.tier.first, "chain": state.tier.chain_before.hex()} if state.tier else None,
-            "floor": _point(state.floor),
+            "floor": point_facts(state.floor),
             "transfer": {"to": state.transfer.to, "until_us": state.transfer.until_us} if state.transfer else None,
+            "accepted_loss": _accepted(state.accepted_loss) if state.accepted_loss else None,
+            "restored": {"upto": point_facts(state.restored.upto), "source": state.restored.source}
+            if state.restored
+            else None,
         }
     )
 
 
+def _accepted(loss: AcceptedLoss) -> Json:
+    upto = {"epoch": loss.upto.epoch, "sequence": loss.upto.sequence}
+    return {"upto": upto, "known": loss.known, "by": loss.by, "at_us": loss.at_us}
+
+
+def _to_accepted(facts: Json) -> AcceptedLoss:
+    upto = LogPosition(int(facts["upto"]["epoch"]), int(facts["upto"]["sequence"]))
+    return AcceptedLoss(upto, int(facts["known"]), str(facts["by"]), int(facts["at_us"]))
+
+
 def _build_state(facts: Json) -> ClusterState:
     tier, transfer, leader = facts["tier"], facts["transfer"], facts["leader"]
+    accepted = facts.get("accepted_loss")
+    restored = facts.get("restored")  # states of earlier versions have none
     in_sync = frozenset(Member(ReplicaId(str(m["id"])), str(m["incarnation"])) for m in facts["in_sync"])
     if (tier is not None) != (TIER_MEMBER in in_sync):
         raise ValueError("the tier is claimed without being a member, or the other way round")
@@ -85,8 +103,10 @@ def _build_state(facts: Json) -> ClusterState:
         phase=Phase(facts["phase"]),
         in_sync=in_sync,
         tier=TierClaim(int(tier["from"]), bytes.fromhex(tier["chain"])) if tier is not None else None,
-        floor=_to_point(facts["floor"]),
+        floor=facts_point(facts["floor"]),
         transfer=Transfer(ReplicaId(str(transfer["to"])), int(transfer["until_us"])) if transfer else None,
+        accepted_loss=_to_accepted(accepted) if accepted is not None else None,
+        restored=Restored(facts_point(restored["upto"]), str(restored["source"])) if restored else None,
     )
 
 
@@ -96,11 +116,11 @@ def decode_state(data: bytes) -> ClusterState:
 
 def encode_tier_floor(point: LogPoint) -> bytes:
     """The znode `tierfloor`."""
-    return _dump(_point(point))
+    return _dump(point_facts(point))
 
 
 def decode_tier_floor(data: bytes) -> LogPoint:
-    return _load("tierfloor", data, _to_point)
+    return _load("tierfloor", data, facts_point)
 
 
 def encode_leader(leader: Identity) -> bytes:
@@ -137,8 +157,9 @@ def encode_registration(registration: NodeRegistration) -> bytes:
         {
             "id": registration.id,
             "incarnation": registration.incarnation,
-            "floor": _point(registration.floor),
+            "floor": point_facts(registration.floor),
             "retired": registration.retired,
+            "former": list(registration.former),
         }
     )
 
@@ -148,7 +169,11 @@ def decode_registration(data: bytes) -> NodeRegistration:
         "nodes",
         data,
         lambda f: NodeRegistration(
-            ReplicaId(str(f["id"])), str(f["incarnation"]), _to_point(f["floor"]), bool(f["retired"])
+            ReplicaId(str(f["id"])),
+            str(f["incarnation"]),
+            facts_point(f["floor"]),
+            bool(f["retired"]),
+            tuple(str(former) for former in f.get("former", ())),
         ),
     )
 
@@ -164,7 +189,7 @@ def encode_live(live: LiveNode) -> bytes:
             "http_port": live.http_port,
             "ae_title": live.ae_title,
             "version": live.version,
-            "end": _point(live.end),
+            "end": point_facts(live.end),
             "evicts": live.evicts,
         }
     )
@@ -182,7 +207,7 @@ def decode_live(data: bytes) -> LiveNode:
             int(f["http_port"]),
             str(f["ae_title"]),
             str(f["version"]),
-            _to_point(f["end"]),
+            facts_point(f["end"]),
             bool(f.get("evicts", False)),
         ),
     )

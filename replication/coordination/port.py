@@ -7,7 +7,7 @@ is `CasOutcome.UNKNOWN`: the request may be applied later.
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, TierFloor, VersionedState
@@ -20,6 +20,10 @@ class CoordinationUnavailable(Exception):
 
 class CoordinationCorrupt(Exception):
     """A znode holds what no version of Perenne wrote; names the znode and the reason."""
+
+
+class NodeRetired(Exception):
+    """This incarnation was taken off the register by an operator; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,28 @@ class NodeRegistration:
     incarnation: str
     floor: LogPoint
     retired: bool = False
+    """This incarnation was taken off the register: it does not take part any more."""
+    former: tuple[str, ...] = ()
+    """Earlier incarnations that were: their disks stay what they are, evidence and a source, if they come back."""
+
+    def bars(self, incarnation: str) -> bool:
+        return incarnation in self.former or (self.retired and incarnation == self.incarnation)
+
+    def retiring(self, incarnation: str) -> "NodeRegistration":
+        """The same with one more incarnation barred."""
+        if incarnation == self.incarnation:
+            return replace(self, retired=True)
+        return replace(self, former=tuple(sorted({*self.former, incarnation})))
+
+    def succeeded_by(self, new: "NodeRegistration") -> "NodeRegistration":
+        """What `new` writes in the place of this one. Raises NodeRetired."""
+        if self.bars(new.incarnation):
+            raise NodeRetired(
+                f"{new.id} was retired with this data directory (incarnation {new.incarnation}): keep the directory as"
+                " it is, and start the node with an empty one; it comes back as a new incarnation and is filled"
+            )
+        barred = {self.incarnation} if self.retired else set[str]()
+        return replace(new, former=tuple(sorted({*self.former, *barred})))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +152,7 @@ class Coordination(Protocol):
         ...
 
     async def register(self, registration: NodeRegistration) -> None:
-        """Write `nodes/<id>`, keeping fields of other versions. Raises CoordinationUnavailable."""
+        """Write `nodes/<id>`; who was retired stays so. Raises CoordinationUnavailable, NodeRetired."""
         ...
 
     async def announce(self, live: LiveNode) -> None:

@@ -59,7 +59,8 @@ class FileCoordination:
         return codec.decode_cluster(self._disk.read(_CLUSTER))
 
     async def register(self, registration: NodeRegistration) -> None:
-        self._registrations[registration.id] = registration
+        known = self._registrations.get(registration.id)
+        self._registrations[registration.id] = known.succeeded_by(registration) if known else registration
 
     async def announce(self, live: LiveNode) -> None:
         self._live[live.identity.id] = live

@@ -21,6 +21,7 @@ from kazoo.exceptions import (
 from kazoo.retry import KazooRetry
 
 from replication.coordination import codec
+from replication.coordination.access import Access
 from replication.coordination.port import (
     ClusterRecord,
     CoordinationCorrupt,
@@ -46,7 +47,9 @@ T = TypeVar("T")
 class ZooKeeperCoordination:
     """One session after another under `root` of an ensemble; `hosts` is a connect string, "a:2181,b:2181"."""
 
-    def __init__(self, hosts: str, *, session_timeout_ms: int, root: str = "/perenne") -> None:
+    def __init__(
+        self, hosts: str, *, session_timeout_ms: int, root: str = "/perenne", access: Access | None = None
+    ) -> None:
         self._root = root
         self._asked_ms = session_timeout_ms
         # A dead server must not hold a client longer than its session lives elsewhere.
@@ -57,6 +60,7 @@ class ZooKeeperCoordination:
             connection_retry=retry,
             command_retry=KazooRetry(max_tries=0),
             logger=logging.getLogger("perenne.kazoo"),
+            **(access or Access()).options(),
         )
         self._call_s = max(1.0, session_timeout_ms / 1000)
         self._fresh_ms = 0
@@ -105,6 +109,7 @@ class ZooKeeperCoordination:
     def _session_changed(self, event: SessionEvent) -> None:
         if event is SessionEvent.LOST:
             self._seen_version = None
+            self._prepared = False  # whoever lost the session may have lost everything
         if self._watcher is not None:
             self._watcher.session_changed(event)
 
@@ -221,7 +226,15 @@ class ZooKeeperCoordination:
 
     async def register(self, registration: NodeRegistration) -> None:
         await self._prepare()
-        await self._put(self._path("nodes", registration.id), codec.encode_registration(registration))
+        path = self._path("nodes", registration.id)
+        try:
+            data, stat = await self._ask(self._client.get_async(path))
+            registration = codec.decode_registration(data).succeeded_by(registration)
+            await self._ask(self._client.set_async(path, codec.encode_registration(registration), stat.version))
+        except NoNodeError:
+            await self._put(path, codec.encode_registration(registration))
+        except BadVersionError as error:  # an operator's hand was there as well: look again
+            raise CoordinationUnavailable(f"{path} was changed meanwhile") from error
 
     async def _put(self, path: str, data: bytes) -> None:
         try:

@@ -53,7 +53,7 @@ class TailSettled(Struct, frozen=True):
 
 
 class AppendProposal(Struct, frozen=True):
-    """Leader: write the instance of `ticket` as this record."""
+    """Leader: write the instance, tombstone or note of `ticket` as this record."""
 
     ticket: int
     header: RecordHeader
@@ -138,12 +138,16 @@ class RelayProposal(Struct, frozen=True):
 
 
 class Verdict(enum.Enum):
-    """How a proposal ended. All but the last four mean: committed."""
+    """How a proposal ended. The first three mean: committed. Each of the others but the last three rests on a record
+    that is.
+    """
 
     STORED = "stored"
     DUPLICATE = "duplicate"
     CONFLICT_KEPT = "conflict-kept"
     CONFLICT_REFUSED = "conflict-refused"
+    DELETED = "deleted"
+    ON_HOLD = "on-hold"
     NOT_LEADER = "not-leader"
     NOT_PROMISED = "not-promised"
     FULL = "full"
@@ -265,6 +269,10 @@ class HandOverDone(Struct, frozen=True):
     reason: str
 
 
+class Retired(Struct, frozen=True):
+    """This node left the in-sync set, confirms nothing any more, and may be taken off the register."""
+
+
 Effect = (
     ReadState
     | CreateState
@@ -301,4 +309,5 @@ Effect = (
     | LeadershipChanged
     | Frozen
     | HandOverDone
+    | Retired
 )

@@ -1,8 +1,19 @@
 """Who may lead: judged against the very state that the candidate's CAS replaces (protocol, section 6)."""
 
+from typing import Protocol
+
 from replication.core.ledger import Ledger
 from replication.core.values import TIER_MEMBER, ClusterState, Member, TierClaim, TierFloor, TierMode
 from storage.position import GENESIS, LogPoint
+
+
+class Held(Protocol):
+    """What a log holds: this node's `Ledger`, or what another node said of its own."""
+
+    @property
+    def intact(self) -> bool: ...
+
+    def holds(self, point: LogPoint) -> bool: ...
 
 
 def through_tier(state: ClusterState, own: Member) -> bool:
@@ -13,7 +24,7 @@ def through_tier(state: ClusterState, own: Member) -> bool:
 def why_not_eligible(
     state: ClusterState,
     own: Member,
-    ledger: Ledger,
+    ledger: Held,
     *,
     counter: int,
     own_floor: LogPoint,

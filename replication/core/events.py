@@ -7,11 +7,11 @@ import enum
 
 from msgspec import Struct
 
-from replication.core.values import CasOutcome, Identity, ReplicaId, TierFloor, VersionedState
+from replication.core.values import CasOutcome, Identity, Member, ReplicaId, TierFloor, VersionedState
 from replication.messages import Message
 from replication.tier.contents import Link as RunLink
 from replication.tier.keys import Run
-from storage.position import LogPoint, RecordHeader
+from storage.position import LogPoint, RecordHeader, RecordKind
 
 
 class Tick(Struct, frozen=True):
@@ -40,6 +40,15 @@ class StateSeen(Struct, frozen=True):
     leader: Identity | None
     registered: bool
     tier_floor: TierFloor | None = None
+
+
+class RegisteredSeen(Struct, frozen=True):
+    """The nodes that are registered and not retired, asked for while this node led `epoch`: whoever led an older one
+    is among them.
+    """
+
+    epoch: int
+    members: frozenset[Member]
 
 
 class ReadFailed(Struct, frozen=True):
@@ -242,10 +251,12 @@ class SegmentInstalled(Struct, frozen=True):
 
 
 class Proposed(Struct, frozen=True):
-    """An instance is offered for commitment. `relayed_from`: the link it came over, None when it was received here.
+    """An instance, tombstone or note is offered. `relayed_from`: the link it came over, None when it was received here.
 
     stem: member path without `.dcm`. deadline_ms: when the sender is told A700 instead. named: whether the stem ends in
-    the instance's UID, and so is nobody else's; what has no proper UID is called `unknown`.
+    the instance's UID, and so is nobody else's; what has no proper UID is called `unknown`. again: the instance was
+    stored before (lost+found, a restore): it must not come back when it was deleted. studies: of all that a tombstone
+    covers.
     """
 
     ticket: int
@@ -259,6 +270,9 @@ class Proposed(Struct, frozen=True):
     deadline_ms: int
     relayed_from: int | None = None
     named: bool = True
+    kind: RecordKind = RecordKind.INSTANCE
+    again: bool = False
+    studies: frozenset[str] = frozenset()
 
 
 class ProposalAnswered(Struct, frozen=True):
@@ -276,6 +290,10 @@ class HandOverRequested(Struct, frozen=True):
     to: ReplicaId | None
     now_us: int
     final: bool
+
+
+class RetireRequested(Struct, frozen=True):
+    """An operator wants this node out of the cluster for good, under this incarnation."""
 
 
 class DataPathChanged(Struct, frozen=True):
@@ -301,6 +319,7 @@ Event = (
     Tick
     | SessionChanged
     | StateSeen
+    | RegisteredSeen
     | ReadFailed
     | StateWritten
     | PromiseStored
@@ -318,6 +337,7 @@ Event = (
     | Proposed
     | ProposalAnswered
     | HandOverRequested
+    | RetireRequested
     | DataPathChanged
     | LogResumed
     | TierEvent

@@ -22,6 +22,7 @@ from replication.core.streams import Streams
 from replication.core.tierside import TierSide
 from replication.core.values import TIER_MEMBER, Member, Phase, TierClaim
 from replication.messages import Aligned, Confirmed, Damaged, Heartbeat, Leave, Message, Rejected, StreamEnd, to_point
+from storage.position import RecordKind
 
 
 class Uncommitted(Struct, frozen=True):
@@ -57,6 +58,8 @@ class Leadership:
         self.recovery = Recovery(situation, following, writer.confirmed.state)
         self.over: str | None = None
         """Why this leadership ended; the replica steps down at the end of the step."""
+        self.registered: frozenset[Member] | None = None
+        """Every node that is registered, asked for in this epoch; None before."""
         self._heartbeat_at_ms = 0
         self._recreate_at_ms = 0
         self._judged_at_ms = -1
@@ -215,10 +218,26 @@ class Leadership:
             return  # a duplicate would not be known for one
         for ticket in self._proposals.held():
             before = situation.ledger.end.sequence
+            kind = self._proposals.kind_of(ticket)
+            if kind is RecordKind.TOMBSTONE and (absent := self._absent()) is not None:
+                self._proposals.refuse(ticket, absent)
+                continue
             size = self._proposals.number(ticket, self.epoch, self.unsound)
             if situation.ledger.end.sequence > before:
                 self.uncommitted.append(Uncommitted(before + 1, size, situation.now_ms))
                 self.set.on_their_way += size
+            if kind is not RecordKind.INSTANCE:
+                return  # the catalogue knows it after this step: what follows is judged by it
+
+    def _absent(self) -> str | None:
+        """Why nothing may be deleted now. A node that was deposed without knowing it may still answer "duplicate" for
+        what is about to be deleted: not one that has promised this epoch, and every node that can be one is registered.
+        """
+        if self.registered is None:
+            return "it is not known who is registered"
+        follow = (self.streams.ready(self.epoch_record) & self.in_sync) | {self._situation.me.member}
+        absent = sorted({member.id for member in self.registered - follow})
+        return f"not in sync: {' '.join(absent)}"[:64] if absent else None
 
     def _advance(self) -> None:
         situation = self._situation

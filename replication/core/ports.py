@@ -49,6 +49,13 @@ class KnownVersion(Struct, frozen=True):
     transfer_syntax_uid: str
 
 
+class KnownTombstone(Struct, frozen=True):
+    """One data set that a tombstone covers, committed or not, wherever it lies below the tombstone."""
+
+    sequence: int
+    dataset: bytes
+
+
 class Catalogue(Protocol):
     """What the log holds of one SOP Instance UID: the index and everything appended since."""
 
@@ -58,5 +65,17 @@ class Catalogue(Protocol):
         ...
 
     def versions(self, sop_instance_uid: str) -> Sequence[KnownVersion]:
-        """Oldest first."""
+        """Oldest first, deleted ones included: what covers them is asked for separately."""
+        ...
+
+    def tombstones(self, sop_instance_uid: str) -> Sequence[KnownTombstone]:
+        """Those that cover a data set of this UID, committed or not, oldest first."""
+        ...
+
+    def recorded(self, digest: bytes) -> int:
+        """Sequence of the tombstone or note with exactly this content, committed or not; 0 when there is none."""
+        ...
+
+    def hold(self, study_instance_uid: str) -> int:
+        """Sequence of the note that puts a study on legal hold, committed or not; 0 when none does."""
         ...

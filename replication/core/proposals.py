@@ -1,16 +1,16 @@
-"""Instances offered for commitment, from the offer to the answer, across changes of leader.
+"""Instances, tombstones and notes offered for commitment, from the offer to the answer, across changes of leader.
 
 Every ticket is settled exactly once. An answer that depends on a record waits until that record is committed:
 also "duplicate" and "conflict refused" rest on the record that was there first (protocol, section 4).
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from replication.core.effects import COMMITTED, AppendProposal, CloseLink, RelayProposal, Settle, Verdict
 from replication.core.events import ProposalAnswered, Proposed
-from replication.core.ports import KnownVersion
+from replication.core.ports import KnownTombstone, KnownVersion
 from replication.core.situation import ConflictPolicy, Situation
 from replication.core.values import Identity
 from storage.position import LogPosition, RecordHeader, RecordKind, chain_after
@@ -73,49 +73,76 @@ class Proposals:
         unsound(sequence): a member holds that record damaged. An instance that lies in such records only is appended
         anew, so that everybody holds it again (ADR 0006). Returns the payload bytes of the offer.
         """
-        pending = self._pending[ticket]
-        offer = pending.offer
+        offer = self._pending[ticket].offer
+        if offer.kind is not RecordKind.INSTANCE:
+            self._number_small(ticket, epoch)
+            return offer.size
         versions = self._versions(offer.sop_instance_uid)
-        same, others = list[int](), list[int]()
+        buried = self.situation.ports.catalogue.tombstones(offer.sop_instance_uid) if versions or offer.again else ()
+        same, others, covered = list[int](), list[int](), False
         for version in versions:
+            if is_covered(version, buried):
+                covered = True  # by a tombstone that may not be committed yet: what is appended now lies behind it
+                continue
             equal = (version.dataset, version.transfer_syntax_uid) == (offer.dataset, offer.transfer_syntax_uid)
             (same if equal else others).append(version.sequence)
         sound = next((sequence for sequence in same if not unsound(sequence)), None)
+        deleted = max((tombstone.sequence for tombstone in buried if tombstone.dataset == offer.dataset), default=0)
         if sound is not None:
             self._await(ticket, sound, Verdict.DUPLICATE)
+        elif offer.again and deleted and not same:
+            self._await(ticket, deleted, Verdict.DELETED)
         elif others and not same and self.situation.settings.conflict_policy is ConflictPolicy.REFUSE:
             self._await(ticket, others[-1], Verdict.CONFLICT_REFUSED)
         else:
-            self._append(ticket, epoch, conflict=bool(others))
+            self._append(ticket, epoch, conflict=bool(others), taken=bool(others) or covered)
         return offer.size
+
+    def _number_small(self, ticket: int, epoch: int) -> None:
+        """A tombstone or a note. One that was numbered by an earlier leader, and then offered anew, is there once."""
+        offer, catalogue = self._pending[ticket].offer, self.situation.ports.catalogue
+        there = catalogue.recorded(offer.digest)
+        held = max((catalogue.hold(study) for study in offer.studies), default=0)
+        if there:
+            self._await(ticket, there, Verdict.DUPLICATE)
+        elif held:
+            self._await(ticket, held, Verdict.ON_HOLD)
+        else:
+            path = f"perenne/{self.situation.ledger.end.sequence + 1:012d}-{offer.kind.value}.json"
+            self._await(ticket, self._write(ticket, epoch, path), Verdict.STORED)
+
+    def kind_of(self, ticket: int) -> RecordKind:
+        return self._pending[ticket].offer.kind
+
+    def refuse(self, ticket: int, reason: str) -> None:
+        """Active leader: it cannot be numbered now, and whoever offers it is to know why."""
+        self._settle(ticket, Verdict.NOT_PROMISED, reason)
 
     def _versions(self, uid: str) -> list[KnownVersion]:
         found = {version.sequence: version for version in self.situation.ports.catalogue.versions(uid)}
         found.update({version.sequence: version for version in self._numbered.get(uid, ())})
         return [found[sequence] for sequence in sorted(found)]
 
-    def _append(self, ticket: int, epoch: int, *, conflict: bool) -> None:
-        situation = self.situation
+    def _append(self, ticket: int, epoch: int, *, conflict: bool, taken: bool) -> None:
         offer = self._pending[ticket].offer
+        # Two members of one name would overwrite each other when tar extracts them; no UID has a `v` in it.
+        version = f".v{self.situation.ledger.end.sequence + 1}" if taken or not offer.named else ""
+        sequence = self._write(ticket, epoch, f"{offer.stem}{version}.dcm")
+        known = KnownVersion(sequence, offer.dataset, offer.transfer_syntax_uid)
+        self._numbered.setdefault(offer.sop_instance_uid, []).append(known)
+        self._numbered_at[sequence] = offer.sop_instance_uid
+        self._await(ticket, sequence, Verdict.CONFLICT_KEPT if conflict else Verdict.STORED)
+
+    def _write(self, ticket: int, epoch: int, path: str) -> int:
+        """Number the offer; return its sequence."""
+        situation, offer = self.situation, self._pending[ticket].offer
         previous = situation.ledger.end
-        sequence = previous.sequence + 1
-        header = RecordHeader(
-            position=LogPosition(epoch, sequence),
-            kind=RecordKind.INSTANCE,
-            dataset=offer.dataset,
-            digest=offer.digest,
-            time_us=offer.time_us,
-            # Two members of one name would overwrite each other when tar extracts them; no UID has a `v` in it.
-            path=f"{offer.stem}.v{sequence}.dcm" if conflict or not offer.named else f"{offer.stem}.dcm",
-            size=offer.size,
-        )
+        position = LogPosition(epoch, previous.sequence + 1)
+        header = RecordHeader(position, offer.kind, offer.dataset, offer.digest, offer.time_us, path, offer.size)
         chain = chain_after(previous.chain, header)
         situation.ledger.appended(header, chain)
-        version = KnownVersion(sequence, offer.dataset, offer.transfer_syntax_uid)
-        self._numbered.setdefault(offer.sop_instance_uid, []).append(version)
-        self._numbered_at[sequence] = offer.sop_instance_uid
         situation.emit(AppendProposal(ticket, header, chain))
-        self._await(ticket, sequence, Verdict.CONFLICT_KEPT if conflict else Verdict.STORED)
+        return position.sequence
 
     def _await(self, ticket: int, sequence: int, verdict: Verdict) -> None:
         pending = self._pending[ticket]
@@ -230,3 +257,13 @@ class Proposals:
         del self._pending[ticket]
         self._held.pop(ticket, None)
         self.situation.emit(Settle(ticket, verdict, reason))
+
+
+def is_covered(version: KnownVersion, tombstones: Iterable[KnownTombstone], upto: int | None = None) -> bool:
+    """Whether one of the tombstones, of those up to `upto` where it is given, covers this version."""
+    return any(
+        tombstone.dataset == version.dataset
+        and tombstone.sequence > version.sequence
+        and (upto is None or tombstone.sequence <= upto)
+        for tombstone in tombstones
+    )

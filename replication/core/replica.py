@@ -29,6 +29,8 @@ from replication.core.events import (
     Received,
     RecordFetched,
     RecordReceived,
+    RegisteredSeen,
+    RetireRequested,
     SegmentInstalled,
     SegmentReceived,
     Session,
@@ -147,8 +149,13 @@ class Replica(Roles):
                 self._on_data_path_changed(event)
             case LogResumed():
                 self._on_log_resumed(event)
+            case RegisteredSeen():
+                if self.leadership is not None and self.leadership.epoch == event.epoch:
+                    self.leadership.registered = event.members
             case HandOverRequested():
                 self.hand_over_requested(event)
+            case RetireRequested():
+                self.situation.retiring = True
             case _:
                 self._on_tier(event)
 
@@ -160,7 +167,10 @@ class Replica(Roles):
             self.leadership.tend()
         if self.candidacy is not None:
             self.candidacy.tend()
-        if not situation.state_fresh and situation.session is Session.CONNECTED:
+        # A request to let the lead go can be lost in a session that goes on: while `leader` names a node that does not
+        # lead, nobody stands. Each reading that shows it lets go anew.
+        clinging = situation.leader_present == situation.me and self.leadership is None
+        if (clinging or not situation.state_fresh) and situation.session is Session.CONNECTED:
             self._read_again()
         if situation.now_ms >= self._floor_at_ms and situation.committed.sequence > situation.floor.sequence:
             self._floor_at_ms = situation.now_ms + 1000
@@ -228,6 +238,10 @@ class Replica(Roles):
                 in_sync=frozenset({situation.me.member}),
             )
             situation.emit(CreateState(situation.next_request(), state))
+        elif not untouched:
+            situation.not_standing = "the cluster state is gone, and this node holds data"
+        if self.leadership is not None:
+            self.leadership.state_seen()  # nobody leads without it, before an operator has it rebuilt (section 9)
 
     def _admit(self, registered: bool) -> None:
         situation = self.situation

@@ -9,6 +9,7 @@ from replication.core.effects import (
     HandOverDone,
     LeadershipChanged,
     Resign,
+    Retired,
 )
 from replication.core.election import Candidacy
 from replication.core.eligibility import through_tier, why_not_eligible
@@ -29,6 +30,9 @@ GIVE_WAY_MS = 10_000
 """Between two attempts of a damaged leader to hand over: each holds new records back until it is done or given up."""
 
 
+LEAVE_AGAIN_MS = 500
+"""A retiring node says so anew: a stream that was opened again has forgotten it, and so has the next leader."""
+RETIRED = "it is retired"
 STAND_AGAIN_MS = 100
 """After an attempt that came to nothing, mostly since another node still hears the leader that is gone. Without it a
 node would ask anew at each answer: thousands of times a second until the other has noticed as well."""
@@ -51,6 +55,8 @@ class Roles(ABC):
         self._give_way_ms = 0
         self._stand_again_ms = 0
         self._tier_rest_ms = 0
+        self._leave_again_ms = 0
+        self._retired = False
         self._left = False
         self._stopping = False
         self._vacant_since_ms: int | None = None
@@ -131,11 +137,15 @@ class Roles(ABC):
             situation.state_fresh = False
         elif leadership is not None and leadership.handover is not None:
             self._tend_hand_over(leadership, leadership.handover)
-        elif leadership is not None and situation.damaged:
+        elif leadership is not None and (situation.damaged or situation.retiring):
             self._give_way(leadership)
+        elif situation.retiring and not self._retired:
+            self._retire()
 
     def _give_way(self, leadership: Leadership) -> None:
-        """A node that knows of damage in its log leads only while no sound member of the set can (ADR 0006)."""
+        """A node that knows of damage in its log leads only while no sound member of the set can (ADR 0006); one that
+        retires goes when it can.
+        """
         now = self.situation.now_ms
         if leadership.phase is not Phase.ACTIVE or now < self._give_way_ms:
             return
@@ -143,6 +153,19 @@ class Roles(ABC):
         if target is not None:
             self._give_way_ms = now + GIVE_WAY_MS
             leadership.handover = Handover(self.situation, target, final=False)
+
+    def _retire(self) -> None:
+        """Ask the leader to do without this node, again and again; once the set does not name it, it takes no part."""
+        situation, state = self.situation, self.situation.cluster
+        if state is None or not situation.state_fresh or self.candidacy is not None:
+            return
+        if situation.me.member not in state.in_sync:
+            situation.fenced = situation.fenced or RETIRED
+            self._retired = True
+            situation.emit(Retired())
+        elif self.following.stream is not None and situation.now_ms >= self._leave_again_ms:
+            self._leave_again_ms = situation.now_ms + LEAVE_AGAIN_MS
+            self.following.leave(RETIRED)
 
     def _tend_hand_over(self, leadership: Leadership, handover: Handover) -> None:
         if handover.done or (handover.failed and handover.final):

@@ -128,6 +128,8 @@ class Situation:
         self.fenced: str | None = None
         self.full = False
         """Whether it is fenced for want of room alone."""
+        self.retiring = False
+        """An operator wants this node out: it leaves the set as soon as the others hold everything."""
         self.trouble: str | None = None
         self.not_standing: str | None = None
         """Why this node would not lead when it last came to stand for election: for people, decides nothing."""

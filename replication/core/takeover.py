@@ -110,7 +110,7 @@ class Takeover:
             self.failed = f"the bucket holds records of epoch {highest}"
         else:
             self.stage = Stage.SEARCHING
-            self._search = TipSearch(event.runs, self._base)
+            self._search = TipSearch(event.runs, self._base, situation.ledger.point_at)
             self._go_on_searching()
 
     def _go_on_searching(self) -> None:
@@ -139,15 +139,16 @@ class Takeover:
         """The branch must hold everything that is known to be committed."""
         situation = self._situation
         claim = self._claim
-        start = claim.first - 1
-        if start != self._base.sequence and branch.chains.get(start) != claim.chain_before:
-            self._start_over(f"the bucket is not complete down to record {self._base.sequence} of this log")
+        start, base = claim.first - 1, branch.base
+        own = situation.ledger.point_at(start) if start <= base.sequence else None
+        if (own.chain if own is not None else branch.chains.get(start)) != claim.chain_before:
+            self._start_over(f"the bucket is not complete down to record {base.sequence} of this log")
             return
         known = [self._state.floor, situation.floor, situation.told]
         if situation.tier_floor is not None:
             known.append(situation.tier_floor.point)
         for point in known:
-            below = point.sequence <= self._base.sequence
+            below = point.sequence <= base.sequence
             if not (situation.ledger.holds(point) if below else branch.contains(point)):
                 self._start_over(f"record {point.sequence}, which was committed, is not on the branch")
                 return
@@ -162,8 +163,8 @@ class Takeover:
     def _common(self, branch: Branch) -> LogPoint:
         """The last point of this log that is on the branch: above it this log has records that nobody promised."""
         ledger = self._situation.ledger
-        found = self._base
-        for sequence in range(self._base.sequence + 1, min(branch.tip.sequence, ledger.end.sequence) + 1):
+        found = branch.base
+        for sequence in range(branch.base.sequence + 1, min(branch.tip.sequence, ledger.end.sequence) + 1):
             point = ledger.point_at(sequence)
             if point is None or point.chain != branch.chains[sequence]:
                 break

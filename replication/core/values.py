@@ -9,7 +9,7 @@ from typing import Final, NewType
 
 from msgspec import Struct
 
-from storage.position import GENESIS, LogPoint
+from storage.position import GENESIS, LogPoint, LogPosition
 
 ReplicaId = NewType("ReplicaId", str)
 """A node's id, or `TIER`."""
@@ -88,10 +88,35 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptedLoss:
+    """A person had the cluster go on without a replica that may have held more (section 12: said exactly).
+
+    upto: where the log that went on ended. known: the last sequence that anybody knew to be committed;
+    what lies between the two is lost. by, at_us: who, and when, in Unix microseconds.
+    """
+
+    upto: LogPosition
+    known: int
+    by: str
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The log was brought back from the tier up to `upto`; nobody knows what was acknowledged after it. source: which
+    tier, for people.
+    """
+
+    upto: LogPoint
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterState:
     """The znode `state`: the sole authority on who leads and who must hold a record before it is committed.
 
-    leader: None only before the first election. tier: set exactly when `TIER_MEMBER` is in `in_sync`.
+    leader: None only before an election: the first, or the one after an operator chose who goes on or restored.
+    tier: set exactly when `TIER_MEMBER` is in `in_sync`. restored: by the operator's verb, and kept for good.
     """
 
     change: Change
@@ -102,6 +127,9 @@ class ClusterState:
     tier: TierClaim | None = None
     floor: LogPoint = GENESIS
     transfer: Transfer | None = None
+    accepted_loss: AcceptedLoss | None = None
+    """The last one; it stays, for whoever asks later why something is missing."""
+    restored: Restored | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ epoch at each position" would mix two branches (protocol, sections 6 and 15). A 
 over for a lower one: what it held may have been acknowledged. The caller checks that the floors are in what was found.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from replication.tier.contents import Link
@@ -25,7 +25,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """The log from `base` (not included) to `tip`, without a gap.
+    """The log from `base` (not included) to `tip`, without a gap. base: of one's own log.
 
     pieces: in order; empty when the bucket has nothing beyond `base`; an object that ends on a dead branch may supply
     the records that it has in common with this one. chains: of each sequence they hold. spare: objects that hold the
@@ -65,13 +65,23 @@ class TipSearch:
     one looked for have their lower records in common.
     """
 
-    def __init__(self, runs: Iterable[Run], base: LogPoint = GENESIS) -> None:
-        """base: a point of one's own log below which the bucket may have gaps; GENESIS to need all of it."""
+    def __init__(
+        self,
+        runs: Iterable[Run],
+        base: LogPoint = GENESIS,
+        own: Callable[[int], LogPoint | None] = lambda sequence: None,
+    ) -> None:
+        """base: a point of one's own log below which the bucket may have gaps; GENESIS to need all of it.
+
+        own(sequence): the point of one's own log there, if it goes so far. Where the branch meets it the search ends,
+        however low `base` is: one chain that is the same proves everything below.
+        """
         self._runs = tuple(sorted(set(runs)))
         self._later = sorted(self._runs, key=lambda run: run.last)
         """Not looked at yet: they end below everything needed so far."""
         self._near: list[Run] = []
         self._base = base
+        self._own = own
         self._chains: dict[int, bytes] = {}
         self._pieces: list[Piece] = []
         self._why: list[str] = []
@@ -135,6 +145,12 @@ class TipSearch:
         """These records are proved, or are the tip. Go on below them, or see that they meet the base."""
         if self._tip is None:
             self._tip = LogPoint(run.end, links[-1].chain)
+        met = next((link for link in reversed(links) if self._is_own(link)), None)
+        if met is not None and met.sequence > self._base.sequence:
+            self._base = LogPoint(met.header.position, met.chain)
+            if met is links[-1]:
+                self._finish(self._tip)  # nothing of this object is needed
+                return
         above = [link for link in links if link.sequence > self._base.sequence]
         below = next((link for link in links if link.sequence == self._base.sequence), None)
         if not above:
@@ -143,12 +159,19 @@ class TipSearch:
         self._chains.update((link.sequence, link.chain) for link in above)
         self._pieces.append(Piece(run, above[0].sequence, above[-1].sequence))
         self._first = above[0]
+        before = self._own(self._first.sequence - 1)
+        if before is not None and before.sequence > self._base.sequence and self._first.follows(before.chain):
+            self._base = before
         if self._first.sequence - 1 > self._base.sequence:
             self._look(self._holding(self._first), self._first.sequence - 1)
         elif self._first.follows(self._base.chain) and (below is None or below.chain == self._base.chain):
             self._finish(self._tip)
         else:
             self._fail(self._base.sequence, f"{run.key}: its branch does not pass {self._base.position}")
+
+    def _is_own(self, link: Link) -> bool:
+        point = self._own(link.sequence)
+        return point is not None and point.chain == link.chain
 
     def _holding(self, link: Link) -> list[Run]:
         """Objects that may hold the record before `link`: newest epoch first, then those that reach furthest back."""

@@ -8,6 +8,7 @@ import pytest
 
 from monitoring.health import judge
 from perenne.cli import status
+from perenne.nodeaccess import NodeAccess
 
 
 def node(name: str, **changed: Any) -> dict[str, Any]:
@@ -37,10 +38,14 @@ def shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *nodes: dict[str, Any]
 ) -> tuple[int, str, dict[str, Any]]:
     answers = {f"http://{number}": facts for number, facts in enumerate(nodes)}
-    monkeypatch.setattr(status, "_ask", answers.__getitem__)
-    code = status.show(list(answers), as_json=False)
+
+    def ask(address: str, access: NodeAccess) -> dict[str, Any]:
+        return answers[address]
+
+    monkeypatch.setattr(status, "_ask", ask)
+    code = status.show(list(answers), NodeAccess(), as_json=False)
     table = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert status.show(list(answers), as_json=True) == code
+    assert status.show(list(answers), NodeAccess(), as_json=True) == code
     return code, table, json.loads(capsys.readouterr().out)
 
 

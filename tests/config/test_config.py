@@ -19,6 +19,7 @@ segment_bytes = "64MiB"
 zookeeper = "zk1:2181,zk2:2181,[::1]:2181/perenne"
 session_timeout_ms = 2000
 [peer]
+host = "0.0.0.0"
 port = 7000
 advertise_host = "n2.example"
 [dimse]
@@ -134,6 +135,7 @@ conflict_policy = "oldest"
 zookeeper = "zk1"
 session_timeout_ms = 10
 [peer]
+host = "0.0.0.0"
 port = 70000
 advertise_host = "0.0.0.0"
 [dimse]
@@ -280,7 +282,7 @@ def test_a_tier_is_explained_key_by_key(tmp_path: Path) -> None:
 def test_a_tier_in_a_directory_takes_no_keys_of_a_bucket(tmp_path: Path) -> None:
     found = problems_of(tmp_path, '[tier]\nkind = "directory"\nbucket = "abc"\nobject_lock_days = 3\n')
     assert found.keys() == {"tier.bucket", "tier.object_lock_days"}
-    there = '[coordination]\nzookeeper = "zk:2181"\n[tier]\nkind = "directory"\ndirectory = "san"\n'
+    there = '[coordination]\nzookeeper = "localhost:2181"\n[tier]\nkind = "directory"\ndirectory = "san"\n'
     config = load_config(written(tmp_path, there), {})
     assert config.tier.directory == tmp_path / "san"
     assert config.tier.mode == "standby"
@@ -291,3 +293,26 @@ def test_a_tier_is_on_once_it_has_a_place(tmp_path: Path) -> None:
     there = '[tier]\nkind = "directory"\ndirectory = "san"\n'
     assert load_config(written(tmp_path, there), {}).tier.on
     assert not load_config(written(tmp_path, there + 'mode = "off"\n'), {}).tier.on
+
+
+def test_a_node_of_a_cluster_that_only_its_own_machine_can_reach_is_told_so(tmp_path: Path) -> None:
+    afar = '[coordination]\nzookeeper = "zk1.hospital:2181"\n'
+    assert problems_of(tmp_path, afar).keys() == {"peer.host"}
+    load_config(written(tmp_path, afar + '[peer]\nhost = "0.0.0.0"\n'), {})
+    load_config(written(tmp_path, '[coordination]\nzookeeper = "localhost:2181,[::1]:2182"\n'), {})
+
+
+def test_nothing_listens_beyond_loopback_until_an_address_is_named() -> None:
+    config = load_config(None, {})
+    assert {config.peer.host, config.dimse.host, config.http.host} == {"127.0.0.1"}
+
+
+def test_keys_of_tls_come_together_and_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "there.pem").write_text("PEM")
+    one = '[tls]\ncertificate_file = "there.pem"\n[http]\ntls = true\ntoken_file = "absent"\n'
+    assert problems_of(tmp_path, one).keys() == {"tls.authority_file", "tls.key_file", "http.token_file"}
+    none = '[http]\ntls = true\n[dimse]\ntls = "only"\ntls_clients = "known"\n[coordination]\ntls = true\n'
+    assert problems_of(tmp_path, none).keys() == {"http.tls", "dimse.tls", "dimse.tls_clients", "coordination.tls"}
+    words = '[dimse]\ntls = "perhaps"\ntls_clients = "friends"\ntls_key_file = "there.pem"\ntls_port = 70000\n'
+    found = {"dimse.tls", "dimse.tls_clients", "dimse.tls_key_file", "dimse.tls_port"}
+    assert problems_of(tmp_path, words).keys() == found

@@ -6,32 +6,21 @@ Every acknowledgement is checked at the moment it is given: enough durable copie
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from blake3 import blake3
+from msgspec import structs
 
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.replica import Replica
 from replication.core.situation import Ports, Settings
-from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, TierFloor, VersionedState
+from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, VersionedState
 from replication.messages import FetchEnd, Message
 from storage.position import NO_DIGEST, LogPoint, LogPosition, RecordHeader, RecordKind
-from tests.core.paper_disk import PaperDisk, PaperRecord
+from tests.core.paper_disk import Coordination, PaperDisk, PaperRecord
 
 STEP_MS = 5
-
-
-@dataclass
-class Coordination:
-    """`state` and `leader`, and what the next writes are to suffer."""
-
-    state: VersionedState | None = None
-    leader: Identity | None = None
-    leader_session: int = 0
-    tier_floor: TierFloor | None = None
-    up: bool = True
-    late: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
 
 Deliver = tuple[int, "PaperNode", Callable[[], ev.Event | None]]
@@ -122,7 +111,8 @@ class PaperNode:
                 self.feed(ev.PromiseStored(disk.promise))
             case fx.AppendProposal():
                 offer = self.uids[effect.ticket]
-                self._append(PaperRecord(effect.header, effect.chain, offer.sop_instance_uid))
+                covers, holds = cluster.small.get(offer.digest, ((), ""))
+                self._append(PaperRecord(effect.header, effect.chain, offer.sop_instance_uid, covers, holds))
             case fx.AppendOwn():
                 self._append(PaperRecord(effect.header, effect.chain))
             case fx.AppendStaged():
@@ -201,6 +191,8 @@ class PaperCluster:
         self.expiries: dict[int, tuple[PaperNode, int]] = {}
         self.tickets = 0
         self.promised: dict[str, bytes] = {}
+        self.small: dict[bytes, tuple[tuple[tuple[str, bytes], ...], str]] = {}
+        """What tombstones cover and notes hold, by digest."""
         for name in names:
             self.start(name)
 
@@ -468,15 +460,12 @@ class PaperCluster:
 
     # Instances
 
-    def offer(self, name: str, uid: str, content: bytes = b"") -> int:
+    def offer(self, name: str, uid: str, content: bytes = b"", *, again: bool = False) -> int:
         """A sender hands `uid` to a node; `settled` tells what it was answered."""
         self.tickets += 1
-        self._offer(self.nodes[name], self.tickets, uid, blake3(uid.encode() + content).digest(), None)
-        return self.tickets
-
-    def _offer(self, node: PaperNode, ticket: int, uid: str, digest: bytes, link: int | None) -> None:
+        digest = blake3(uid.encode() + content).digest()
         offer = ev.Proposed(
-            ticket=ticket,
+            ticket=self.tickets,
             sop_instance_uid=uid,
             transfer_syntax_uid="1.2.840.10008.1.2.1",
             stem=f"study/series/{uid}",
@@ -485,10 +474,14 @@ class PaperCluster:
             size=1000,
             time_us=self.now * 1000,
             deadline_ms=self.now + 10_000,
-            relayed_from=link,
+            again=again,
         )
-        node.uids[ticket] = offer
+        return self.propose(self.nodes[name], offer)
+
+    def propose(self, node: PaperNode, offer: ev.Proposed) -> int:
+        node.uids[offer.ticket] = offer
         node.feed(offer)
+        return offer.ticket
 
     def relay(self, sender: PaperNode, effect: fx.RelayProposal) -> None:
         offer = sender.uids[effect.ticket]
@@ -496,7 +489,7 @@ class PaperCluster:
         def make(back: int, receiver: PaperNode) -> None:
             ticket = -self.fresh()
             receiver.relayed[ticket] = (back, effect.ticket)
-            self._offer(receiver, ticket, offer.sop_instance_uid, offer.dataset, back)
+            self.propose(receiver, structs.replace(offer, ticket=ticket, relayed_from=back))
 
         self._over(sender, effect.link, make)
 
@@ -508,6 +501,8 @@ class PaperCluster:
         if effect.verdict not in fx.COMMITTED:
             return
         offer = node.uids[effect.ticket]
+        if offer.kind is not RecordKind.INSTANCE:
+            return
         copies = sum(1 for disk in self.disks.values() if self.holds(disk, offer.sop_instance_uid, offer.dataset))
         assert copies >= self.settings.minimum_copies, f"{offer.sop_instance_uid} told Success on {copies} copies"
         self.promised[offer.sop_instance_uid] = offer.dataset

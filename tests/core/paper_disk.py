@@ -1,16 +1,23 @@
-"""A disk on paper: what a log in memory holds, what of it is durable, what of it is rotten."""
+"""A disk on paper: what a log in memory holds, what of it is durable or rotten; and a coordination service on paper."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from replication.core.ports import KnownVersion
+from replication.core.ports import KnownTombstone, KnownVersion
+from replication.core.values import Identity, TierFloor, VersionedState
+from storage.deletion import SMALL_KINDS
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader
 
 
 @dataclass
 class PaperRecord:
+    """uid: of an instance. covers: of a tombstone, UIDs and data sets. holds: the study of a note that holds it."""
+
     header: RecordHeader
     chain: bytes
     uid: str = ""
+    covers: tuple[tuple[str, bytes], ...] = ()
+    holds: str = ""
 
     @property
     def point(self) -> LogPoint:
@@ -71,6 +78,21 @@ class PaperLog:
             if r.uid == sop_instance_uid
         ]
 
+    def tombstones(self, sop_instance_uid: str) -> list[KnownTombstone]:
+        return [
+            KnownTombstone(r.header.position.sequence, dataset)
+            for r in self.records
+            for uid, dataset in r.covers
+            if uid == sop_instance_uid
+        ]
+
+    def recorded(self, digest: bytes) -> int:
+        small = (r for r in self.records if r.header.kind in SMALL_KINDS and r.header.digest == digest)
+        return min((r.header.position.sequence for r in small), default=0)
+
+    def hold(self, study_instance_uid: str) -> int:
+        return max((r.header.position.sequence for r in self.records if r.holds == study_instance_uid), default=0)
+
 
 @dataclass
 class PaperDisk:
@@ -79,3 +101,15 @@ class PaperDisk:
     promise: int = 0
     floor: LogPoint = GENESIS
     counter: int = 0
+
+
+@dataclass
+class Coordination:
+    """`state` and `leader`, and what the next writes are to suffer."""
+
+    state: VersionedState | None = None
+    leader: Identity | None = None
+    leader_session: int = 0
+    tier_floor: TierFloor | None = None
+    up: bool = True
+    late: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])

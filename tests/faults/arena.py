@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from perenne.local import zookeeper
 from perenne.local.cluster import LocalCluster, LocalNode, Say
@@ -37,14 +37,17 @@ class FaultFailed(Exception):
 
 
 class Arena(LocalCluster):
-    """Three nodes on loopback; every line between them, and to ZooKeeper, goes through `lines`.
+    """Nodes on loopback, three unless said; every line between them, and to ZooKeeper, goes through `lines`.
 
-    ensemble: three ZooKeeper servers instead of one. n3 lies on a small file system of its own where that may be
+    ensemble: three ZooKeeper servers instead of one. One node lies on a small file system of its own where that may be
     mounted; n2 lies on a file system in user space where fsync can be made to fail.
     """
 
-    def __init__(self, directory: Path, *, seed: int, ensemble: bool = False, lines: Wires | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, seed: int, ensemble: bool = False, lines: Wires | None = None, size: int = 3
+    ) -> None:
         super().__init__(directory)
+        self.size = size
         self.session_timeout_ms = SESSION_MS
         self.extra = SMALL
         self.chance = random.Random(seed)
@@ -55,12 +58,17 @@ class Arena(LocalCluster):
         self.small_disk = False
         self.failing_disk: Running | None = None
 
+    @property
+    def small_node(self) -> LocalNode:
+        """Which node's disk can be filled: never n2, whose disk fails in another way."""
+        return self.nodes[2 if self.size == 3 else 0]
+
     # Life
 
     def begin(self) -> None:
         """Start everything and wait until all nodes are in sync. Raises DidNotStart."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.plan(3)
+        self.plan(self.size)
         self._wire()
         self._prepare_disks()
         self.start_zookeeper()
@@ -78,7 +86,7 @@ class Arena(LocalCluster):
             subprocess.run(["umount", "-l", str(self.nodes[1].data_dir)], check=False)
             self.failing_disk.kill()
         if self.small_disk:
-            subprocess.run(["umount", "-l", str(self.nodes[2].data_dir)], check=True)
+            subprocess.run(["umount", "-l", str(self.small_node.data_dir)], check=True)
 
     def heal(self) -> None:
         """End every fault that goes on by itself, and start what is down."""
@@ -95,17 +103,20 @@ class Arena(LocalCluster):
             process.signal(signal.SIGCONT)
 
     def wait_whole(self, seconds: float = 90.0) -> None:
-        """Until somebody leads, and all three nodes run, take stores and are in sync. Raises DidNotStart."""
-        everybody = {node.id for node in self.nodes}
+        """Until somebody leads, and all nodes run, take stores and are in sync. Raises DidNotStart."""
 
         def whole() -> bool:
             # A node that was killed a moment ago is still in the set: what counts is that each takes stores.
             if not all(node.alive and node.ready() for node in self.nodes):
                 return False
             found = self.leader()
-            return found is not None and set(found.status()["in_sync"]) == everybody
+            return found is not None and self.is_whole(found.status())
 
         self.wait_for(whole, "all nodes are in sync", seconds)
+
+    def is_whole(self, status: dict[str, Any]) -> bool:
+        """Whether nothing is missing, as the leader tells it."""
+        return set(status["in_sync"]) == {node.id for node in self.nodes}
 
     def _wire(self) -> None:
         """Say where every node listens, and by which way the others come there."""
@@ -160,7 +171,7 @@ class Arena(LocalCluster):
 
     def _prepare_disks(self) -> None:
         self._prepare_failing_disk(self.nodes[1])
-        self._prepare_small_disk(self.nodes[2])
+        self._prepare_small_disk(self.small_node)
 
     def _prepare_small_disk(self, node: LocalNode) -> None:
         node.data_dir.mkdir(parents=True, exist_ok=True)
@@ -224,6 +235,12 @@ class Arena(LocalCluster):
                 return False
             time.sleep(0.03)
         return True
+
+
+def wipe(node: LocalNode) -> None:
+    """Give a node an empty disk; its directory may be a mount point."""
+    for entry in node.data_dir.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def replace_tree(source: Path, target: Path) -> None:

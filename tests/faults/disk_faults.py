@@ -14,7 +14,7 @@ from tests.faults.fault import fault
 def disk_full(arena: Arena) -> None:
     if not arena.small_disk:
         raise Unavailable("a small file system cannot be mounted here")
-    node = arena.nodes[2]
+    node = arena.small_node
     filler = node.data_dir / "filler"
     with filler.open("wb") as file:
         try:

@@ -19,24 +19,25 @@ class Fault:
     """act: lets it strike and last, leaves the healing to the round, and returns the nodes that need a new disk.
 
     fatal: some nodes may not come back by themselves, on purpose: the cluster is given up afterwards.
-    namespaces: needs the arena where every party has a network namespace.
+    namespaces: needs the arena where every party has a network namespace. tier: needs the one with a bucket.
     """
 
     name: str
     act: Act
     fatal: bool = False
     namespaces: bool = False
+    tier: bool = False
 
 
 REGISTERED: Final[dict[str, Fault]] = {}
 
 
-def fault(name: str, *, fatal: bool = False, namespaces: bool = False) -> Callable[[Act], Act]:
+def fault(name: str, *, fatal: bool = False, namespaces: bool = False, tier: bool = False) -> Callable[[Act], Act]:
     """Register what follows under a name that people read."""
 
     def register(act: Act) -> Act:
         assert name not in REGISTERED, name
-        REGISTERED[name] = Fault(name, act, fatal, namespaces)
+        REGISTERED[name] = Fault(name, act, fatal, namespaces, tier)
         return act
 
     return register

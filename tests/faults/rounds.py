@@ -3,7 +3,6 @@
 A cluster lives for some rounds, then a new one begins, so that logs stay short enough to extract again and again.
 """
 
-import shutil
 import threading
 import time
 from dataclasses import dataclass, field
@@ -13,12 +12,14 @@ from typing import Final
 from perenne.journal import Journal, digest_of
 from perenne.local.cluster import LocalNode
 from perenne.local.processes import DidNotStart
+from replication.tier.port import TierError
 from storage.digest import part10_meta_length
-from tests.faults.arena import Arena, FaultFailed, Unavailable
+from tests.faults.arena import Arena, FaultFailed, Unavailable, wipe
 from tests.faults.fault import Fault
-from tests.faults.judge import copies, debts_of, holdings, served
+from tests.faults.judge import BucketHoldings, copies, debts_of, holdings, missing, served
 from tests.faults.namespaces import NamespacedArena
 from tests.faults.senders import Senders
+from tests.faults.tiered import TieredArena
 
 SENDERS: Final = 3
 CALM_S: Final = 1.5
@@ -28,7 +29,8 @@ CALM_S: Final = 1.5
 class Outcome:
     """One round. acknowledged: since this cluster began. copies: acknowledged data sets by the replicas that hold them.
 
-    violations: sentences; none may ever be written. skipped: why the fault could not be produced here.
+    violations: sentences; none may ever be written. skipped: why the fault could not be produced here. tier: its mode,
+    empty without one. struck: requests to the bucket that met a fault. late_puts: that were held, and then done.
     """
 
     number: int
@@ -47,20 +49,36 @@ class Outcome:
     reads: int = 0
     violations: list[str] = field(default_factory=list[str])
     skipped: str = ""
+    tier: str = ""
+    nodes: int = 3
+    struck: int = 0
+    late_puts: int = 0
 
 
 class Rounds:
     """Plays rounds on one cluster. alive: whether it can play another.
 
-    namespaces: whether every party has a network namespace; raises Unavailable where that cannot be.
+    namespaces: whether every party has a network namespace; raises Unavailable where that cannot be. tier: whether
+    there is a bucket. made: an arena to use instead of one that is drawn.
     """
 
-    def __init__(self, directory: Path, *, seed: int, ensemble: bool, namespaces: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        seed: int,
+        ensemble: bool,
+        namespaces: bool = False,
+        tier: bool = False,
+        made: Arena | None = None,
+    ) -> None:
         self.directory = directory
         self.seed = seed
         self.ensemble = ensemble
         self.alive = True
-        self._arena = (NamespacedArena if namespaces else Arena)(directory, seed=seed, ensemble=ensemble)
+        kind = NamespacedArena if namespaces else TieredArena if tier else Arena
+        self._arena = made or kind(directory, seed=seed, ensemble=ensemble)
+        self._bucket: BucketHoldings | None = None
         self._journal_path = directory / "journal.jsonl"
         directory.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(self._journal_path)
@@ -78,7 +96,10 @@ class Rounds:
 
     def play(self, number: int, fault: Fault) -> Outcome:
         """One round, from calm to judgement. What goes wrong is in the outcome, never raised."""
-        outcome = Outcome(number, fault.name, self.seed, self.ensemble)
+        arena = self._arena
+        outcome = Outcome(number, fault.name, self.seed, self.ensemble, nodes=arena.size)
+        tiered = arena if isinstance(arena, TieredArena) else None
+        before = (tiered.struck(), tiered.store_lines.late) if tiered is not None else (0, 0)
         began = time.monotonic()
         senders = Senders(
             self._arena.nodes, self._journal, first=self._next, count=SENDERS, seed=self.seed * 1000 + number
@@ -100,6 +121,11 @@ class Rounds:
         if senders.acknowledged == 0:
             outcome.violations.append("nothing was acknowledged: the round proves nothing")
         self._judge(outcome, fault)
+        if tiered is not None:
+            outcome.tier = tiered.mode
+            outcome.struck, outcome.late_puts = tiered.struck() - before[0], tiered.store_lines.late - before[1]
+            if not fault.fatal:
+                self._judge_bucket(tiered, outcome)
         outcome.seconds = round(time.monotonic() - began, 1)
         self.alive = self.alive and not fault.fatal and not outcome.violations
         self.played += 1
@@ -151,6 +177,18 @@ class Rounds:
         if outcome.lost:
             outcome.violations.append(f"{outcome.lost} acknowledged data sets lie on fewer than {least} disks")
 
+    def _judge_bucket(self, arena: TieredArena, outcome: Outcome) -> None:
+        """What the tier claims to hold, it holds: every acknowledged data set, as plain tar extracts it."""
+        self._bucket = self._bucket or BucketHoldings(arena.direct)
+        try:
+            arena.wait_followed()
+            absent = missing(debts_of(self._journal_path), self._bucket.look(arena.runs()))
+        except (DidNotStart, TierError) as error:
+            outcome.violations.append(f"the bucket cannot be judged: {error}")
+            return
+        if absent:
+            outcome.violations.append(f"{len(absent)} acknowledged instances are not in the bucket: {absent[:3]}")
+
 
 class Reader:
     """Asks for acknowledged instances while a fault lasts: 404 or other bytes are lies, silence is none."""
@@ -183,9 +221,3 @@ class Reader:
             elif status == 200 and digest_of(memoryview(content)[part10_meta_length(content) :]) != digest:
                 self._outcome.altered += 1
                 self._outcome.violations.append(f"{node.id} served {uid} altered")
-
-
-def wipe(node: LocalNode) -> None:
-    """Give a node an empty disk; its directory may be a mount point."""
-    for entry in node.data_dir.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

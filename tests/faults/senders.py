@@ -17,6 +17,8 @@ from perenne.local.cluster import AE_TITLE, LocalNode
 from tests.integration.rig import made
 
 ANSWER_S: Final = 25.0
+PAUSE_S: Final = 0.015
+"""Between two stores of one sender: what the judge has to go through after each round is what they stored."""
 _SIZES: Final = (0, 1_000, 9_000, 40_000, 200_000)
 Made = tuple[str, bytes]
 
@@ -97,7 +99,7 @@ class Senders:
             twice = self._chance.random() < 0.05
             for _ in range(2 if twice else 1):
                 await self._one(sender, node, instance, only)
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(PAUSE_S)
 
     async def _one(self, sender: Sender, node: LocalNode, instance: Made, only: bool) -> None:
         uid, data = instance

@@ -12,6 +12,7 @@ import pytest
 from tests.faults.arena import Unavailable
 from tests.faults.catalogue import CATALOGUE
 from tests.faults.rounds import Rounds
+from tests.faults.tiered import TieredArena
 
 IN_CI = (
     "leader killed, started at once",
@@ -54,3 +55,17 @@ def test_nothing_is_lost_where_packets_are_dropped(tmp_path: Path) -> None:
         playing.end()
     assert outcome.violations == []
     assert outcome.acknowledged_in_round > 0
+
+
+def test_nothing_is_lost_where_the_bucket_holds_the_only_other_copy(tmp_path: Path) -> None:
+    """Two nodes and SeaweedFS: the leader is stopped with a PUT under way, which comes after its successor leads."""
+    playing = Rounds(tmp_path, seed=3, ensemble=False, made=TieredArena(tmp_path, seed=3, size=2, mode="standby"))
+    try:
+        outcome = playing.play(
+            0, CATALOGUE["a stopped leader's PUT comes late, then its successor is lost with its disk"]
+        )
+    finally:
+        playing.end()
+    assert outcome.violations == []
+    assert outcome.acknowledged_in_round > 0
+    assert outcome.late_puts > 0

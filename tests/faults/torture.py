@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,10 +22,8 @@ from rich.table import Table
 from perenne.local.processes import DidNotStart
 from tests.faults.arena import FaultFailed, Unavailable
 from tests.faults.catalogue import CATALOGUE
-from tests.faults.fault import Fault
 from tests.faults.rounds import Outcome, Rounds
-
-ROUNDS_PER_CLUSTER: Final = 12
+from tests.faults.schedule import SHARES, Batch, Schedule
 
 
 def main(arguments: list[str]) -> int:
@@ -34,6 +32,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, help="of the first cluster; the others follow from it")
     parser.add_argument("--dir", type=Path, default=Path(".local/torture"), help="where clusters and results lie")
     parser.add_argument("--only", action="append", choices=sorted(CATALOGUE), metavar="FAULT", help="may be repeated")
+    parser.add_argument("--tier", choices=SHARES, default="half", help="how many rounds have a bucket (default: half)")
     parser.add_argument("--list", action="store_true", help="name every fault and leave")
     parser.add_argument("--fresh", action="store_true", help="forget earlier rounds")
     parser.add_argument("--json", action="store_true", help="the summary as one JSON document")
@@ -50,52 +49,43 @@ def main(arguments: list[str]) -> int:
     if outcomes and not chosen.json:
         sys.stderr.write(f"going on after {len(outcomes)} rounds\n")
     try:
-        _play(chosen.dir, kept, outcomes, chosen.rounds, chosen.only or list(CATALOGUE), chosen.seed)
+        faults = [CATALOGUE[name] for name in chosen.only or CATALOGUE]
+        _play(chosen.dir, kept, outcomes, Schedule(faults, chosen.rounds, chosen.tier), chosen.seed)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: run it again to go on\n")
     return _report(outcomes, as_json=chosen.json)
 
 
-def _play(
-    directory: Path, kept: Path, outcomes: list[dict[str, Any]], rounds: int, names: list[str], seed: int | None
-) -> None:
-    faults = [CATALOGUE[name] for name in names]
-    while len(outcomes) < rounds:
+def _play(directory: Path, kept: Path, outcomes: list[dict[str, Any]], schedule: Schedule, seed: int | None) -> None:
+    while (batch := schedule.following(outcomes)) is not None:
         first = len(outcomes)
         cluster_seed = (seed if seed is not None else secrets.randbelow(1 << 30)) + first
-        # Fatal faults come last in a cluster's life: the order is the catalogue's, shifted by what was played.
-        batch = [faults[first % len(faults)]]
-        while not batch[-1].fatal and len(batch) < ROUNDS_PER_CLUSTER and first + len(batch) < rounds:
-            following = faults[(first + len(batch)) % len(faults)]
-            if following.namespaces != batch[0].namespaces:
-                break
-            batch.append(following)
         own = directory / f"cluster-{first:04d}"
         shutil.rmtree(own, ignore_errors=True)
-        ensemble = (first // ROUNDS_PER_CLUSTER) % 3 == 2
-        if not _one_cluster(own, kept, outcomes, batch, cluster_seed, ensemble=ensemble):
+        if not _one_cluster(own, kept, outcomes, batch, cluster_seed):
             sys.stderr.write(f"kept for a closer look: {own}\n")
         else:
             shutil.rmtree(own, ignore_errors=True)
 
 
-def _one_cluster(
-    own: Path, kept: Path, outcomes: list[dict[str, Any]], batch: list[Fault], seed: int, *, ensemble: bool
-) -> bool:
+def _one_cluster(own: Path, kept: Path, outcomes: list[dict[str, Any]], batch: Batch, seed: int) -> bool:
     """Play a batch on one cluster; return whether all was well."""
+    mode = "not started" if batch.tier else ""
     try:
-        rounds = Rounds(own, seed=seed, ensemble=ensemble, namespaces=batch[0].namespaces)
+        rounds = Rounds(own, seed=seed, ensemble=batch.ensemble, namespaces=batch.namespaces, tier=batch.tier)
     except Unavailable as why:
-        for fault in batch:
-            _keep(kept, outcomes, Outcome(len(outcomes), fault.name, seed, ensemble, skipped=str(why)))
+        for fault in batch.faults:
+            skipped = Outcome(len(outcomes), fault.name, seed, batch.ensemble, skipped=str(why), tier=mode)
+            _keep(kept, outcomes, skipped)
         return True
     except (DidNotStart, FaultFailed) as error:
-        outcome = Outcome(len(outcomes), "start of the cluster", seed, ensemble, violations=[str(error)])
+        outcome = Outcome(len(outcomes), "start of the cluster", seed, batch.ensemble, violations=[str(error)])
+        outcome.tier = mode
         _keep(kept, outcomes, outcome)
         return False
     well = True
     try:
-        for fault in batch:
+        for fault in batch.faults:
             if not rounds.alive:
                 break
             outcome = rounds.play(len(outcomes), fault)
@@ -112,9 +102,11 @@ def _keep(kept: Path, outcomes: list[dict[str, Any]], outcome: Outcome) -> None:
     with kept.open("a") as file:
         file.write(json.dumps(found) + "\n")
     state = "skipped: " + outcome.skipped if outcome.skipped else "; ".join(outcome.violations)[:2000] or "ok"
+    tier = {"": "-", "standby": "t", "synchronous": "s"}.get(outcome.tier, "?")
     sys.stderr.write(
-        f"{outcome.number:4d} {outcome.fault:70s} {outcome.acknowledged_in_round:5d} acknowledged,"
-        f" pause {outcome.pause_s:5.2f} s, copies {outcome.copies}: {state}\n"
+        f"{outcome.number:4d} {outcome.nodes}{tier} {outcome.fault:80s}"
+        f" {outcome.acknowledged_in_round:5d} acknowledged, pause {outcome.pause_s:5.2f} s, copies {outcome.copies}:"
+        f" {state}\n"
     )
 
 
@@ -133,6 +125,9 @@ def summary(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "commit": commit.stdout.strip(),
         "rounds": len(played),
+        "rounds by tier": dict(Counter(one.get("tier") or "none" for one in played)),
+        "requests to the bucket that met a fault": sum(one.get("struck", 0) for one in played),
+        "PUTs that came late": sum(one.get("late_puts", 0) for one in played),
         "skipped": dict(Counter(f"{one['fault']}: {one['skipped']}" for one in outcomes if one["skipped"])),
         "acknowledged": sum(one["acknowledged_in_round"] for one in played),
         "refused": sum(one["refused"] for one in played),

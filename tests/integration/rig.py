@@ -28,6 +28,7 @@ segment_bytes = 4194304
 reserve_bytes = 1048576
 spare_segments = 1
 """
+PERENNE = (sys.executable, "-m", "perenne.cli")
 _CT = b"1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
 
 
@@ -262,5 +263,4 @@ def store(node: LocalNode, *made_ones: tuple[str, bytes]) -> list[tuple[int | No
 
 def perenne(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as an operator does."""
-    command = [sys.executable, "-m", "perenne.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([*PERENNE, *arguments], capture_output=True, text=True, timeout=60, check=False)

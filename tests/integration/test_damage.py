@@ -59,7 +59,7 @@ def test_damage_is_known_after_a_kill_and_repaired_when_the_other_node_is_back(t
         assert damaged(first) == 1
         cluster.start_node(second)
         cluster.wait_for(lambda: damaged(first) == 0, "it is repaired")
-        assert get(first, sent[0][0]) == sent[0][1]
+        cluster.wait_for(lambda: get(first, sent[0][0]) == sent[0][1], "it is served again")
         cluster.wait_for(lambda: store(first, big(3))[0][0] == 0, "stores are taken again")
         assert "a damaged record was repaired" in (first.directory / "node.log").read_text()
 

@@ -44,7 +44,7 @@ def test_the_checker_tells_kept_from_lost_altered_and_unavailable(tmp_path: Path
         claims.close()
     silent = perenne("check-journal", str(path), address)
     assert silent.returncode == 3
-    assert "5 unavailable" in silent.stdout
+    assert "6 unavailable" in silent.stdout  # the deleted one as well
 
 
 def test_a_journal_whose_writer_died_in_a_line_counts_up_to_there(tmp_path: Path) -> None:

@@ -258,6 +258,7 @@ def test_every_command_explains_itself() -> None:
         ("log",),
         ("log", "ls"),
         ("log", "extract"),
+        ("lost-found", "resubmit"),
         ("config",),
     ):
         done = perenne(*verbs, "--help")

@@ -55,6 +55,9 @@ class Node:
     async def status(self) -> dict[str, object]:
         return {}
 
+    async def standing(self) -> dict[str, object]:
+        return {}
+
     async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
         self.reads.append(Large())
         return self.reads[-1]

@@ -83,7 +83,7 @@ def rig(root: Path, readers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
     for epoch in (1, 1, 1, 2):
         append(log, 5000, epoch)
     log.sync()
-    recent = Recent(cast(Index, None), lambda staged: None, budget_bytes=0)
+    recent = Recent(Index.open(disk), lambda staged: None, log.last_tombstone, budget_bytes=0)
     wire = Wire()
     feeder = Feeder(
         log,

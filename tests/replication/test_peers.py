@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from replication.core.values import Identity, ReplicaId
+from replication.doorman import Door
 from replication.incoming import Payload
 from replication.messages import (
     Append,
@@ -38,13 +39,22 @@ MIB = 1024 * 1024
 class Side:
     """One node's network, and everything it was told."""
 
-    def __init__(self, directory: Path, name: str, *, cluster: str = CLUSTER) -> None:
+    def __init__(self, directory: Path, name: str, *, cluster: str = CLUSTER, door: Door | None = None) -> None:
         self.me = Identity(ReplicaId(name), f"{name}-incarnation", f"{name}-boot")
         disk = RealDisk(directory / name)
         self.staging = StagingArea(disk, memory_instance_bytes=4 * MIB, pool_bytes=64 * MIB)
         self.readers = ThreadPoolExecutor(1)
         self.network = PeerNetwork(
-            self.me, cluster, self.staging, disk, self, self.readers, host="127.0.0.1", port=0, chance=random.random
+            self.me,
+            cluster,
+            self.staging,
+            disk,
+            self,
+            self.readers,
+            host="127.0.0.1",
+            port=0,
+            chance=random.random,
+            door=door,
         )
         self.up: dict[int, tuple[Identity, bool]] = {}
         self.down: list[tuple[int, str]] = []
@@ -84,11 +94,13 @@ class Side:
                 await self.changed.wait()
 
 
-def running(directory: Path, test: Callable[[Side, Side], Awaitable[None]], **second: str) -> None:
+def running(
+    directory: Path, test: Callable[[Side, Side], Awaitable[None]], *, name: str = "b", cluster: str = CLUSTER
+) -> None:
     """Run a test between two listening sides, `a` and `b`."""
 
     async def main() -> None:
-        sides = Side(directory, "a"), Side(directory, second.pop("name", "b"), **second)
+        sides = Side(directory, "a"), Side(directory, name, cluster=cluster)
         try:
             for side in sides:
                 await side.network.start()

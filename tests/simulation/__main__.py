@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 
-from tests.simulation.run import Result, run
+from tests.simulation.run import Result, run, run_and_collect
 from tests.simulation.summary import Summary
 
 SAVED_EACH = 50
@@ -93,14 +93,7 @@ def _results(seeds: Iterator[int], jobs: int, *, trace: bool) -> Iterator[Result
         return
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=500) as pool:
         while batch := list(islice(seeds, jobs * 20)):
-            yield from pool.imap(_run_and_collect, batch)
-
-
-def _run_and_collect(seed: int) -> Result:
-    result = run(seed)
-    if seed % 10 == 0:
-        gc.collect()
-    return result
+            yield from pool.imap(run_and_collect, batch)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The simulated bucket, and a process's way to it: the production port `ObjectStore`.
 
 Faults: an outage, a node cut off from it, slowness; a put that fails and was applied all the same, or is applied later,
-when nobody waits for it any more; a put that is refused; a listing that shows what was there a while ago; and, within
-what the promise covers, an object that is lost.
+when nobody waits for it any more (also when a scenario says so); a put that is refused; a listing that shows what was
+there a while ago; and, within what the promise covers, an object that is lost.
 """
 
 import asyncio
@@ -55,6 +55,9 @@ class Bucket:
     slow_us: int = 0
     cut_off: set[int] = field(default_factory=set[int])
     weights: BucketWeights = field(default_factory=BucketWeights)
+    holding: set[int] = field(default_factory=set[int])
+    held: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    """Puts of the nodes in `holding` wait here, unanswered, until `let_through`."""
     harm: str = ""
     struck: Callable[[str], None] = lambda kind: None
 
@@ -70,6 +73,12 @@ class Bucket:
         if run is not None:
             for link in read_run(run, data):
                 self.chains.setdefault(link.chain, set()).add(key)
+
+    def let_through(self) -> None:
+        """What was held is done, late."""
+        self.holding.clear()
+        while self.held:
+            self.apply(*self.held.popitem())
 
     def remove(self, key: str) -> None:
         """A delete takes effect. What is deleted must be held by another object, record by record."""
@@ -101,6 +110,7 @@ class Bucket:
         """Every fault ends; what was lost stays lost."""
         self.up, self.slow_us = True, 0
         self.cut_off.clear()
+        self.holding.clear()
         weights = self.weights
         weights.unanswered = weights.late = weights.refused = weights.stale = 0.0
 
@@ -137,6 +147,10 @@ class BucketClient:
         bucket, world = self._bucket, self._bucket.world
         weights, drawn = bucket.weights, world.random.random()
         await self._way()
+        if self._loop.number in bucket.holding:
+            bucket.held[key] = body
+            await asyncio.sleep(PATIENCE_US / 1_000_000)
+            raise Unreachable("no answer came")
         if drawn < weights.unanswered:
             bucket.struck("a put applies without an answer")
             bucket.apply(key, body)

@@ -34,13 +34,24 @@ AMBUSHED = (
     fx.CountTier,
     fx.FetchRun,
 )
+HUNT_PAUSE_US = 400_000
 
 
 class Faults:
     """Strikes one cluster. weights: by kind; a kind without one never strikes."""
 
-    def __init__(self, cluster: Cluster, weights: dict[str, float], pause_ms: float, ambush: float) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        weights: dict[str, float],
+        pause_ms: float,
+        ambush: float,
+        quarry: tuple[str, str] | None = None,
+    ) -> None:
+        """quarry: a kind that strikes wherever the cluster comes into a phase that time alone seldom hits."""
         self.cluster = cluster
+        self.quarry = quarry
+        self._hunt_again_us = 0
         self.weights = weights
         self.pause_ms = pause_ms
         self.ambush = ambush
@@ -95,7 +106,11 @@ class Faults:
         self._count(kind, phase_of(self.cluster))
 
     def _ambush(self, process: Process, effects: list[fx.Effect]) -> None:
-        if not self.active or not self.ambush or not effects:
+        if not self.active:
+            return
+        if self.quarry is not None:
+            self._hunt(process, *self.quarry)
+        if not self.ambush or not effects:
             return
         chance = self.cluster.chance
         for effect in effects:
@@ -104,6 +119,20 @@ class Faults:
                 target = self.cluster.machines[process.number] if chance.random() < 0.6 else chance.choice(machines)
                 delay = 0 if chance.random() < 0.5 else chance.randrange(1, 3000)
                 self.cluster.world.after(delay, None, self._strike, target)
+
+    def _hunt(self, process: Process, kind: str, phase: str) -> None:
+        """Once per visit to the phase, more or less: what strikes again in the same moment shows nothing new."""
+        cluster = self.cluster
+        if cluster.world.now_us < self._hunt_again_us or phase_of(cluster) != phase:
+            return
+        target = cluster.machines[process.number]
+        if cluster.chance.random() < 0.4:
+            target = cluster.chance.choice(list(cluster.machines.values()))
+        self._hunt_again_us = cluster.world.now_us + cluster.chance.randrange(1000, HUNT_PAUSE_US)
+        cluster.world.at(0, None, self._strike_quarry, kind, target)
+
+    def _strike_quarry(self, kind: str, machine: Machine) -> None:
+        self.strike(kind, machine)
 
     def _crash_starting(self, machine: Machine) -> tuple[int, bool] | None:
         chance = self.cluster.chance

@@ -4,6 +4,7 @@ A mutant is one exact replacement in one source file; a guard that has moved is 
 """
 
 from tests.simulation.guard import Guard
+from tests.simulation.guards_deletes import DELETE_GUARDS
 from tests.simulation.guards_evicting import EVICTING_GUARDS
 from tests.simulation.guards_log import LOG_GUARDS
 from tests.simulation.guards_packing import PACKING_GUARDS
@@ -32,6 +33,7 @@ GUARDS = (
     *TIER_GUARDS,
     *PACKING_GUARDS,
     *EVICTING_GUARDS,
+    *DELETE_GUARDS,
     *LOG_GUARDS,
     Guard(
         "maximal set: proposed members count",

@@ -164,6 +164,13 @@ TIER_GUARDS = (
         shown_by=TIP_TESTS + "test_the_log_of_the_last_leader_is_found_whole",
     ),
     Guard(
+        "the branch meets one's own log by its chain",
+        TIP,
+        "        return point is not None and point.chain == link.chain\n",
+        "        return point is not None\n",
+        shown_by=TIP_TESTS + "test_the_search_ends_where_the_branch_meets_ones_own_log",
+    ),
+    Guard(
         "a place in the tier is found by chain",
         COVERAGE,
         "point.position == run.end and point.chain[:PREFIX_BYTES] == run.chain_prefix:",

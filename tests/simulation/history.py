@@ -13,7 +13,8 @@ from tests.simulation.world import Violation
 class History:
     """By chain, since a chain names one record on one branch.
 
-    committed: the chain of each committed sequence; only ever grows. content: data sets by their digest.
+    committed: the chain of each committed sequence; only ever grows. committed_at: the newest record by the digest of
+    its data set, or of a tombstone. content: data sets by their digest.
     """
 
     headers: dict[bytes, RecordHeader] = field(default_factory=dict[bytes, RecordHeader])
@@ -72,7 +73,9 @@ class History:
         for chain in reversed(news):
             header = self.headers[chain]
             if header.kind is RecordKind.INSTANCE:
-                self.committed_at.setdefault(header.dataset, len(self.committed))
+                self.committed_at[header.dataset] = len(self.committed)
+            else:
+                self.committed_at[header.digest] = len(self.committed)
             self.committed.append(chain)
         return True
 

@@ -146,7 +146,8 @@ def _stop(faults: Striker, process: Process) -> None:
         await process.replicator.hand_over(5.0)
         process.world.at(0, None, process.kill)
 
-    process.loop.create_task(hand_over())
+    # Kept, so that a process which dies before it begins leaves no coroutine behind that was never awaited.
+    process.stopping_task = process.loop.create_task(hand_over())
 
 
 def _die_later(power: bool) -> Callable[[Striker, Process], None]:

@@ -4,16 +4,16 @@ from replication.core.values import Phase
 from tests.simulation.cluster import Cluster
 
 PHASES = (
-    "starting",
     "truncating or installing",
-    "standing for election",
-    "promising",
     "taking the lead",
     "rebuilding from the tier",
-    "leader recovering",
     "filling the tier",
+    "promising",
+    "leader recovering",
     "handing over",
     "changing the set",
+    "standing for election",
+    "starting",
     "catching up",
     "records uncommitted",
     "idle",

@@ -1,5 +1,6 @@
 """One simulated process: the production driver, core, log and recovery, over virtual time, disk and network."""
 
+import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable
@@ -183,7 +184,7 @@ class Process:
         self.started_us = world.now_us
         self.hung_until_us = 0
         self.skew_us = 0
-        self.stopping = False
+        self.stopping_task: asyncio.Task[None] | None = None
         self.loop = ProcessLoop(world, number, name, net)
         self.loop.failed = lambda message, error: observer.failed(self, message, error)
         self.disk = SimDisk(medium)

@@ -80,17 +80,21 @@ class Reckoning:
             raise Violation("an election although nothing failed")
 
     def _read_everything(self) -> None:
-        """1 and 10: what was acknowledged is read back with the same bytes, from every node."""
+        """1, 10 and 11: what was acknowledged is read back with the same bytes, from every node, and what was deleted
+        is not.
+        """
         cluster, workload = self.cluster, self.workload
-        wanted = sorted({i.uid for i in workload.instances if i.done})
+        now_us = cluster.world.now_us
+        wanted = sorted({i.uid for i in workload.instances if workload.fates.owed(i.uid, now_us)})
+        gone = sorted({i.uid for i in workload.instances if workload.fates.gone(i.uid, now_us)})
         answers: list[tuple[str, str, bool]] = []
         asked = 0
 
         async def read(process: Process, uid: str) -> None:
             there = False
             for _ in range(20):  # a link may have died unnoticed: whoever reads asks again
-                there = await workload.read(process, uid)
-                if there:
+                there = await workload.read(process, uid, strictly=True)
+                if there or uid in gone:
                     break
                 await asyncio.sleep(0.5)
             answers.append((process.name, uid, there))
@@ -99,12 +103,12 @@ class Reckoning:
             process = machine.running
             if process is None:
                 raise Violation(f"{machine.name} is gone after healing")
-            for uid in wanted if machine is cluster.leader() else wanted[-5:]:
+            for uid in [*(wanted if machine is cluster.leader() else wanted[-5:]), *gone]:
                 process.loop.create_task(read(process, uid))
                 asked += 1
         if not cluster.run_ms(30_000, lambda: len(answers) == asked):
             raise Violation(f"{asked - len(answers)} reads without an answer after healing")
-        missing = [f"{uid} at {name}" for name, uid, there in answers if not there]
+        missing = [f"{uid} at {name}" for name, uid, there in answers if not there and uid not in gone]
         if missing:
             raise Violation(f"acknowledged and not to be read: {missing[:3]}")
 
@@ -116,17 +120,16 @@ class Reckoning:
             sequence = history.committed_at[digest]
             holders = [m for m in cluster.machines.values() if m.holds(history.content[digest], sequence)]
             wanted = 1 if cluster.checks.restored else min(cluster.shape.copies_required, len(cluster.machines))
-            if len(holders) < wanted and not self._in_bucket(sequence, len(holders)):
+            if len(holders) < wanted and not self._in_bucket(sequence, wanted - len(holders)):
                 raise Violation(f"{uid}, acknowledged as record {sequence}, is on {[m.name for m in holders]} only")
         for machine in cluster.machines.values():
             if not machine.harm:
                 self._conserved(machine)
 
-    def _in_bucket(self, sequence: int, others: int) -> bool:
-        """Whether the bucket makes up for the one copy that is missing."""
+    def _in_bucket(self, sequence: int, missing: int) -> bool:
+        """Whether the bucket makes up for the copies that are missing: it is one."""
         cluster = self.cluster
-        held = cluster.bucket.holds(cluster.checks.history.committed[sequence])
-        return held and others + 1 >= cluster.shape.copies_required
+        return missing == 1 and cluster.bucket.holds(cluster.checks.history.committed[sequence])
 
     def _conserved(self, machine: Machine) -> None:
         """Every record that was durable on this disk is in its log or in its lost+found."""

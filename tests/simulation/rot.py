@@ -9,6 +9,7 @@ from replication.api import ConflictRefused, InstanceAbsent, InstanceUnavailable
 from storage.errors import StorageError
 from storage.position import LogPoint
 from tests.simulation.cluster import Cluster
+from tests.simulation.deletes import Deed
 from tests.simulation.machine import Machine
 from tests.simulation.process import Process
 from tests.simulation.world import Violation
@@ -39,10 +40,14 @@ async def _notice_and_send_again(cluster: Cluster, process: Process, uid: str, d
         await process.replicator.lookups.read(uid)
     if not process.log.damaged() or process.replicator.refusal() is not None:
         return
+    deed = Deed(cluster.world.now_us)
+    cluster.checks.fates.of(uid, dataset).stores.append(deed)
     try:
         await process.replicator.commit(process.draft(uid, dataset))
     except (NotPromised, ConflictRefused, StorageError, OSError):
         return
+    finally:
+        deed.end_us = cluster.world.now_us
     holders = [
         machine.name for machine in cluster.machines.values() if _holds_for_all_it_knows(cluster, machine, dataset)
     ]

@@ -25,6 +25,7 @@ class Summary:
     segments: int = 0
     packed: int = 0
     replaced: int = 0
+    deletes: int = 0
     silent: int = 0
     struck: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     violations: dict[int, str] = field(default_factory=dict[int, str])
@@ -41,6 +42,7 @@ class Summary:
         self.segments += result.segments
         self.packed += result.packed
         self.replaced += result.replaced
+        self.deletes += result.deletes
         self.silent += not result.acknowledgements
         for (kind, phase), times in result.struck.items():
             of_kind = self.struck.setdefault(kind, {})
@@ -71,7 +73,8 @@ class Summary:
             f"{self.elections} elections, {self.takeovers} of them through the tier, {self.truncations} truncations,"
             f" {self.segments} segments taken over whole",
             f"{self.packed} segments put into the bucket as one object, {self.replaced} small objects replaced",
-            f"{self.acknowledgements} acknowledgements, {self.reads} reads; {self.silent} clusters without any",
+            f"{self.acknowledgements} stores and {self.deletes} deletes acknowledged, {self.reads} reads;"
+            f" {self.silent} clusters without any",
             f"{self.faults} faults:",
         ]
         for kind in sorted(self.struck):

@@ -7,6 +7,7 @@ import pytest
 
 from perenne.dimse.meta import file_meta
 from replication.coordination.port import Operation
+from replication.core.values import Identity
 from replication.opening import open_store
 from replication.rejoin import saved_instances
 from storage.disk import RealDisk
@@ -250,4 +251,26 @@ def test_a_transfer_hint_by_a_clock_that_jumped_does_not_prevent_elections() -> 
         stage.until(lambda: stage.cluster.leader() is third, 15_000)
         for machine in (target, leader):
             machine.stops = ""
+        stage.reckon()
+
+
+def test_a_leader_lets_go_although_its_request_to_was_lost() -> None:
+    """The session goes on, so the service keeps `leader`: seed 671260103259, where nobody stood any more."""
+    with Stage(3) as stage:
+        leader = stage.leader
+        client = process_of(leader).client
+        resign, asked = client.resign, 0
+
+        async def lost_once(who: Identity) -> None:
+            nonlocal asked
+            asked += 1
+            if asked > 1:
+                await resign(who)
+
+        setattr(client, "resign", lost_once)  # noqa: B010 - a method is replaced on purpose
+        stage.run(1000)  # what the service tells of the last change comes too early to help
+        stage.strike("fail_sync", leader)
+        stage.offer(leader, "1.1")
+        stage.until(lambda: stage.cluster.leader() not in (leader, None), 10_000)
+        assert asked > 1
         stage.reckon()

@@ -1,45 +1,16 @@
-"""The tier in the simulator: each trap of protocol section 15 that needs one, and what hospitals buy, as scenarios."""
+"""The tier in the simulator: what hospitals buy, as scenarios. Traps are in test_tier_traps.py."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
 from replication import tiering
-from replication.core.values import TIER_MEMBER, TierMode
+from replication.core.values import TierMode
 from replication.tier import streaming
 from replication.tier.keys import LOG, Run, parse_run, run_name
-from tests.simulation.cluster import Shape
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage, process_of
-
-
-def staged(nodes: int = 2, mode: TierMode = TierMode.STANDBY) -> Stage:
-    return Stage(shape=Shape(nodes=nodes, tier=mode))
-
-
-def tier_counts(stage: Stage) -> bool:
-    """Whether the in-sync set names the tier."""
-    state = stage.cluster.state
-    return state is not None and TIER_MEMBER in state.in_sync
-
-
-def lose(stage: Stage, machine: Machine) -> None:
-    """A machine dies and stays away."""
-    process_of(machine).kill()
-    machine.stops = "on purpose"
-
-
-def bring_back(stage: Stage, machine: Machine) -> None:
-    machine.stops = ""
-    stage.cluster.start(machine)
-
-
-def alone_with_tier(stage: Stage) -> Machine:
-    """The follower dies, and the leader goes on with the tier. Returns the follower."""
-    (follower,) = stage.followers
-    lose(stage, follower)
-    stage.until(lambda: tier_counts(stage))
-    return follower
+from tests.simulation.tier_stage import alone_with_tier, bring_back, lose, staged, tier_counts
 
 
 def test_a_follower_dies_and_the_tier_takes_its_place() -> None:
@@ -57,9 +28,7 @@ def test_leader_and_disk_are_lost_and_the_returning_follower_takes_over_from_the
         first = stage.leader
         for number in range(5):
             stage.stored(first, f"1.2.{number}")
-        lose(stage, first)
-        first.new_disk()
-        first.stops = "on purpose"
+        lose(stage, first, disk=True)
         bring_back(stage, follower)
         stage.until(lambda: stage.cluster.leader() is follower)
         assert stage.cluster.checks.takeovers == 1

@@ -1,7 +1,7 @@
 """Senders and readers, as DIMSE would let them in: they try again elsewhere until they are told Success.
 
 Among the instances: sent twice at once, other bytes under the same UID, large ones that are staged in a file, and
-ones sent again long after they were stored.
+ones sent again long after they were stored. Now and then an operator deletes one.
 """
 
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from random import Random
 from replication.api import ConflictRefused, InstanceAbsent, InstanceUnavailable, NotPromised
 from storage.errors import StorageError
 from tests.simulation.cluster import Cluster
+from tests.simulation.deletes import Deed, Fates, tombstone_of
 from tests.simulation.machine import Machine
 from tests.simulation.process import Process
 from tests.simulation.world import Violation
@@ -41,6 +42,7 @@ class Load:
     conflict: float = 0.05
     again: float = 0.05
     read: float = 0.2
+    delete: float = 0.0
 
 
 @dataclass
@@ -59,6 +61,10 @@ class Workload:
     @property
     def chance(self) -> Random:
         return self.cluster.world.random
+
+    @property
+    def fates(self) -> Fates:
+        return self.cluster.checks.fates
 
     def begin(self) -> None:
         for number in range(self.load.senders):
@@ -83,6 +89,8 @@ class Workload:
         self.offer(instance, sender, then=True)
         if self.chance.random() < self.load.read:
             self.read_somewhere()
+        if self.load.delete and self.chance.random() < self.load.delete:
+            self.delete_something()
 
     def make(self, uid: str) -> Instance:
         """A new instance, its bytes unlike any other's."""
@@ -131,7 +139,35 @@ class Workload:
             self.refusals[why] = self.refusals.get(why, 0) + 1
         return why is not None
 
+    def delete_something(self) -> None:
+        """An operator has something deleted that was stored, and takes what he is told for an answer."""
+        stored = [instance for instance in self.instances if instance.done]
+        process = self.chance.choice(list(self.cluster.machines.values())).running
+        if not stored or process is None:
+            return
+        instance = self.chance.choice(stored)
+        process.loop.create_task(self._delete(process, instance, f"{process.name}{self.cluster.world.now_us}"))
+
+    async def _delete(self, process: Process, instance: Instance, request: str) -> None:
+        deed = Deed(self.cluster.world.now_us)
+        self.fates.of(instance.uid, instance.dataset).deletes.append(deed)
+        tombstone = tombstone_of(instance.uid, instance.dataset, request)
+        try:
+            await process.replicator.deleting.commit(tombstone)
+        except (NotPromised, StorageError, OSError):
+            return  # it may take effect yet
+        deed.end_us, deed.done = self.cluster.world.now_us, True
+        self.cluster.checks.history.acknowledged.pop(tombstone.covers[0].dataset, None)
+        if self.chance.random() < 0.5 and not self.stopped:
+            self.offer(instance, 0, then=False)  # sent again at once: a new instance, for whoever is asked
+
     async def _store(self, process: Process, instance: Instance) -> None:
+        deed = Deed(self.cluster.world.now_us)
+        self.fates.of(instance.uid, instance.dataset).stores.append(deed)
+        await self._stored(process, instance, deed)
+        deed.end_us = self.cluster.world.now_us
+
+    async def _stored(self, process: Process, instance: Instance, deed: Deed) -> None:
         try:
             draft = process.draft(instance.uid, instance.dataset)
             self.cluster.checks.history.content[draft.staged.dataset_digest] = instance.dataset
@@ -141,7 +177,7 @@ class Workload:
         except (NotPromised, StorageError, OSError):
             pass
         else:
-            instance.done = True
+            instance.done = deed.done = True
 
     # Reading
 
@@ -151,21 +187,26 @@ class Workload:
             instance = self.chance.choice(self.instances)
             process.loop.create_task(self.read(process, instance.uid))
 
-    async def read(self, process: Process, uid: str) -> bool:
-        """Read one instance back. Returns whether it was there. Raises Violation when it is not what was sent."""
-        was_stored = any(i.done for i in self.instances if i.uid == uid)
+    async def read(self, process: Process, uid: str, *, strictly: bool = False) -> bool:
+        """Read one instance back. Returns whether it was there. Raises Violation when it is not what was sent, or when
+        it must be there and is said to be absent.
+        """
+        began_us = self.cluster.world.now_us
         self.reads += 1
         try:
             found = await process.replicator.lookups.read(uid)
             content = b"".join(found.parts())
         except InstanceAbsent:
             self.absent += 1
-            if was_stored:
+            if self.fates.owed(uid, began_us):
                 said = Violation(f"{process.name} says that {uid} is absent, which was acknowledged")
                 raise self.cluster.world.found(said) from None
             return False
         except (InstanceUnavailable, StorageError):
             return False
-        if not any(content.endswith(dataset) for dataset in self.versions[uid]):
+        served = [dataset for dataset in self.versions[uid] if content.endswith(dataset)]
+        if strictly and any(self.fates.of(uid, dataset).gone(began_us) for dataset in served):
+            raise self.cluster.world.found(Violation(f"{process.name} serves {uid}, which was deleted"))
+        if not served:
             raise self.cluster.world.found(Violation(f"{process.name} serves {uid} with bytes that nobody sent"))
         return True

@@ -10,18 +10,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.disk import Buffer, DiskFile
-from storage.errors import LogLocked, SegmentPoisoned, StorageFull
+from storage.errors import LogLocked, MediumUnreadable, SegmentPoisoned, StorageFull
 
 SECTOR = 512
+PAGE = 4096
+
+
+def _pages(offset: int, size: int) -> range:
+    return range(offset // PAGE, -(-(offset + size) // PAGE))
 
 
 @dataclass
 class Content:
-    """durable: what survives a power cut. unsynced: the writes since the last sync, oldest first."""
+    """durable: what survives a power cut. unsynced: the writes since the last sync, oldest first.
+
+    unreadable: numbers of pages that are not given back until they are written whole.
+    """
 
     durable: bytearray = field(default_factory=bytearray)
     volatile: bytearray = field(default_factory=bytearray)
     unsynced: list[tuple[int, bytes]] = field(default_factory=lambda: list[tuple[int, bytes]]())
+    unreadable: set[int] = field(default_factory=set[int])
 
     def copy(self) -> "Content":
         return Content(bytearray(self.durable), bytearray(self.volatile), list(self.unsynced))
@@ -35,6 +44,9 @@ class MemoryFile:
         self._poisoned = False
 
     def pread(self, size: int, offset: int) -> bytes:
+        bad = self._content.unreadable
+        if bad and not bad.isdisjoint(_pages(offset, size)):
+            raise MediumUnreadable(f"{self._name} at {offset}")
         return bytes(self._content.volatile[offset : offset + size])
 
     def pread_into(self, buffer: memoryview, offset: int) -> int:
@@ -47,6 +59,11 @@ class MemoryFile:
             raise SegmentPoisoned(self._name)
         data = b"".join(bytes(part) for part in parts)
         self._disk.before("write", self._name)
+        for page in self._content.unreadable.intersection(_pages(offset, len(data))):
+            # Whole pages are written without a look at what lies there; a part of one is not.
+            if not (offset <= page * PAGE and page * PAGE + PAGE <= offset + len(data)):
+                raise SegmentPoisoned(f"{self._name}: a page must be read to be written in part")
+            self._content.unreadable.discard(page)
         content = self._content
         if (grown := offset + len(data) - len(content.volatile)) > 0:
             self._disk.reserve(grown)

@@ -61,9 +61,10 @@ class PaperBucket:
         self.objects[run] = b"".join(record.data for record in records)
         return run
 
-    def search(self, base: LogPoint = GENESIS) -> tuple[Outcome, list[Run]]:
+    def search(self, base: LogPoint = GENESIS, own: Log = ()) -> tuple[Outcome, list[Run]]:
         """The outcome, and which objects were read for it."""
-        search = TipSearch(self.objects, base)
+        points = {0: GENESIS, **{record.point.sequence: record.point for record in own}}
+        search = TipSearch(self.objects, base, points.get)
         read: list[Run] = []
         unreadable: set[Run] = set()
         while (run := search.wanted) is not None:

@@ -98,6 +98,24 @@ def test_from_a_point_of_ones_own_log_only_what_is_above_it_is_needed(history: H
 
 
 @given(histories(), st.data())
+def test_the_search_ends_where_the_branch_meets_ones_own_log(history: History, data: st.DataObject) -> None:
+    """However far that is above the base: what lies below is proved, and need not even be in the bucket."""
+    whole = data.draw(st.sampled_from(history.logs))
+    own = whole[: data.draw(st.integers(0, len(whole)))]
+    points = {record.point for record in history.live}
+    common = max((record.point for record in own if record.point in points), default=GENESIS, key=lambda p: p.sequence)
+    for run in list(history.bucket.objects):
+        if run.last < common.sequence and data.draw(st.booleans()):
+            del history.bucket.objects[run]
+    outcome, read = history.bucket.search(GENESIS, own)
+    assert isinstance(outcome, Branch)
+    assert outcome.base == common
+    assert outcome.tip == end_of(history.live)
+    assert sorted(outcome.chains) == list(range(common.sequence + 1, len(history.live) + 1))
+    assert all(run.last > common.sequence for run in read[1:]), "beyond the tip, only what this log lacks"
+
+
+@given(histories(), st.data())
 def test_a_log_that_is_not_of_the_branch_is_never_joined_to_it(history: History, data: st.DataObject) -> None:
     points = {record.point for log in history.logs for record in log}
     strangers = sorted(points - {record.point for record in history.live}, key=lambda p: (p.position, p.chain))

@@ -7,12 +7,11 @@ marks and table first: whatever they promise must be there, and what lies beyond
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from perenne.cli.segment_file import PIECE, SegmentFile, snapshot
 from storage.digest import PayloadHasher
 from storage.errors import RecordCorrupt
 from storage.evicted import Stub
@@ -20,6 +19,7 @@ from storage.metadata import PROMISE_FILE, Promise, newest_promise
 from storage.position import GENESIS, RecordHeader, chain_after
 from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
 from storage.segment import verify_payload
+from storage.segment_file import PIECE, SegmentFile, snapshot
 from storage.table import (
     EMPTY_ENTRY,
     ENTRY_BYTES,
@@ -44,7 +44,7 @@ class Bytes:
     offset: int
     size: int
 
-    def pieces(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[bytes | memoryview]:
         """Raises OSError; RecordCorrupt when the file ends too early."""
         with SegmentFile(self.path) as file:
             yield from file.pieces(self.offset, self.size)
@@ -75,12 +75,21 @@ class Fault:
     note: bool = False
 
 
+def _every(_: RecordHeader) -> bool:
+    return True
+
+
 @dataclass(slots=True)
 class Walk:
-    """One pass over a log. verify: read every payload and compare it with its digest."""
+    """One pass over a log. verify: read payloads and compare them with their digests: those that are `wanted`.
+
+    medium: read past the page cache.
+    """
 
     directory: Path
     verify: bool
+    wanted: Callable[[RecordHeader], bool] = _every
+    medium: bool = False
     end: int = 0
     """The last record that was found, or proved to have been there."""
     _chain: bytes | None = GENESIS.chain
@@ -101,7 +110,7 @@ class Walk:
         following = next((name for name in self._names if name > path), None)
         if following is not None and following.exists():
             with contextlib.suppress(FileNotFoundError):  # cut since it was listed
-                yield from self._once(path, int(following.stem))
+                yield from self.once(path, int(following.stem))
         else:
             yield from self._newest(path)
 
@@ -121,7 +130,7 @@ class Walk:
             for _ in range(_ATTEMPTS):
                 self.end, self._chain, self._segment_bytes = start
                 before = _fingerprint(path)
-                found = list(self._once(path, None))
+                found = list(self.once(path, None))
                 here = {key for one in found if (key := _wrong(one)) is not None}
                 wrong = here if wrong is None else wrong & here
                 if not wrong:
@@ -136,8 +145,12 @@ class Walk:
                 elif _wrong(one) in (wrong or ()):
                     yield one
 
-    def _once(self, path: Path, following: int | None) -> Iterator[Found | Fault]:
-        with SegmentFile(path) as file:
+    def once(self, path: Path, following: int | None) -> Iterator[Found | Fault]:
+        """Walk one segment a single time, whatever is written to it meanwhile: what it says may be of the moment.
+
+        following: the first record of the next segment; None in the newest. Raises FileNotFoundError.
+        """
+        with SegmentFile(path, medium=self.medium) as file:
             try:
                 yield from _Segment(self, file, following).walk()
             except OSError as error:
@@ -285,7 +298,7 @@ class _Segment:
         facts = (header.position, header.kind, decoded.length, header.digest, decoded.chain)
         if entry is not None and (entry.position, entry.kind, entry.length, entry.digest, entry.chain) != facts:
             return "its table entry is of another record"
-        if self._walk.verify:
+        if self._walk.verify and self._walk.wanted(header):
             start, length = offset + decoded.payload_offset, decoded.length - decoded.payload_offset
             try:
                 verify_payload(header, self._file.pieces(start, length))

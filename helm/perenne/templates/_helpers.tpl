@@ -1,0 +1,151 @@
+{{- define "perenne.fullname" -}}
+{{- $name := .Values.fullnameOverride | default (ternary .Release.Name (printf "%s-perenne" .Release.Name) (contains "perenne" .Release.Name)) -}}
+{{- /* A pod's name is its node's id, which has at most 32 characters. */ -}}
+{{- if gt (len (printf "%s-%d" $name (int .Values.replicaCount))) 32 -}}
+{{- fail (printf "%s-0 cannot name a node: more than 32 characters; set fullnameOverride" $name) -}}
+{{- end -}}
+{{- $name -}}
+{{- end -}}
+
+{{- define "perenne.selectorLabels" -}}
+app.kubernetes.io/name: perenne
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: node
+{{- end -}}
+
+{{- define "perenne.zookeeperLabels" -}}
+app.kubernetes.io/name: perenne
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: zookeeper
+{{- end -}}
+
+{{- define "perenne.commonLabels" -}}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "perenne.labels" -}}
+{{ include "perenne.selectorLabels" . }}
+{{ include "perenne.commonLabels" . }}
+{{- end -}}
+
+{{- define "perenne.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{- define "perenne.peers" -}}
+{{ include "perenne.fullname" . }}-peers.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
+{{- end -}}
+
+{{- define "perenne.zookeeperServers" -}}
+{{- $root := . -}}
+{{- $name := printf "%s-zookeeper" (include "perenne.fullname" .) -}}
+{{- range $i := until 3 }}{{ if $i }},{{ end }}{{ $name }}-{{ $i }}.{{ $name }}.{{ $root.Release.Namespace }}.svc.{{ $root.Values.clusterDomain }}{{ end -}}
+{{- end -}}
+
+{{- define "perenne.zookeeper" -}}
+{{- if .Values.zookeeper.external -}}
+{{ .Values.zookeeper.external }}
+{{- else -}}
+{{- range $i, $server := splitList "," (include "perenne.zookeeperServers" .) }}{{ if $i }},{{ end }}{{ $server }}:2181{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What the chart itself decides about a node, over whatever `config` says. */ -}}
+{{- define "perenne.config" -}}
+{{- $forced := dict
+    "node" (dict "data_dir" "/var/lib/perenne")
+    "coordination" (dict "zookeeper" (include "perenne.zookeeper" .))
+    "peer" (dict "host" "0.0.0.0" "port" 11111)
+    "dimse" (dict "host" "0.0.0.0" "port" 11112)
+    "http" (dict "host" "0.0.0.0" "port" 8080) -}}
+{{- if .Values.tier.claimName -}}
+{{- $_ := set $forced "tier" (dict "kind" "directory" "directory" "/mnt/tier") -}}
+{{- end -}}
+{{- range $secret := fromJsonArray (include "perenne.secrets" .) -}}
+{{- range $section, $keys := $secret.config | default dict -}}
+{{- $_ := set $forced $section (merge (get $forced $section | default dict) $keys) -}}
+{{- end -}}
+{{- end -}}
+{{- mustMergeOverwrite (deepCopy .Values.config) $forced | toJson -}}
+{{- end -}}
+
+{{- /* Every secret that is mounted: below /etc/perenne, with the keys of the configuration that name its files. */ -}}
+{{- define "perenne.secrets" -}}
+{{- $secrets := list -}}
+{{- with .Values.tls -}}{{- if .secretName -}}
+{{- $secrets = append $secrets (dict "name" "tls" "secretName" .secretName "path" "tls"
+    "config" (dict "tls" (dict "authority_file" "/etc/perenne/tls/authority.pem"))) -}}
+{{- end -}}{{- end -}}
+{{- with .Values.httpToken -}}{{- if .name -}}
+{{- $secrets = append $secrets (dict "name" "http-token" "secretName" .name "path" "http-token" "key" .key "file" "token"
+    "config" (dict "http" (dict "token_file" "/etc/perenne/http-token/token"))) -}}
+{{- end -}}{{- end -}}
+{{- with .Values.zookeeper.credentialsSecret -}}{{- if .name -}}
+{{- $secrets = append $secrets (dict "name" "zookeeper" "secretName" .name "path" "zookeeper" "key" .key "file" "credentials"
+    "config" (dict "coordination" (dict "credentials_file" "/etc/perenne/zookeeper/credentials"))) -}}
+{{- end -}}{{- end -}}
+{{- with .Values.tier.credentialsSecret -}}{{- if .name -}}
+{{- $secrets = append $secrets (dict "name" "s3" "secretName" .name "path" "s3" "key" .key "file" "credentials"
+    "config" (dict "tier" (dict "credentials_file" "/etc/perenne/s3/credentials"))) -}}
+{{- end -}}{{- end -}}
+{{- with .Values.tier.caSecret -}}{{- if .name -}}
+{{- $secrets = append $secrets (dict "name" "s3-ca" "secretName" .name "path" "s3-ca" "key" .key "file" "ca.crt"
+    "config" (dict "tier" (dict "ca_file" "/etc/perenne/s3-ca/ca.crt"))) -}}
+{{- end -}}{{- end -}}
+{{- range .Values.secretFiles -}}
+{{- $secrets = append $secrets (dict "name" (printf "secret-%s" .name) "secretName" .secretName "path" (printf "secrets/%s" .name)) -}}
+{{- end -}}
+{{- $secrets | toJson -}}
+{{- end -}}
+
+{{- define "perenne.httpScheme" -}}
+{{ ternary "https" "http" (dig "http" "tls" false .Values.config) }}
+{{- end -}}
+
+{{- /* off, beside or only. */ -}}
+{{- define "perenne.dicomTls" -}}
+{{ dig "dimse" "tls" "off" .Values.config }}
+{{- end -}}
+
+{{- define "perenne.toml" -}}
+# Written by the chart.
+{{- range $section, $keys := fromJson (include "perenne.config" .) }}
+
+[{{ $section }}]
+{{- range $key, $value := $keys }}
+{{ $key }} = {{ if kindIs "string" $value }}{{ $value | toJson }}{{ else if kindIs "bool" $value }}{{ $value }}{{ else }}{{ int64 $value }}{{ end }}
+{{- end }}
+{{- end }}
+{{- range .Values.aes }}
+
+[[ae]]
+title = {{ .title | toJson }}
+{{- with .host }}
+host = {{ . | toJson }}
+{{- end }}
+{{- end }}
+{{ end -}}
+
+{{- define "perenne.containerSecurity" -}}
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+privileged: false
+readOnlyRootFilesystem: true
+{{- end -}}
+
+{{- define "perenne.podSecurity" -}}
+fsGroup: {{ . }}
+fsGroupChangePolicy: OnRootMismatch
+runAsGroup: {{ . }}
+runAsNonRoot: true
+runAsUser: {{ . }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}

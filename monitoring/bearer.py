@@ -1,0 +1,35 @@
+"""Who may ask: everything but the probes wants the token, where one is configured (RFC 6750)."""
+
+import hmac
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+PROBES: Final = frozenset({"/livez", "/readyz", "/leader", "/replica"})
+METRICS: Final = "/metrics"
+
+
+class Bearer:
+    """In front of an application. token: None lets everybody through. open_metrics: /metrics wants none either."""
+
+    def __init__(self, behind: ASGIApp, token: str | None, *, open_metrics: bool) -> None:
+        self._behind = behind
+        self._token = token.encode() if token is not None else None
+        self._free = PROBES | {METRICS} if open_metrics else PROBES
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._token is None or scope["type"] != "http" or scope["path"] in self._free or self._shown(scope):
+            await self._behind(scope, receive, send)
+            return
+        headers = {"WWW-Authenticate": 'Bearer realm="perenne"'}
+        refusal = PlainTextResponse(
+            "this needs a token: Authorization: Bearer TOKEN\n", status_code=401, headers=headers
+        )
+        await refusal(scope, receive, send)
+
+    def _shown(self, scope: Scope) -> bool:
+        kind, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
+        known = self._token is not None and hmac.compare_digest(shown.strip().encode(), self._token)
+        return kind.lower() == "bearer" and known

@@ -1,0 +1,185 @@
+"""`perenne lost-found`: look at what was taken out of a log, and offer it to the cluster again. Nothing is deleted."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from perenne.lostfound import Saved, look, names, resubmitted
+from perenne.resubmission import AssociationAborted, AssociationRejected, Outcome, resubmit
+from storage.lostfound import DIRECTORY, RESUBMITTED
+
+app = typer.Typer(no_args_is_help=True)
+DirectoryArgument = Annotated[Path, typer.Argument(help="A node's data directory (it may be running).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: JSON lines.")]
+
+
+def _usage(text: str) -> typer.Exit:
+    sys.stderr.write(f"perenne: {text}\n")
+    return typer.Exit(2)
+
+
+def _opened(directory: Path, wanted: list[str]) -> list[str]:
+    """Names to look at. Raises typer.Exit when it is no data directory, or has no such file."""
+    if not (directory / "node.json").exists():
+        raise _usage(f"{directory} is no data directory: give the [node] data_dir of a node")
+    found = names(directory)
+    asked = [name.removeprefix(f"{DIRECTORY}/") for name in wanted]
+    missing = sorted(set(asked) - set(found))
+    if missing:
+        raise _usage(f"{directory}/{DIRECTORY} has no {', '.join(missing)}: see `perenne lost-found list {directory}`")
+    return asked or found
+
+
+@app.command("list")
+def list_verb(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
+    """List what lies in lost+found: position, kind, size, SOP Instance UID; headers are read, not every byte.
+
+    Example: `perenne lost-found list /var/lib/perenne`. Exit code 0 it could be listed, 2 bad usage.
+    """
+    found = [look(directory, name, verify=False) for name in _opened(directory, [])]
+    for saved in found:
+        typer.echo(json.dumps(saved.document()) if as_json else _line(saved))
+    if not as_json:
+        instances = sum(saved.sendable for saved in found)
+        typer.echo(f"{len(found)} files, {instances} instances; {resubmitted(directory)} resubmitted before")
+
+
+def _line(saved: Saved) -> str:
+    if saved.sequence is None:
+        return f"{'-':>9} {'-':>5} {'damaged':9} {saved.bytes:>12} {saved.name}"
+    what = saved.sop_instance_uid or saved.path
+    return f"{saved.sequence:>9} {saved.epoch:>5} {saved.kind:9} {saved.bytes:>12} {saved.name} {what}"
+
+
+@app.command("inspect")
+def inspect_verb(
+    directory: DirectoryArgument,
+    name: Annotated[str, typer.Argument(help="A file name, as `list` shows it.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say everything about one file: its header, its UIDs, whether every byte is as its digest says, why it lies there.
+
+    Example: `perenne lost-found inspect /var/lib/perenne 000000000017-3-a1b2c3d4e5f60718.tar`. It is a plain tar file:
+    `tar xOf` shows the instance. Exit code 0 it is a valid record, 1 it is damaged, 2 bad usage.
+    """
+    saved = look(directory, _opened(directory, [name])[0], verify=True)
+    if as_json:
+        typer.echo(json.dumps(saved.document()))
+    else:
+        typer.echo("\n".join(f"{key:14}{value}" for key, value in _facts(saved).items() if value not in ("", None)))
+    raise typer.Exit(0 if saved.damage is None else 1)
+
+
+def _facts(saved: Saved) -> dict[str, object]:
+    study, _, rest = saved.path.partition("/")
+    instance = saved.kind == "instance"
+    written = saved.time_us
+    return {
+        "file": saved.name,
+        "bytes": saved.bytes,
+        "position": None if saved.sequence is None else f"record {saved.sequence} of epoch {saved.epoch}",
+        "kind": saved.kind,
+        "written": datetime.fromtimestamp(written / 1e6, UTC).isoformat() if written is not None else None,
+        "study": study if instance else "",
+        "series": rest.partition("/")[0] if instance else "",
+        "instance": saved.sop_instance_uid,
+        "class": saved.sop_class_uid,
+        "syntax": saved.transfer_syntax_uid,
+        "digest": saved.digest,
+        "damage": saved.damage,
+        "valid": "every byte is as its digest says" if saved.damage is None else None,
+        "why": saved.why,
+    }
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise _usage(f"--to {text}: give HOST:PORT of the DICOM port of any node")
+    return host, int(port)
+
+
+@app.command("resubmit")
+def resubmit_verb(
+    directory: DirectoryArgument,
+    name: Annotated[list[str] | None, typer.Argument(help="File names, as `list` shows them; else all.")] = None,
+    to: Annotated[str, typer.Option(help="HOST:PORT of the DICOM port of any node.")] = "127.0.0.1:11112",
+    ae: Annotated[str, typer.Option(help="The AE title to call.")] = "PERENNE",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every byte and say what would be sent.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Offer valid instances to the cluster again, through C-STORE like any modality.
+
+    What the cluster has already is answered with Success and stored no second time. What was answered with Success
+    moves to lost+found/resubmitted/; nothing is deleted. What is damaged, or is no instance, stays where it is and is
+    named. Interrupted, it goes on where it was when it is run again.
+
+    Example: `perenne lost-found resubmit /var/lib/perenne --to n1.pacs.example:11112`. Exit code 0 everything that
+    could be sent was taken, 1 something was not, 2 bad usage.
+    """
+    host, port = _address(to)
+    asked = _opened(directory, name or [])
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as progress:
+        checking = progress.add_task("checking", total=len(asked))
+        found: list[Saved] = []
+        for one in asked:
+            found.append(look(directory, one, verify=True))
+            progress.advance(checking)
+        wanted = [saved for saved in found if saved.sendable]
+        sending = progress.add_task("sending", total=len(wanted))
+        outcomes: list[Outcome] = []
+
+        def said(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            progress.advance(sending)
+            _tell(outcome.saved, "taken" if outcome.problem is None else outcome.problem, as_json=as_json)
+
+        broken = "" if dry_run else _send(directory, wanted, host, port, ae, said)
+    _report(found, outcomes, broken, dry_run=dry_run, as_json=as_json)
+
+
+def _send(directory: Path, wanted: list[Saved], host: str, port: int, ae: str, said: Callable[[Outcome], None]) -> str:
+    """Return why it broke off; empty when it did not."""
+    try:
+        asyncio.run(resubmit(directory, wanted, host, port, ae, said))
+    except AssociationRejected as error:
+        return f"{error}: is {ae} the AE title of the node (--ae)?"
+    except (OSError, AssociationAborted) as error:
+        return f"{host}:{port}: {error}; `perenne status` tells which nodes take stores. Run it again to go on"
+    return ""
+
+
+def _tell(saved: Saved, result: str, *, as_json: bool) -> None:
+    facts = {"name": saved.name, "sop_instance_uid": saved.sop_instance_uid, "result": result}
+    typer.echo(json.dumps(facts) if as_json else f"{saved.name} {saved.sop_instance_uid or saved.kind}: {result}")
+
+
+def _report(found: list[Saved], outcomes: list[Outcome], broken: str, *, dry_run: bool, as_json: bool) -> None:
+    for saved in found:
+        if not saved.sendable:
+            _tell(saved, f"stays: {saved.damage or 'no instance'}", as_json=as_json)
+        elif dry_run:
+            _tell(saved, "would be sent", as_json=as_json)
+    taken = sum(outcome.problem is None for outcome in outcomes)
+    wanted = sum(saved.sendable for saved in found)
+    counts = {"files": len(found), "instances": wanted, "taken": taken, "broken_off": broken}
+    if broken:
+        sys.stderr.write(f"perenne: {broken}\n")
+    if as_json:
+        typer.echo(json.dumps(counts))
+    elif dry_run:
+        typer.echo(f"{wanted} of {len(found)} files would be sent")
+    else:
+        typer.echo(f"{taken} of {wanted} instances taken, and moved to {DIRECTORY}/{RESUBMITTED}")
+    if not dry_run and taken < wanted:
+        raise typer.Exit(1)

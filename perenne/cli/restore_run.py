@@ -1,0 +1,77 @@
+"""Carries a restore out for `perenne restore`: progress, report, exit code."""
+
+import asyncio
+import json
+import sys
+
+from perenne.cli.bar import Bar
+from perenne.config import Config
+from perenne.restoring import Restoring, Unusable, Wish, patient
+from replication.coordination.port import CoordinationUnavailable
+from replication.restore.engine import planned
+from replication.restore.plan import Plan, below
+from replication.tier.port import ObjectStore, Refused, TierError
+from storage.errors import LogLocked, StorageError
+
+
+def carry_out(config: Config, wish: Wish, *, as_json: bool, dry_run: bool) -> int:
+    """Return the exit code. Raises Unusable."""
+    try:
+        store = patient(config)
+    except Refused as error:
+        raise Unusable(str(error)) from error
+    try:
+        return asyncio.run(_carried_out(config, wish, store, as_json=as_json, dry_run=dry_run))
+    except LogLocked as error:
+        raise Unusable(f"{wish.to}: {error}") from error
+    except (TierError, StorageError, CoordinationUnavailable, OSError) as error:
+        return _stopped(str(error), as_json=as_json)
+    except KeyboardInterrupt:
+        return _stopped("interrupted", as_json=as_json)
+
+
+def _stopped(why: str, *, as_json: bool) -> int:
+    text = f"the restore stopped: {why}. What is there stays: run the same command again, and it goes on"
+    if as_json:
+        sys.stdout.write(json.dumps({"finished": False, "cause": text}) + "\n")
+    sys.stderr.write(f"perenne: {text}\n")
+    return 1
+
+
+async def _carried_out(config: Config, wish: Wish, store: ObjectStore, *, as_json: bool, dry_run: bool) -> int:
+    try:
+        if dry_run:
+            return _show_plan(await planned(store), wish, as_json=as_json)
+        with Bar("restoring", quiet=as_json) as bar:
+            report = await Restoring(config, wish, store, bar).run()
+    finally:
+        await store.close()
+    sys.stdout.write((json.dumps(report.document(), indent=2) if as_json else report.text()) + "\n")
+    return 0 if report.complete and report.finished else 1
+
+
+def _show_plan(plan: Plan, wish: Wish, *, as_json: bool) -> int:
+    """What the names say; no payload was read, so damage inside of objects is not known yet."""
+    if wish.until.sequence is not None:
+        plan = below(plan, wish.until.sequence)
+    holes = () if plan.hole is None else (plan.hole, *plan.holes)
+    if as_json:
+        missing = [{"first": hole.first, "last": hole.last, "certain": hole.certain} for hole in holes]
+        facts = {
+            "dry_run": True,
+            "directory": str(wish.to),
+            "objects": len(plan.pieces),
+            "restorable_upto": plan.reaches,
+            "tip": {"epoch": plan.tip.epoch, "sequence": plan.tip.sequence},
+            "missing": missing,
+            "beyond": [piece.run.key for piece in plan.beyond],
+        }
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+    else:
+        sys.stdout.write(
+            f"would restore records 1 to {plan.reaches} of {plan.tip.sequence} from {len(plan.pieces)} objects into"
+            f" {wish.to}; {len(plan.unused)} further objects hold the same again, or dead branches\n"
+        )
+        for hole in holes:
+            sys.stdout.write(f"MISSING: records {hole.first} to {hole.last}\n")
+    return 1 if holes or not plan.pieces else 0

@@ -1,0 +1,78 @@
+"""Before a node is built: whose data directory is this, and of which cluster?"""
+
+import asyncio
+import logging
+import secrets
+from typing import Final
+
+from perenne.config import Config
+from perenne.config_tls import zookeeper_access
+from perenne.session import SessionWaiter
+from replication.coordination.port import ClusterRecord, CoordinationCorrupt, CoordinationUnavailable
+from replication.coordination.zookeeper import ZooKeeperCoordination
+from storage.disk import Disk
+from storage.errors import StorageError
+from storage.metadata import NodeIdentity, read_identity, write_identity
+
+_LOG: Final = logging.getLogger("perenne.node")
+
+
+class CannotStart(Exception):
+    """The text says why, and what to do."""
+
+
+async def identified(config: Config, disk: Disk, stopping: asyncio.Event) -> tuple[NodeIdentity | None, ClusterRecord]:
+    """Read node.json, or format the directory as a new member of the cluster that coordination knows."""
+    try:
+        identity = read_identity(disk)
+    except StorageError as error:
+        raise CannotStart(f"{config.node.data_dir}: {error}") from error
+    if identity is not None and identity.node_id != config.node.id:
+        raise CannotStart(
+            f"{config.node.data_dir} belongs to node {identity.node_id}, not {config.node.id}:"
+            " set [node] id, or give another data_dir"
+        )
+    segment_bytes = config.cluster.segment_bytes
+    if identity is not None:
+        return identity, ClusterRecord(identity.cluster_id, 1, segment_bytes)
+    proposal = ClusterRecord(secrets.token_hex(8), 1, segment_bytes)
+    cluster = proposal if config.standalone else await _ask_cluster(config, proposal, stopping)
+    if cluster is None:
+        return None, proposal
+    if cluster.segment_bytes != segment_bytes:
+        raise CannotStart(f"the cluster was made with segment_bytes = {cluster.segment_bytes}: set it so in [cluster]")
+    identity = NodeIdentity(cluster.cluster_id, config.node.id, secrets.token_hex(8))
+    try:
+        write_identity(disk, identity)
+    except StorageError as error:
+        raise CannotStart(f"{config.node.data_dir}: {error}") from error
+    _LOG.info("formatted a data directory", extra={"cluster": identity.cluster_id, "node": identity.node_id})
+    return identity, cluster
+
+
+async def _ask_cluster(config: Config, proposal: ClusterRecord, stopping: asyncio.Event) -> ClusterRecord | None:
+    """Wait for coordination for as long as it takes; None when told to stop meanwhile."""
+    settings = config.coordination
+    coordination = ZooKeeperCoordination(
+        settings.zookeeper, session_timeout_ms=settings.session_timeout_ms, access=zookeeper_access(config)
+    )
+    connected = SessionWaiter()
+    await coordination.start(connected)
+    try:
+        while not stopping.is_set():
+            if not connected.event.is_set():
+                _LOG.warning("waiting for ZooKeeper", extra={"zookeeper": settings.zookeeper})
+            waiters = [asyncio.ensure_future(event.wait()) for event in (connected.event, stopping)]
+            await asyncio.wait(waiters, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+            for waiter in waiters:
+                waiter.cancel()
+            if connected.event.is_set():
+                try:
+                    return await coordination.cluster(proposal)
+                except CoordinationUnavailable:
+                    await asyncio.sleep(0.2)
+                except CoordinationCorrupt as error:
+                    raise CannotStart(str(error)) from error
+        return None
+    finally:
+        await coordination.close()

@@ -1,0 +1,151 @@
+"""What lies in the lost+found of a data directory, one file at a time: read and judged, moved aside, never deleted."""
+
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from storage.dataset import UnreadableDataSet, read_meta
+from storage.digest import META_LIMIT_BYTES, digests_of, part10_meta_length
+from storage.errors import StorageError
+from storage.lostfound import DIRECTORY, RESUBMITTED
+from storage.position import RecordKind
+from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
+
+PIECE: Final = 1024 * 1024
+CUT: Final = (
+    "cut off the end of this node's log: when it was cut it was not committed. Another leader's log took its place, or"
+    " it was the torn tail after a power loss. Its sender was not told Success, or the cluster has it elsewhere"
+)
+NO_RECORD: Final = "bytes that were no valid record when they were taken out: evidence, nothing that could be sent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """One file. damage: why it is no valid record; None for one whose bytes match their digests."""
+
+    name: str
+    bytes: int
+    why: str
+    damage: str | None = None
+    sequence: int | None = None
+    epoch: int | None = None
+    kind: str = ""
+    time_us: int | None = None
+    path: str = ""
+    digest: str = ""
+    sop_instance_uid: str = ""
+    sop_class_uid: str = ""
+    transfer_syntax_uid: str = ""
+
+    @property
+    def sendable(self) -> bool:
+        """Whether it is a valid instance, so that it can be offered to the cluster like any other."""
+        return self.damage is None and self.kind == RecordKind.INSTANCE.value
+
+    def document(self) -> dict[str, Any]:
+        return {**asdict(self), "sendable": self.sendable}
+
+
+def names(data_dir: Path) -> list[str]:
+    """Names in lost+found, sorted; unfinished copies and what was resubmitted left out."""
+    directory = data_dir / DIRECTORY
+    if not directory.is_dir():
+        return []
+    return sorted(one.name for one in directory.iterdir() if one.is_file() and not one.name.endswith(".tmp"))
+
+
+def resubmitted(data_dir: Path) -> int:
+    """How many files were resubmitted before, and lie in their own directory."""
+    directory = data_dir / DIRECTORY / RESUBMITTED
+    return len(list(directory.iterdir())) if directory.is_dir() else 0
+
+
+def look(data_dir: Path, name: str, *, verify: bool) -> Saved:
+    """Read one file. verify: every byte against the digests; else the header alone. Raises OSError."""
+    file = data_dir / DIRECTORY / name
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as content:
+            decoded = decode_header(content.read(HEADER_LIMIT))
+            damage = _damage(decoded, content.fileno(), size) if verify else None
+            content.seek(decoded.payload_offset)
+            head = content.read(min(decoded.header.size, META_LIMIT_BYTES))
+    except StorageError as error:
+        return Saved(name=name, bytes=size, why=NO_RECORD, damage=str(error))
+    header = decoded.header
+    uid = sop_class = syntax = ""
+    if header.kind is RecordKind.INSTANCE:
+        try:
+            meta = read_meta(head)
+            uid, sop_class, syntax = meta.sop_instance_uid, meta.sop_class_uid, meta.transfer_syntax_uid
+        except UnreadableDataSet as error:
+            damage = damage or str(error)
+    return Saved(
+        name=name,
+        bytes=size,
+        why=CUT,
+        damage=damage,
+        sequence=header.position.sequence,
+        epoch=header.position.epoch,
+        kind=header.kind.value,
+        time_us=header.time_us,
+        path=header.path,
+        digest=header.digest.hex(),
+        sop_instance_uid=uid,
+        sop_class_uid=sop_class,
+        transfer_syntax_uid=syntax,
+    )
+
+
+def _damage(decoded: DecodedRecord, descriptor: int, size: int) -> str | None:
+    header = decoded.header
+    if size < decoded.payload_offset + header.size:
+        return f"it is cut short: {size} bytes of {decoded.length}"
+    found = digests_of(header.kind, _pieces(descriptor, decoded.payload_offset, header.size))
+    matches = (found.digest, found.dataset) == (header.digest, header.dataset)
+    return None if matches else "its bytes do not match its digest"
+
+
+def _pieces(descriptor: int, at: int, size: int) -> Iterator[bytes]:
+    while size > 0 and (piece := os.pread(descriptor, min(PIECE, size), at)):
+        yield piece
+        at, size = at + len(piece), size - len(piece)
+
+
+def data_set(data_dir: Path, saved: Saved) -> memoryview:
+    """The data set of a sendable file, without preamble and File Meta; mapped, so that its size costs no memory.
+
+    The map goes with its last view: what is on its way to a socket may outlive an association that broke.
+    """
+    with (data_dir / DIRECTORY / saved.name).open("rb") as file:
+        decoded = decode_header(file.read(HEADER_LIMIT))
+        whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    begin, end = decoded.payload_offset, decoded.payload_offset + decoded.header.size
+    return whole[begin + part10_meta_length(bytes(whole[begin : begin + 144])) : end]
+
+
+def set_aside(data_dir: Path, name: str) -> None:
+    """Mark a file as resubmitted: it moves below its own directory, durably, and nothing is overwritten."""
+    lost = data_dir / DIRECTORY
+    done = lost / RESUBMITTED
+    if not done.is_dir():
+        done.mkdir()
+        _sync(lost)
+    target, number = done / name, 1
+    while target.exists():
+        number += 1
+        target = done / f"{name}.{number}"
+    (lost / name).rename(target)
+    _sync(done)
+    _sync(lost)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

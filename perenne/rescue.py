@@ -1,0 +1,119 @@
+"""Carries out what `replication.core.rescue` and `rebuild` decide: look, plan, and write once a person agreed."""
+
+import getpass
+import secrets
+import socket
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perenne.survey import Answer, Reach, survey
+from replication.coordination.port import ClusterRecord
+from replication.coordination.surgery import Found, Surgery
+from replication.core.loss import after_a_loss
+from replication.core.rebuild import rebuilt
+from replication.core.rescue import Approval, Bucket, Plan, Refused, Standing, Surroundings
+from replication.core.values import Phase
+from storage.position import GENESIS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """Everything that a plan is made from."""
+
+    found: Found
+    answers: Sequence[Answer]
+
+    @property
+    def nodes(self) -> list[Standing]:
+        return [answer.standing for answer in self.answers if answer.standing is not None]
+
+    @property
+    def clusters(self) -> set[str]:
+        """Ids of the clusters that the nodes belong to."""
+        return {answer.cluster.cluster_id for answer in self.answers if answer.cluster is not None}
+
+    @property
+    def cluster(self) -> ClusterRecord | None:
+        """Which cluster the nodes are of; where none answers, what ZooKeeper says."""
+        said = next((answer.cluster for answer in self.answers if answer.cluster is not None), None)
+        return said or self.found.cluster
+
+
+def look(reach: Reach, surgery: Surgery, urls: Collection[str]) -> Seen:
+    """Ask ZooKeeper, then every node. Raises CoordinationUnavailable, CoordinationCorrupt."""
+    found = surgery.look()
+    return Seen(found=found, answers=survey(reach.addresses(found, urls), reach.nodes))
+
+
+def approval() -> Approval:
+    return Approval(f"{getpass.getuser()}@{socket.gethostname()}", time.time_ns() // 1000, secrets.token_hex(8))
+
+
+def surroundings(found: Found) -> Surroundings:
+    active = [node for node in found.registrations.values() if not node.retired]
+    return Surroundings(
+        registered={node.id: node.incarnation for node in active},
+        floors=[node.floor for node in active if node.floor != GENESIS],
+        tier_floor=found.tier_floor.point if found.tier_floor is not None else None,
+        leader=found.leader,
+    )
+
+
+def plan_failover(seen: Seen, without: Collection[str], tier: Bucket | None) -> Plan | Refused:
+    if wrong := _mixed(seen):
+        return wrong
+    if seen.found.state is None:
+        return Refused(("ZooKeeper has no cluster state at all: use `perenne coordination rebuild`",))
+    state = seen.found.state.state
+    return after_a_loss(state, surroundings(seen.found), seen.nodes, bucket=tier, without=without, approval=approval())
+
+
+def plan_rebuild(seen: Seen, without: Collection[str], tier: Bucket | None, *, accept_loss: bool) -> Plan | Refused:
+    if wrong := _mixed(seen):
+        return wrong
+    state = seen.found.state.state if seen.found.state is not None else None
+    return rebuilt(
+        state,
+        surroundings(seen.found),
+        seen.nodes,
+        bucket=tier,
+        without=without,
+        accept_loss=accept_loss,
+        approval=approval(),
+    )
+
+
+def _mixed(seen: Seen) -> Refused | None:
+    if len(seen.clusters) > 1:
+        return Refused((f"the nodes belong to different clusters: {', '.join(sorted(seen.clusters))}",))
+    ids = [node.member.id for node in seen.nodes]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        return Refused((f"more than one node calls itself {', '.join(twice)}: stop the one that is not meant",))
+    return None
+
+
+def carry_out(surgery: Surgery, seen: Seen, plan: Plan) -> None:
+    """Raises Interfered, CoordinationUnavailable."""
+    assert seen.cluster is not None, "a plan rests on a node's answer"
+    surgery.write(seen.found, cluster=seen.cluster, state=plan.state, left_out=plan.left_out)
+
+
+def leads(found: Found) -> bool:
+    """Whether an election has ended."""
+    state = found.state.state if found.state is not None else None
+    return state is not None and state.leader is not None and state.phase is Phase.ACTIVE and found.leader is not None
+
+
+def doubtful(seen: Seen, plan: Plan) -> list[dict[str, Any]]:
+    """Instances in a survivor's lost+found from where something may be lost: a person can offer them again."""
+    after = plan.chosen.told.sequence if plan.chosen is not None else 0
+    return [
+        {"node": answer.standing.member.id, **saved}
+        for answer in seen.answers
+        if answer.standing is not None
+        for saved in answer.lost_and_found
+        if saved.get("sop_instance_uid") and int(saved.get("sequence") or 0) > after
+    ]

@@ -1,0 +1,70 @@
+"""Offers what lies in lost+found to the cluster again, through C-STORE like any modality; and moves what was taken."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from perenne.dimse.sender import AssociationAborted, AssociationRejected, Sender
+from perenne.lostfound import Saved, data_set, set_aside
+
+CONTEXTS: Final = 100
+"""Presentation contexts asked for in one association; 128 are allowed."""
+CALLING_AE: Final = "PERENNE-LOST"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the cluster said to one file. problem: why it was not taken; None when it was."""
+
+    saved: Saved
+    problem: str | None
+
+
+def associations(wanted: Sequence[Saved]) -> Iterator[list[Saved]]:
+    """Split so that each part needs no more contexts than an association has, classes kept together."""
+    ordered = sorted(wanted, key=lambda saved: (saved.sop_class_uid, saved.transfer_syntax_uid, saved.name))
+    part: list[Saved] = []
+    kinds: set[tuple[str, str]] = set()
+    for saved in ordered:
+        kind = (saved.sop_class_uid, saved.transfer_syntax_uid)
+        if kind not in kinds and len(kinds) == CONTEXTS:
+            yield part
+            part, kinds = [], set()
+        kinds.add(kind)
+        part.append(saved)
+    if part:
+        yield part
+
+
+async def resubmit(
+    data_dir: Path, wanted: Sequence[Saved], host: str, port: int, called_ae: str, said: Callable[[Outcome], None]
+) -> None:
+    """Send each file, and move it aside once it was answered with Success; `said` hears of each.
+
+    Raises OSError, AssociationRejected, AssociationAborted: the rest is still where it was, and may be sent again.
+    """
+    for part in associations(wanted):
+        contexts = sorted({(saved.sop_class_uid, saved.transfer_syntax_uid) for saved in part})
+        asked = [(sop_class, [syntax]) for sop_class, syntax in contexts]
+        sender = await Sender.associate(host, port, asked, called_ae=called_ae, calling_ae=CALLING_AE)
+        async with sender:
+            for saved in part:
+                said(Outcome(saved, await _one(sender, data_dir, saved)))
+
+
+async def _one(sender: Sender, data_dir: Path, saved: Saved) -> str | None:
+    body = data_set(data_dir, saved)
+    try:
+        answer = await sender.store(saved.sop_class_uid, saved.sop_instance_uid, saved.transfer_syntax_uid, [body])
+    except KeyError:
+        return "the node does not take this class or transfer syntax"
+    if answer.status is None:
+        return "answered without a status"
+    if answer.status != 0:
+        return f"answered {answer.status:04X} {answer.comment}".rstrip()
+    set_aside(data_dir, saved.name)
+    return None
+
+
+__all__ = ["AssociationAborted", "AssociationRejected", "Outcome", "associations", "resubmit"]

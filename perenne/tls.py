@@ -1,0 +1,121 @@
+"""Certificates of this node: read from their files, and again when a file changes, without a restart.
+
+BCP 195 (RFC 9325): TLS 1.2 at least, with authenticated ciphers and forward secrecy; between nodes TLS 1.3 alone.
+"""
+
+import logging
+import ssl
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+_LOG: Final = logging.getLogger("perenne.tls")
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+
+class TlsUnusable(Exception):
+    """A file that cannot be read, or is not what it is named for; the text says which, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files. authority: who signs those that may come in; None where nobody is asked for a certificate."""
+
+    certificate: Path
+    key: Path
+    authority: Path | None
+
+
+class Keyring:
+    """What the files hold."""
+
+    def __init__(
+        self,
+        files: TlsFiles,
+        *,
+        clients: ssl.VerifyMode = ssl.CERT_REQUIRED,
+        least: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
+    ) -> None:
+        """clients: whether a caller must show a certificate. Raises TlsUnusable."""
+        self.files = files
+        self._clients = clients
+        self._least = least
+        self._stamps = self._look()
+        self._server = self._make(ssl.PROTOCOL_TLS_SERVER)
+        self._client = self._make(ssl.PROTOCOL_TLS_CLIENT)
+        self.expires = _expiry(files.certificate)
+
+    def server(self) -> ssl.SSLContext:
+        """For whoever comes in from now on."""
+        return self._server
+
+    def client(self) -> ssl.SSLContext:
+        """For calling others. Their certificate must be the authority's; whose it is, the caller looks at himself."""
+        return self._client
+
+    def refresh(self) -> bool:
+        """Read the files again if one changed; return whether that was so. What cannot be used changes nothing: it is
+        logged once, and the certificate in use stays.
+        """
+        try:
+            stamps = self._look()
+            if stamps == self._stamps:
+                return False
+            self._stamps = stamps
+            server, client = self._make(ssl.PROTOCOL_TLS_SERVER), self._make(ssl.PROTOCOL_TLS_CLIENT)
+            self.expires = _expiry(self.files.certificate)
+        except TlsUnusable as error:
+            _LOG.error("a new certificate cannot be used; the one in use stays", extra={"reason": str(error)})
+            return False
+        # A server that was given its context once shows the new certificate as well; whom it lets in stays as it was.
+        self._server.load_cert_chain(self.files.certificate, self.files.key, password=_no_password)
+        self._server, self._client = server, client
+        _LOG.info("took up a new certificate", extra={"expires": self.expires.isoformat()})
+        return True
+
+    def _look(self) -> tuple[tuple[int, int, int], ...]:
+        files = (self.files.certificate, self.files.key, self.files.authority)
+        found: list[tuple[int, int, int]] = []
+        for file in files:
+            if file is None:
+                continue
+            try:
+                facts = file.stat()
+            except OSError as error:
+                raise TlsUnusable(f"{file} cannot be read: {error.strerror}; see [tls]") from error
+            found.append((facts.st_mtime_ns, facts.st_ino, facts.st_size))
+        return tuple(found)
+
+    def _make(self, side: ssl._SSLMethod) -> ssl.SSLContext:  # pyright: ignore[reportPrivateUsage] - its only name
+        context = ssl.SSLContext(side)
+        context.minimum_version = self._least
+        context.set_ciphers(CIPHERS)
+        context.check_hostname = False  # a node is known by the name in its certificate, not by where it was found
+        context.verify_mode = ssl.CERT_REQUIRED if side is ssl.PROTOCOL_TLS_CLIENT else self._clients
+        try:
+            context.load_cert_chain(self.files.certificate, self.files.key, password=_no_password)
+        except (OSError, ValueError) as error:
+            raise TlsUnusable(
+                f"{self.files.certificate} and {self.files.key} are no certificate with its key ({error}): "
+                "`perenne certs` makes them"
+            ) from error
+        if self.files.authority is not None:
+            try:
+                context.load_verify_locations(self.files.authority)
+            except (OSError, ValueError) as error:
+                raise TlsUnusable(f"{self.files.authority} holds no certificate of an authority ({error})") from error
+        return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password: a node cannot be asked for it")
+
+
+def _expiry(certificate: Path) -> datetime:
+    try:
+        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise TlsUnusable(f"{certificate} is no certificate in PEM: {error}") from error

@@ -1,0 +1,253 @@
+"""What an operator's verbs decide when the cluster cannot go on by itself: who goes on, and what that may cost.
+
+Pure. What both cases share: nobody is eligible (`replication.core.loss`), or the coordination service lost its history
+(`replication.core.rebuild`). Neither is ever tried while the cluster could elect somebody by its own rules.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from replication.core.values import (
+    TIER,
+    TIER_MEMBER,
+    AcceptedLoss,
+    Change,
+    ClusterState,
+    Identity,
+    Member,
+    Phase,
+    ReplicaId,
+    TierClaim,
+)
+from storage.position import GENESIS, EpochSpan, LogPoint, LogPosition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What one node says of itself when an operator asks. end: of what is durable. told: the highest commit point it
+    knows. floor, promise, counter: as on its disk. epochs: which records of its log are of which epoch, oldest first.
+    fenced: why it stopped writing. leader: whom it hears as such, or itself. tiered: whether it could take over from
+    the tier. remembered: `state` as it read it last, also in an earlier life.
+    """
+
+    member: Member
+    end: LogPoint
+    told: LogPoint
+    floor: LogPoint
+    promise: int
+    counter: int
+    epochs: Sequence[EpochSpan]
+    intact: bool = True
+    fenced: str | None = None
+    tiered: bool = False
+    remembered: ClusterState | None = None
+    leader: ReplicaId | None = None
+
+    def holds(self, point: LogPoint) -> bool:
+        """Whether its log has this prefix. One epoch has one leader, so the epoch of a record proves it as the chain
+        does; the end is compared by its chain.
+        """
+        if point.sequence == self.end.sequence:
+            return point == self.end
+        return point == GENESIS or any(
+            span.epoch == point.epoch and span.first <= point.sequence <= span.last for span in self.epochs
+        )
+
+    @property
+    def unfit(self) -> str | None:
+        """Why it cannot go on, whatever is accepted."""
+        if self.fenced:
+            return f"it stopped writing: {self.fenced}"
+        if not self.intact:
+            return "its log has damaged or unsettled records"
+        if not self.holds(self.floor):
+            return f"its log lacks record {self.floor.sequence}, which it knew itself: its disk was rolled back"
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """first, last: records known to have been committed that nobody has any more; none when first > last. unsure: more
+    may have been acknowledged after `last`, by those who are gone.
+    """
+
+    first: int
+    last: int
+    unsure: bool
+
+    @property
+    def records(self) -> int:
+        return max(0, self.last - self.first + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """chosen: who goes on; None when it is whoever takes over from the tier. state: to be written. left_out: members
+    that are not to come back with the disk they had. notes: what a person should know before saying yes.
+    """
+
+    chosen: Standing | None
+    state: ClusterState
+    left_out: tuple[Member, ...]
+    loss: Loss
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """What the tier shows: the tip of what it holds, the highest change counter it was marked with, and the highest
+    epoch of any object, dead branches included.
+    """
+
+    tip: LogPosition
+    counter: int
+    epoch: int
+
+
+FROM_THE_TIER = "the bucket holds more than any node: a node with its [tier] section takes over from it"
+NO_BUCKET = Bucket(LogPosition(0, 0), 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why nothing is done, and what to do instead."""
+
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the coordination service says beside `state`. registered: incarnation by node; without those retired.
+    floors: what is known to be committed. leader: the ephemeral, if somebody leads.
+    """
+
+    registered: Mapping[ReplicaId, str]
+    floors: Sequence[LogPoint] = ()
+    tier_floor: LogPoint | None = None
+    leader: Identity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Who said yes to what may be lost, and when, in Unix microseconds. change: id of the new change of `state`."""
+
+    by: str
+    at_us: int
+    change: str
+
+
+def newest(points: Iterable[LogPoint]) -> LogPoint:
+    return max(points, key=lambda point: point.position, default=GENESIS)
+
+
+def best(nodes: Collection[Standing]) -> Standing | None:
+    """The longest verified log along the highest epoch."""
+    fit = [node for node in nodes if node.unfit is None]
+    return max(fit, key=lambda node: (node.end.position, node.member), default=None)
+
+
+def led(nodes: Iterable[Standing]) -> tuple[str, ...]:
+    """Who still has a leader: what that one commits from now on would not be in the plan."""
+    return tuple(
+        f"{node.leader} still leads, as {node.member.id} says: wait until it has noticed, a session time-out or two"
+        for node in nodes
+        if node.leader is not None
+    )
+
+
+def why_unfit(nodes: Collection[Standing]) -> tuple[str, ...]:
+    return tuple(f"{node.member.id}: {node.unfit}" for node in nodes if node.unfit is not None)
+
+
+def unaccounted(
+    expected: Collection[ReplicaId], nodes: Collection[Standing], without: Collection[str]
+) -> tuple[str, ...]:
+    """Everybody who may hold something must be asked, or be given up by name; who answers is not given up."""
+    answering = {node.member.id: node for node in nodes}
+    found = [
+        f"{name} does not answer: start it, or give it up for good with --without {name}"
+        for name in sorted(set(expected) - answering.keys() - set(without) - {TIER})
+    ]
+    for name in sorted(set(without) - {TIER}):
+        node = answering.get(ReplicaId(name))
+        if node is not None and node.fenced is None:
+            found.append(f"{name} answers and is not lost: leave out --without {name}, or stop it first")
+        elif node is None and name not in expected:
+            found.append(f"--without {name}: no such node is known")
+    return tuple(found)
+
+
+def contradicted(chosen: Standing, nodes: Iterable[Standing]) -> tuple[str, ...]:
+    """Who knows of commits that the chosen log lacks: it would freeze a leader that lacks them (section 7)."""
+    return tuple(
+        f"{node.member.id} knows that record {node.told.sequence} of epoch {node.told.epoch} was committed, and the log"
+        f" of {chosen.member.id} lacks it: stop {node.member.id}, keep its disk, and give it up with"
+        f" --without {node.member.id}"
+        for node in nodes
+        if not chosen.holds(node.told)
+    )
+
+
+def loss_of(chosen: Standing, bucket: Bucket | None, known: LogPoint, *, unsure: bool) -> Loss:
+    """What goes when `chosen` goes on, or the bucket where it holds more, of what was committed up to `known`."""
+    if bucket is not None and holds_more(bucket, chosen):
+        first = min(bucket.tip.sequence, known.sequence) + 1
+        return Loss(first=first, last=max(known.sequence, first - 1), unsure=unsure)
+    if chosen.holds(known):
+        return Loss(first=known.sequence + 1, last=known.sequence, unsure=unsure)
+    # A tail of its own epoch is no branch of what was committed later: then only what it was told is sure.
+    shorter = chosen.end.sequence < known.sequence and chosen.end.epoch <= known.epoch
+    first = (chosen.end.sequence if shorter else chosen.told.sequence) + 1
+    return Loss(first=first, last=max(known.sequence, first), unsure=unsure)
+
+
+def holds_more(bucket: Bucket, chosen: Standing) -> bool:
+    return bucket.tip > chosen.end.position
+
+
+def state_for(
+    chosen: Standing,
+    bucket: Bucket | None,
+    before: ClusterState | None,
+    *,
+    counter: int,
+    epoch: int,
+    known: LogPoint,
+    loss: Loss,
+    approval: Approval,
+) -> ClusterState:
+    """The state in which the chosen node alone is in sync, so that the ordinary election goes on from there.
+
+    Where the bucket holds more, it alone is: claimed from what the chosen node knows to be committed, so that whoever
+    is elected takes over from it by the ordinary rules, or not at all. before: the newest state that is known; what it
+    says of earlier losses and restores stays.
+    """
+    end = bucket.tip if bucket is not None and holds_more(bucket, chosen) else chosen.end.position
+    accepted = before.accepted_loss if before is not None else None
+    if loss.records or loss.unsure:
+        accepted = AcceptedLoss(end, loss.last, approval.by, approval.at_us)
+    state = ClusterState(
+        change=Change(counter, approval.change),
+        epoch=epoch,
+        leader=None,
+        phase=Phase.RECOVERING,
+        in_sync=frozenset({chosen.member}),
+        floor=known if chosen.holds(known) else chosen.told,
+        accepted_loss=accepted,
+        restored=before.restored if before is not None else None,
+    )
+    if end == chosen.end.position:
+        return state
+    claim = TierClaim(chosen.told.sequence + 1, chosen.told.chain)
+    return replace(state, in_sync=frozenset({TIER_MEMBER}), tier=claim, floor=chosen.told)
+
+
+def given_up(
+    members: Iterable[Member], around: Surroundings, nodes: Collection[Standing], without: Collection[str]
+) -> tuple[Member, ...]:
+    """The incarnations that must not come back with what they hold: named, or seen to have another disk now."""
+    answering = {node.member for node in nodes if node.fenced is None or node.member.id not in without}
+    known = {member for member in members if member != TIER_MEMBER}
+    known |= {Member(name, incarnation) for name, incarnation in around.registered.items()}
+    ids = {member.id for member in answering}
+    return tuple(sorted(m for m in known - answering if m.id in without or m.id in ids))

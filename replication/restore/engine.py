@@ -1,0 +1,266 @@
+"""The restore itself: list, plan, read, prove, append; around what is damaged; until the tip or the first gap."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from replication.restore.beyond import keep
+from replication.restore.cutting import CutRecord, Cutter
+from replication.restore.fetching import Arrived, Fetching
+from replication.restore.filling import Filling
+from replication.restore.plan import AskHead, Plan, Planner, below
+from replication.restore.report import Report
+from replication.tier.contents import Link
+from replication.tier.keys import LOG, PREFIX_BYTES, Run, parse_run
+from replication.tier.port import NotThere, ObjectDamaged, ObjectStore, Refused, Unreachable
+from replication.tier.tip import Piece
+from storage.errors import FormatError, RecordCorrupt
+
+LISTINGS: Final = 4
+"""Listings that must agree before a gap is believed: a late one becomes true within seconds."""
+LIST_AGAIN_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """How far to go. sequence: the last record wanted. time_us: stop before the first record that is later."""
+
+    sequence: int | None = None
+    time_us: int | None = None
+
+    def ends_before(self, record: CutRecord) -> bool:
+        late = self.time_us is not None and record.header.time_us > self.time_us
+        return late or (self.sequence is not None and record.header.position.sequence > self.sequence)
+
+
+Progress = Callable[[int, int, int], None]
+"""Told now and then how far it is: records done, records in all, bytes that arrived."""
+
+
+class Engine:
+    """One run over one tier into one directory."""
+
+    def __init__(
+        self, store: ObjectStore, filling: Filling, until: Until, progress: Progress, *, keep_beyond: bool = True
+    ) -> None:
+        self._store = store
+        self._fetching = Fetching(store)
+        self._filling = filling
+        self._until = until
+        self._progress = progress
+        self._keep_beyond = keep_beyond
+        self._bad: dict[Run, str] = {}
+        self._damaged: set[Run] = set()
+        self._writer = ThreadPoolExecutor(1, "perenne-restore")
+        self._stopped = ""
+        self._records = self._objects = 0
+        self._total = 0
+
+    async def run(self) -> Report:
+        """Raises Unreachable and Refused when the tier cannot be asked, StorageError when the directory cannot take it:
+        run it again, and it goes on where it stopped.
+        """
+        began = time.monotonic()
+        filling = self._filling
+        try:
+            plan = await self._to_the_end()
+            filling.sync()
+            wanted = self._until.sequence
+            if wanted is not None and filling.end.sequence == wanted < plan.tip.sequence:
+                self._stopped = f"record {wanted} is the last that was wanted"
+            marker = filling.marker
+            report = Report(
+                kind=marker.kind,
+                source=marker.source,
+                directory=str(filling.root),
+                cluster_id=marker.cluster_id,
+                segment_bytes=marker.segment_bytes,
+                end=filling.end,
+                tip=plan.tip,
+                records=self._records,
+                objects=self._objects,
+                bytes=self._fetching.bytes,
+                seconds=time.monotonic() - began,
+                resumed=filling.resumed,
+                stopped_at=self._stopped,
+            )
+            if plan.hole is not None and not self._stopped:
+                report.holes = (plan.hole, *plan.holes)
+                await self._set_aside(plan, report)
+            self._sort(plan, report)
+            return report
+        finally:
+            self._writer.shutdown()
+
+    async def _to_the_end(self) -> Plan:
+        """Go on until nothing more can be read. What fails is planned around; a gap is believed when it stays."""
+        listings = 0
+        while True:
+            runs = [run async for key in self._store.list(LOG) if (run := parse_run(key)) is not None]
+            for run in set(self._bad) - self._damaged:
+                del self._bad[run]  # not there when it was asked for: the listing decides anew
+            before = self._filling.end
+            plan = await self._along(runs)
+            if self._stopped or (plan.hole is None and plan.reaches <= self._filling.end.sequence):
+                return plan
+            listings = listings + 1 if self._filling.end == before else 0
+            if listings >= LISTINGS:
+                return plan
+            await asyncio.sleep(LIST_AGAIN_S)
+
+    async def _along(self, runs: list[Run]) -> Plan:
+        """Follow plans over one listing until one of them is done, or only a new listing can help."""
+        while True:
+            plan = await plan_over(self._fetching, runs, self._filling.end.sequence, self._bad, self._failed)
+            if self._until.sequence is not None:
+                plan = below(plan, self._until.sequence)
+            if self._stopped or not plan.pieces or await self._read(plan):
+                return plan
+
+    async def _read(self, plan: Plan) -> bool:
+        """Append what the plan's pieces hold. Returns whether all of it went well."""
+        self._total = plan.tip.sequence if self._until.sequence is None else min(plan.tip.sequence, plan.reaches)
+        loop = asyncio.get_running_loop()
+        pieces = {piece.run: piece for piece in plan.pieces}
+        reading: _Reading | None = None
+        async with contextlib.aclosing(self._fetching.all(pieces)) as coming:
+            async for arrived in coming:
+                self._objects += arrived.last and arrived.error is None
+                if reading is None or reading.piece.run != arrived.run:
+                    reading = _Reading(pieces[arrived.run], self._filling, self._until)
+                if arrived.error is not None:
+                    return self._lost(arrived)
+                try:
+                    done = await loop.run_in_executor(self._writer, reading.take, arrived)
+                except (RecordCorrupt, FormatError) as error:
+                    self._failed(arrived.run, str(error), True)
+                    return False
+                finally:
+                    self._records += reading.counted()
+                    self._progress(self._filling.end.sequence, self._total, self._fetching.bytes)
+                if reading.stopped_at:
+                    self._stopped = reading.stopped_at
+                    return True
+                assert done or not arrived.last, "what an object lacks is found at its end"
+        return True
+
+    def _lost(self, arrived: Arrived) -> bool:
+        """Raises Unreachable, Refused. Otherwise only a new listing, or another object, can help."""
+        error = arrived.error
+        assert error is not None, "there is one"
+        if isinstance(error, (Unreachable, Refused)):
+            raise error
+        self._failed(arrived.run, str(error), not isinstance(error, NotThere))
+        return False
+
+    def _failed(self, run: Run, why: str, damaged: bool) -> None:
+        self._bad[run] = why
+        if damaged:
+            self._damaged.add(run)
+
+    async def _set_aside(self, plan: Plan, report: Report) -> None:
+        """Nothing behind the gap is thrown away."""
+        if not self._keep_beyond:
+            report.notes.append("what lies beyond the gap was left in the tier, and is not copied")
+            return
+        wanted = {piece.run: False for piece in plan.beyond} | {run: True for run in self._damaged}
+        for run in sorted(wanted):
+            report.kept.append(await keep(self._fetching, self._filling.disk, run, damaged=wanted[run]))
+
+    def _sort(self, plan: Plan, report: Report) -> None:
+        """Of the objects that were not used: which hold the same records again, and which are of dead branches?"""
+        orphans: list[Run] = []
+        known = {kept.run for kept in report.kept}
+        report.damaged = {run: self._bad[run] for run in sorted(self._damaged)}
+        for run in set(plan.unused) - self._damaged:
+            point = self._filling.log.point_at(run.last)
+            if run in known or run.last > report.end.sequence:
+                if run not in known and not report.holes and not self._stopped:
+                    orphans.append(run)
+            elif point is not None and point.position == run.end and point.chain[:PREFIX_BYTES] == run.chain_prefix:
+                report.spare += 1
+            else:
+                orphans.append(run)
+        report.orphans = tuple(sorted(orphans))
+
+
+async def plan_over(
+    fetching: Fetching,
+    runs: list[Run],
+    base: int = 0,
+    bad: dict[Run, str] | None = None,
+    failed: Callable[[Run, str, bool], None] | None = None,
+) -> Plan:
+    """Answer a planner's questions. failed(object, why, damaged): it cannot be read. Raises Unreachable, Refused."""
+    planner = Planner(runs, base, bad)
+    while (question := planner.wanted) is not None:
+        link: Link | None = None
+        try:
+            if isinstance(question, AskHead):
+                link = await fetching.head(question.run)
+            else:
+                link = await fetching.link(question.run, question.sequence)
+        except (NotThere, ObjectDamaged, RecordCorrupt, FormatError) as error:
+            if failed is not None:
+                failed(question.run, str(error), not isinstance(error, NotThere))
+        if isinstance(question, AskHead):
+            planner.head(link)
+        else:
+            planner.link(link)
+    assert planner.plan is not None, "a planner that asks nothing has its plan"
+    return planner.plan
+
+
+async def planned(store: ObjectStore) -> Plan:
+    """What a restore would take, as far as names and a few headers say. Raises TierError."""
+    runs = [run async for key in store.list(LOG) if (run := parse_run(key)) is not None]
+    return await plan_over(Fetching(store), runs)
+
+
+class _Reading:
+    """One object of a plan, while its pieces come in. Runs in the writer's thread."""
+
+    def __init__(self, piece: Piece, filling: Filling, until: Until) -> None:
+        self.piece = piece
+        self.stopped_at = ""
+        self._filling = filling
+        self._until = until
+        self._cutter = Cutter(piece.run, filling.spool)
+        self._counted = 0
+
+    def counted(self) -> int:
+        """Records appended since this was last asked."""
+        counted, self._counted = self._counted, 0
+        return counted
+
+    def take(self, arrived: Arrived) -> bool:
+        """Append what the piece completes; True once everything that was wanted of the object is there.
+
+        Raises RecordCorrupt, FormatError when the object does not hold it; StorageError when it cannot be written.
+        """
+        for record in self._records(arrived):
+            sequence = record.header.position.sequence
+            if sequence < self.piece.first:
+                continue
+            if sequence > self.piece.last:
+                return True
+            if self._until.ends_before(record):
+                self.stopped_at = f"record {sequence} is later"
+                return True
+            # Within an object the cutter has proved it, and the log proves it once more.
+            if sequence == self.piece.first and not record.link.follows(self._filling.end.chain):
+                raise RecordCorrupt(sequence, f"it does not continue record {sequence - 1} as restored")
+            self._filling.take(record)
+            self._counted += 1
+        return self._cutter.next > self.piece.last
+
+    def _records(self, arrived: Arrived) -> Iterator[CutRecord]:
+        if self._cutter.next > self.piece.last:
+            return
+        yield from self._cutter.feed(arrived.data)
+        if arrived.last:
+            yield from self._cutter.finish()

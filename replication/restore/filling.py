@@ -1,0 +1,205 @@
+"""The data directory that a restore fills: a marker that keeps every node out, the log, and large records' spool.
+
+The marker `restore.json` is the first file written and the last one removed. A killed restore leaves a log that opens
+like that of a killed node, so the next run goes on after its last record; the chain proves that it is the same one.
+"""
+
+import json
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from replication.restore.cutting import SPOOLED, CutRecord
+from storage.disk import DiskFile, RealDisk
+from storage.errors import FormatError
+from storage.log import Log, LogIdentity
+from storage.metadata import RESTORE_FILE, NodeIdentity, PromiseFile, write_identity
+from storage.position import LogPoint
+from storage.reader import Payload
+
+_SPOOL: Final = "staging"
+_SYNC_BYTES: Final = 64 * 1024 * 1024
+_PIECE: Final = 1024 * 1024
+PAST: Final = "past"
+"""The kind of a directory that is for looking only."""
+
+
+class NotEmpty(Exception):
+    """The directory holds something else than what this restore began; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What the restore is: of which cluster, for whom, how far. kind: node, cluster or past. done: nothing is missing
+    any more but the operator's word, or, for the past, for good.
+    """
+
+    kind: str
+    source: str
+    cluster_id: str
+    segment_bytes: int
+    node_id: str = ""
+    incarnation: str = ""
+    until: str = ""
+    boot: str = ""
+    done: bool = False
+
+
+class RestoringDisk(RealDisk):
+    """Reserves segments without writing zeros first: what fills them is written once, and reads the same."""
+
+    def preallocate(self, name: str, size: int, *, zeros: bool = True) -> None:
+        super().preallocate(name, size, zeros=False)
+
+
+class Filling:
+    """An open directory with its log. `wrote`: payload and header bytes appended by this run."""
+
+    def __init__(self, root: Path, disk: RestoringDisk, marker: Marker, log: Log, *, resumed: bool) -> None:
+        self.root = root
+        self.disk = disk
+        self.marker = marker
+        self.log = log
+        self.resumed = resumed
+        self._unsynced = 0
+        for name in disk.list(_SPOOL):
+            disk.remove(f"{_SPOOL}/{name}")
+
+    @classmethod
+    def begin(cls, root: Path, wanted: Marker) -> "Filling":
+        """Make the directory ready, or go on with what an earlier run began there.
+
+        Raises NotEmpty, StorageError (LogLocked when another process works on it).
+        """
+        disk = RestoringDisk(root)
+        try:
+            disk.lock("lock")
+            found = read_marker(disk)
+            if found is not None and not _same(found, wanted):
+                raise NotEmpty(f"{root} holds another restore ({_told(found)}): give an empty directory")
+            if found is None and (there := [entry.name for entry in root.iterdir() if entry.name != "lock"]):
+                raise NotEmpty(f"{root} is not empty ({', '.join(sorted(there)[:3])} …): give an empty directory")
+            marker = found or replace(wanted, incarnation=secrets.token_hex(8), boot=_boot())
+            if found is None:
+                _write(disk, marker)
+            if marker.kind != PAST and not disk.exists("node.json"):
+                write_identity(disk, NodeIdentity(marker.cluster_id, marker.node_id, marker.incarnation))
+            rebooted = marker.boot != _boot()
+            identity = LogIdentity(marker.cluster_id, marker.segment_bytes)
+            log, report = Log.open(disk, identity, host_rebooted=rebooted, spares=0)
+            for name in (*report.saved, *log.cut_torn_tail()):
+                disk.remove(name)  # a half-written copy of what the tier holds whole
+            return cls(root, disk, marker, log, resumed=found is not None)
+        except BaseException:  # whatever ends it, the lock is let go; it is raised again
+            disk.close()
+            raise
+
+    @property
+    def end(self) -> LogPoint:
+        return self.log.end
+
+    def take(self, record: CutRecord) -> None:
+        """Append one record, and sync from time to time. Raises LogContradiction, StorageFull, SegmentPoisoned."""
+        self.log.append(record.header, record.chain, record.payload, record.head)
+        self._unsynced += record.header.size
+        if record.header.size > SPOOLED:
+            self.sweep()
+        elif self._unsynced >= _SYNC_BYTES:
+            self.sync()
+
+    def sync(self) -> None:
+        self.log.sync()
+        self._unsynced = 0
+
+    def spool(self, sequence: int) -> "FileSpool":
+        """A file for one large record."""
+        self.disk.make_directory(_SPOOL)
+        return FileSpool(self.disk.open(f"{_SPOOL}/restore-{sequence}", create=True))
+
+    def sweep(self) -> None:
+        """Large records that lie in the log now need their files no more."""
+        self.sync()
+        for name in self.disk.list(_SPOOL):
+            self.disk.remove(f"{_SPOOL}/{name}")
+
+    def settled(self, floor: LogPoint | None) -> None:
+        """The log is whole. floor: what counts as committed from now on."""
+        self.sync()
+        if floor is not None:
+            promise = PromiseFile(self.disk)
+            try:
+                promise.store(floor=floor)
+            finally:
+                promise.close()
+
+    def mark_done(self) -> None:
+        self.marker = replace(self.marker, done=True)
+        _write(self.disk, self.marker)
+
+    def release(self) -> None:
+        """A node may have the directory now."""
+        self.disk.remove(RESTORE_FILE)
+
+    def forget(self) -> None:
+        """Nothing was restored: the directory is empty again, but for the lock. After `close`."""
+        shutil.rmtree(self.root)
+        self.root.mkdir()
+
+    def close(self) -> None:
+        self.log.close()
+
+
+class FileSpool:
+    """Payload of one large record, in a file."""
+
+    def __init__(self, file: DiskFile) -> None:
+        self._file = file
+        self._file.truncate(0)
+        self._size = 0
+
+    def write(self, data: memoryview) -> None:
+        self._file.pwrite([data], self._size)
+        self._size += len(data)
+
+    def payload(self) -> Payload:
+        return _Spooled(self._file, self._size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spooled:
+    file: DiskFile
+    size: int
+
+    def parts(self) -> Iterator[memoryview]:
+        for at in range(0, self.size, _PIECE):
+            yield memoryview(self.file.pread(min(_PIECE, self.size - at), at))
+
+
+def read_marker(disk: RealDisk) -> Marker | None:
+    """What a directory says of an unfinished restore. Raises FormatError."""
+    if not disk.exists(RESTORE_FILE):
+        return None
+    try:
+        return Marker(**json.loads(disk.read(RESTORE_FILE)))
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"{RESTORE_FILE} cannot be read: {error}; give an empty directory") from error
+
+
+def _write(disk: RealDisk, marker: Marker) -> None:
+    disk.write_atomically(RESTORE_FILE, json.dumps(asdict(marker), indent=1).encode() + b"\n")
+
+
+def _same(found: Marker, wanted: Marker) -> bool:
+    return replace(found, incarnation="", boot="", done=False) == replace(wanted, incarnation="", boot="", done=False)
+
+
+def _told(marker: Marker) -> str:
+    until = f", until {marker.until}" if marker.until else ""
+    return f"{marker.kind} {marker.node_id} of cluster {marker.cluster_id} from {marker.source}{until}"
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,49 @@
+"""Whole records as they lie in a segment, taken apart or cut to pages while they pass."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from storage.reader import Payload
+
+PAGE: Final = 4096
+PIECE: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class InnerPayload:
+    """The payload inside the raw bytes of a whole record."""
+
+    source: Payload
+    offset: int
+    size: int
+
+    def parts(self) -> Iterator[memoryview]:
+        left = self.size
+        for part in after(self.source, self.offset):
+            yield part[:left]
+            left -= min(left, len(part))
+            if not left:
+                return
+
+
+def in_pages(source: Payload) -> Iterator[bytes]:
+    """The bytes of a whole record in pieces of whole pages."""
+    held = bytearray()
+    for part in source.parts():
+        held += part
+        if len(held) >= PIECE:
+            whole = len(held) // PAGE * PAGE
+            yield bytes(held[:whole])
+            del held[:whole]
+    if held:
+        yield bytes(held)
+
+
+def after(source: Payload, offset: int) -> Iterator[memoryview]:
+    """Yield the bytes of `source` from `offset` on."""
+    for part in source.parts():
+        skipped = min(offset, len(part))
+        offset -= skipped
+        if skipped < len(part):
+            yield part[skipped:]

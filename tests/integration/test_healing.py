@@ -1,0 +1,98 @@
+"""Damage that nobody has met yet: found by the scrub, mended from a peer or from the tier."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perenne.config import TierConfig
+from perenne.config_tier import blocking_store
+from perenne.local.cluster import LocalCluster, LocalNode
+from storage.digest import part10_meta_length
+from tests.integration import rig
+from tests.integration.rig import damaged, rot, running_cluster, store
+from tests.integration.test_damage import big, get, kill, other
+
+SCRUB = "[scrub]\nlight_every_ms = 1000\ndeep_every_ms = 1000\nper_second_bytes = 0\n"
+NEVER = "[scrub]\nlight_every_ms = 0\ndeep_every_ms = 0\n"
+
+
+@pytest.fixture
+def san(tmp_path: Path) -> Path:
+    mount = tmp_path / "san"
+    mount.mkdir()
+    blocking_store(TierConfig(kind="directory", directory=mount), {}).prepare()
+    return mount
+
+
+def tier(mount: Path) -> str:
+    return f'[tier]\nkind = "directory"\ndirectory = "{mount}"\n'
+
+
+def scrub(node: LocalNode) -> dict[str, Any]:
+    facts: dict[str, Any] = node.status()["scrub"]
+    return facts
+
+
+def metric(node: LocalNode, name: str) -> float:
+    lines = node.get("/metrics")[1].decode().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+
+def test_the_scrub_finds_what_nobody_reads_and_the_other_node_mends_it(tmp_path: Path) -> None:
+    with running_cluster(tmp_path / "c", nodes=2, extra=SCRUB) as cluster:
+        first = rig.leader(cluster)
+        second = other(cluster, first)
+        sent = [big(number) for number in range(1, 80)]  # more than one segment
+        assert {status for status, _ in store(first, *sent)} == {0}
+        cluster.wait_for(lambda: all(rig.instances(node) == 79 for node in cluster.nodes), "both have indexed them")
+        rot(first, sent[2][1])
+        rot(second, sent[60][1])
+        for node in (first, second):
+            cluster.wait_for(lambda node=node: scrub(node)["repaired"] == 1, "found and mended")  # type: ignore[misc]
+            log = (node.directory / "node.log").read_text()
+            assert "the scrub found damaged records" in log
+            assert "a damaged record was repaired" in log
+            assert damaged(node) == 0
+            assert scrub(node)["damaged"] == 1 and not scrub(node)["differs"] and not scrub(node)["faults"]
+            assert metric(node, "perenne_repaired_total") == 1
+            assert metric(node, 'perenne_verified_age_seconds{depth="deep"}') >= 0
+            saved = list((node.data_dir / "lost+found").glob("*-damaged.bin"))
+            assert len(saved) == 1 and b"rotten" in saved[0].read_bytes()
+        held = {node.id: rig.extracted(node) for node in cluster.nodes}
+        assert all(held[node.id][uid] == data for node in cluster.nodes for uid, data in sent)
+
+
+def altered(mount: Path, data: bytes) -> None:
+    """Change an instance in the bucket."""
+    for path in (mount / "log").rglob("*.tar"):
+        at = path.read_bytes().find(data[-40_000:])
+        if at > 0:
+            path.chmod(0o644)
+            with path.open("r+b") as file:
+                file.seek(at + 7)
+                file.write(b"altered")
+
+
+def whole(cluster: LocalCluster) -> bool:
+    return bool(rig.leader(cluster).status()["tier"]["behind"] == 0)
+
+
+def test_a_read_is_answered_from_the_tier_when_the_disk_is_bad_and_the_peer_is_gone(tmp_path: Path, san: Path) -> None:
+    with running_cluster(tmp_path / "c", nodes=2, extra=NEVER + tier(san)) as cluster:
+        first, sent = rig.leader(cluster), [big(1), big(2), big(3)]
+        assert {status for status, _ in store(first, *sent)} == {0}
+        cluster.wait_for(lambda: whole(cluster), "the bucket has followed")
+        kill(other(cluster, first))
+        cluster.wait_for(lambda: "tier" in first.status()["in_sync"], "the tier takes its place")
+        for uid, data in sent[:2]:
+            assert get(first, uid) == data
+            rot(first, data)
+        altered(san, sent[1][1])
+        assert get(first, sent[0][0]) == sent[0][1], "answered by the first request"
+        status, content = first.get(f"/instances/{sent[1][0]}", timeout=15)
+        assert status == 503, content[part10_meta_length(content) :][:100]
+        assert damaged(first) == 1
+        log = (first.directory / "node.log").read_text()
+        assert '"from": "tier"' in log
+        assert rig.extracted(first)[sent[0][0]] == sent[0][1]

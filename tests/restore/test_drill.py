@@ -1,0 +1,94 @@
+"""`perenne drill`: what it restores it proves, it leaves nothing behind, and the node tells how the last one went."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from typer.testing import CliRunner
+
+from monitoring.drill import DrillMetrics
+from perenne.cli.commands import app
+from replication.tier.keys import Run
+from storage.disk import RealDisk
+from storage.log import Log
+from tests.restore.archive import IDENTITY, Archive, groups, put
+from tests.tier.rig import directory_reached
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A node's directory with its configuration, and a tier with 132 records."""
+    archive = Archive.begin(tmp_path / "data", IDENTITY)
+    archive.epoch(1)
+    archive.instances(70)
+    archive.epoch(4)
+    archive.instances(60)
+    asyncio.run(put(directory_reached(tmp_path / "san").store, archive.log, groups(archive.log, 20)))
+    archive.sealed()
+    (tmp_path / "node.toml").write_text(
+        f'[node]\nid = "n1"\ndata_dir = "{tmp_path}/data"\n[cluster]\nsegment_bytes = {IDENTITY.segment_bytes}\n'
+        f'[tier]\nkind = "directory"\ndirectory = "{tmp_path}/san"\n'
+    )
+    return tmp_path
+
+
+def drill(place: Path, *more: str) -> tuple[int, dict[str, object]]:
+    done = CliRunner().invoke(app, ["drill", "--config", str(place / "node.toml"), "--json", *more])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    facts: dict[str, object] = json.loads(done.stdout) if done.stdout.startswith("{") else {"cause": done.output}
+    assert not list(place.glob("perenne-drill-*")), "nothing is left behind"
+    return done.exit_code, facts
+
+
+def metrics(place: Path) -> dict[str, float]:
+    registry = CollectorRegistry()
+    registry.register(DrillMetrics(place / "data" / "drill.json"))
+    lines = generate_latest(registry).decode().splitlines()
+    return {line.split()[0]: float(line.split()[1]) for line in lines if not line.startswith("#")}
+
+
+def runs(place: Path) -> list[Run]:
+    log, _ = Log.open(RealDisk(place / "data"), IDENTITY, host_rebooted=False, spares=0)
+    names = [Run(log.epochs()[0].epoch, 21, 40, log.point_at(40).chain[:8])]  # type: ignore[union-attr]  # it is there
+    log.close()
+    return names
+
+
+@pytest.mark.parametrize("choice", [("--newest", "3"), ("--sample", "5"), ("--all",)])
+def test_a_drill_passes_and_is_noted(place: Path, choice: tuple[str, ...]) -> None:
+    assert metrics(place)["perenne_drill_last_success_timestamp_seconds"] == 0
+    code, facts = drill(place, *choice)
+    assert (code, facts["passed"], facts["wrong"]) == (0, True, []), facts
+    assert facts["of_records"] == 132
+    assert facts["records"] == {"--newest": 41, "--all": 132}.get(choice[0], facts["records"])
+    found = metrics(place)
+    assert found["perenne_drill_passed"] == 1
+    assert found["perenne_drill_last_success_timestamp_seconds"] > 1_700_000_000
+    assert found["perenne_drill_bytes"] == facts["bytes"]
+
+
+@pytest.mark.parametrize("choice", [("--sample", "132"), ("--all",)])
+def test_a_drill_fails_on_what_a_restore_would_lack(place: Path, choice: tuple[str, ...]) -> None:
+    assert drill(place, *choice)[0] == 0
+    before = metrics(place)
+    (run,) = runs(place)
+    path = place / "san" / run.key
+    data = bytearray(path.read_bytes())
+    data[30_000] ^= 1
+    path.write_bytes(data)
+    code, facts = drill(place, *choice)
+    assert code == 1 and run.key in str(facts["wrong"]), facts
+    path.unlink()
+    code, facts = drill(place, *choice)
+    assert code == 1 and facts["missing"] == [{"first": 21, "last": 40, "why": []}]
+    after = metrics(place)
+    name = "perenne_drill_last_success_timestamp_seconds"
+    assert after["perenne_drill_passed"] == 0 and after[name] == before[name]
+
+
+def test_a_drill_is_refused_without_a_clear_wish(place: Path) -> None:
+    assert drill(place, "--newest", "3", "--all")[0] == 2
+    (place / "node.toml").write_text('[node]\nid = "n1"\n')
+    assert drill(place, "--all")[0] == 2

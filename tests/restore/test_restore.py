@@ -1,0 +1,236 @@
+"""From a tier back to a data directory: byte for byte, judged by cmp and by plain tar."""
+
+import asyncio
+import subprocess
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from replication.restore.engine import Until
+from replication.restore.filling import Filling, NotEmpty
+from replication.tier.keys import Run
+from replication.tier.port import ObjectStore
+from storage.disk import RealDisk
+from storage.errors import FormatError
+from storage.metadata import read_identity
+from storage.walk import Fault, Walk
+from tests.restore.archive import (
+    STUDY,
+    Archive,
+    groups,
+    instance,
+    marker,
+    put,
+    reopened,
+    restored,
+    segments,
+    uid,
+)
+from tests.tier.rig import Reached, directory_reached
+
+INSTANCES = 2_000
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs, 2,000 small instances and one that fills a segment of its own."""
+    root = tmp_path_factory.mktemp("archive") / "data"
+    made = Archive.begin(root)
+    made.epoch(1)
+    made.instances(INSTANCES // 2)
+    made.epoch(4)
+    made.instances(INSTANCES // 2 - 1)
+    made.instances(1, size=5_000_000)
+    made.sealed()
+    return root
+
+
+@pytest.fixture
+def tier(tmp_path: Path) -> Reached:
+    return directory_reached(tmp_path / "san")
+
+
+def upload(store: ObjectStore, root: Path, size: int = 150) -> list[Run]:
+    log = reopened(root)
+    runs = asyncio.run(put(store, log, groups(log, size)))
+    log.close()
+    return runs
+
+
+def test_two_thousand_instances_come_back_byte_for_byte(archive: Path, tier: Reached, tmp_path: Path) -> None:
+    upload(tier.store, archive)
+    report = restored(tier.store, tmp_path / "data")
+    assert report.complete and report.records == INSTANCES + 2
+    assert segments(tmp_path / "data") == segments(archive)
+    walk = Walk(tmp_path / "data", verify=True)
+    assert not [found for path in walk.segments() for found in walk.segment(path) if isinstance(found, Fault)]
+
+    out = tmp_path / "out"
+    out.mkdir()
+    for segment in sorted((tmp_path / "data" / "log").glob("*.tar")):
+        done = subprocess.run(["tar", "xf", str(segment)], cwd=out, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+    found = {path.stem: path.read_bytes() for path in out.rglob("*.dcm")}
+    assert len(found) == INSTANCES
+    assert found[uid(7)] == instance(7, 600)
+
+
+# Less: 130 records are enough for whatever goes wrong
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records 1 to 71 of epoch 1, 72 to 132 of epoch 4."""
+    root = tmp_path_factory.mktemp("small") / "data"
+    made = Archive.begin(root)
+    made.epoch(1)
+    made.instances(70)
+    made.epoch(4)
+    made.instances(60)
+    made.sealed()
+    return root
+
+
+def gone(tier: Reached, run: Run) -> None:
+    asyncio.run(tier.store.delete(run.key))
+
+
+def test_a_lost_object_is_named_and_the_rest_is_kept(small: Path, tier: Reached, tmp_path: Path) -> None:
+    runs = upload(tier.store, small, 20)
+    lost = next(run for run in runs if run.first == 41)
+    gone(tier, lost)
+    report = restored(tier.store, tmp_path / "data")
+    assert not report.complete
+    assert [(hole.first, hole.last) for hole in report.holes] == [(41, 60)]
+    assert report.end.sequence == 40
+    beyond = [run for run in runs if run.first > 41]
+    assert [kept.run for kept in report.kept] == beyond
+    for kept in report.kept:
+        saved = (tmp_path / "data" / kept.saved).read_bytes()
+        assert saved == asyncio.run(tier.store.get(kept.run.key))
+        assert len(kept.records) == kept.run.last - kept.run.first + 1
+    assert (61, f"{STUDY}/{STUDY}.0/{uid(61)}.dcm") in report.aside_names()
+    assert "MISSING: records 41 to 60" in report.text()
+
+
+def test_an_altered_object_gives_what_is_whole_and_names_what_is_not(
+    small: Path, tier: Reached, tmp_path: Path
+) -> None:
+    runs = upload(tier.store, small, 20)
+    altered = next(run for run in runs if run.first == 21)
+    path = tmp_path / "san" / altered.key
+    data = bytearray(path.read_bytes())
+    at = data.index(instance(33, 600))
+    data[at + 100] ^= 1
+    path.write_bytes(data)
+    report = restored(tier.store, tmp_path / "data")
+    assert report.end.sequence == 32
+    assert [(hole.first, hole.last) for hole in report.holes] == [(33, 40)]
+    assert "payload does not match its digest" in report.holes[0].why[0] and uid(33) in report.holes[0].why[0]
+    assert [number for number, _ in report.missing_names()] == list(range(33, 41))
+    assert report.kept[0].saved.endswith("-damaged.bin")
+    assert (tmp_path / "data" / report.kept[0].saved).read_bytes() == data[: -512 - 1024 - (-len(body_of(data)) % 512)]
+
+
+def body_of(file: bytes | bytearray) -> bytes:
+    """The object in a file of a directory tier: what stands before the end of tar and the seal (docs/tier.md)."""
+    return bytes(file[: -512 - 1024])
+
+
+def test_another_object_serves_for_a_damaged_one(small: Path, tier: Reached, tmp_path: Path) -> None:
+    upload(tier.store, small, 20)
+    log = reopened(small)
+    wide, also = asyncio.run(put(tier.store, log, [(1, 71), (15, 50)]))
+    log.close()
+    tier.alter(wide.key)
+    report = restored(tier.store, tmp_path / "data")
+    assert report.complete and segments(tmp_path / "data") == segments(small)
+    assert [*report.damaged] == [wide]
+    assert report.spare == 1, "the group that lies inside of the object that served"
+    assert also not in report.orphans
+
+
+def test_a_dead_branch_does_not_surface(small: Path, tier: Reached, tmp_path: Path) -> None:
+    upload(tier.store, small, 20)
+    dead = Archive.begin(tmp_path / "dead")
+    dead.epoch(1)
+    dead.instances(60)
+    dead.epoch(2)
+    dead.instances(40)
+    (orphan,) = asyncio.run(put(tier.store, dead.log, [(62, 102)]))
+    dead.sealed()
+    report = restored(tier.store, tmp_path / "data")
+    assert report.complete and segments(tmp_path / "data") == segments(small)
+    assert report.orphans == (orphan,)
+
+
+def test_an_object_that_vanishes_between_list_and_get_is_replaced(small: Path, tier: Reached, tmp_path: Path) -> None:
+    """The uploader puts the sealed segment in the place of the small objects while they are being read."""
+    runs = upload(tier.store, small, 10)
+    log = reopened(small)
+
+    class Replacing:
+        """The tier, in which the first read of an object finds it replaced."""
+
+        replaced = False
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(tier.store, name)
+
+        async def get_range(self, key: str, offset: int, size: int) -> bytes:
+            if key == runs[2].key and not self.replaced:
+                self.replaced = True
+                await put(tier.store, log, [(1, 71)])
+                for run in runs[:7]:
+                    await tier.store.delete(run.key)
+            return await tier.store.get_range(key, offset, size)
+
+    report = restored(cast(ObjectStore, Replacing()), tmp_path / "data")
+    log.close()
+    assert report.complete and segments(tmp_path / "data") == segments(small)
+
+
+def test_the_past_ends_at_a_position_or_before_a_time(small: Path, tier: Reached, tmp_path: Path) -> None:
+    runs = upload(tier.store, small, 20)
+    gone(tier, runs[-1])
+    report = restored(tier.store, tmp_path / "position", Until(sequence=50), kind="past")
+    assert (
+        report.complete and report.end.sequence == 50 and report.stopped_at == "record 50 is the last that was wanted"
+    )
+    report = restored(tier.store, tmp_path / "time", Until(time_us=1_700_000_000_000_000 + 30_500_000), kind="past")
+    assert report.complete and report.end.sequence == 30
+    found = list(Walk(tmp_path / "time", verify=True).segment(tmp_path / "time" / "log" / "000000000001.tar"))
+    assert len(found) == 30 and not [one for one in found if isinstance(one, Fault)]
+
+
+def test_no_node_takes_a_directory_that_is_not_finished(small: Path, tier: Reached, tmp_path: Path) -> None:
+    upload(tier.store, small, 50)
+    restored(tier.store, tmp_path / "data")
+    with pytest.raises(FormatError, match="restore"):
+        read_identity(RealDisk(tmp_path / "data"))
+
+
+def test_a_directory_with_something_in_it_is_refused(small: Path, tier: Reached, tmp_path: Path) -> None:
+    upload(tier.store, small, 50)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(NotEmpty, match=r"holiday\.jpg"):
+        restored(tier.store, tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data").iterdir() if path.name != "lock"] == ["holiday.jpg"]
+    restored(tier.store, tmp_path / "other")
+    with pytest.raises(NotEmpty, match="another restore"):
+        Filling.begin(tmp_path / "other", marker(source="elsewhere"))
+
+
+def test_a_restore_goes_on_where_it_was_interrupted(small: Path, tier: Reached, tmp_path: Path) -> None:
+    runs = upload(tier.store, small, 20)
+    gone(tier, runs[4])
+    first = restored(tier.store, tmp_path / "data")
+    assert first.end.sequence == 71
+    log = reopened(small)
+    asyncio.run(put(tier.store, log, [(72, 91)]))
+    log.close()
+    report = restored(tier.store, tmp_path / "data")
+    assert report.complete and report.resumed and report.records == 132 - 71
+    assert segments(tmp_path / "data") == segments(small)

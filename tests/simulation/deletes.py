@@ -1,0 +1,82 @@
+"""What was stored and deleted when, as senders and operators know it, and what follows for every reader (invariant 11).
+
+A deed may have taken effect at any time between its beginning and its end; one that was never answered, at any time
+from its beginning on. So: an instance is owed when a store of it was acknowledged and no delete of it can have come
+after; it is gone when a delete was acknowledged and no store of it can have come after.
+"""
+
+from dataclasses import dataclass, field
+
+from storage.deletion import Covered, Tombstone
+from storage.digest import digests_of
+from storage.position import RecordKind
+
+STUDY, SERIES = "1.2.3", "1.2.3.4"
+
+
+@dataclass
+class Deed:
+    """end_us: when it was answered. done: with Success."""
+
+    start_us: int
+    end_us: int | None = None
+    done: bool = False
+
+
+@dataclass
+class Fate:
+    """Everything that was ever wanted of one data set under one UID."""
+
+    stores: list[Deed] = field(default_factory=list[Deed])
+    deletes: list[Deed] = field(default_factory=list[Deed])
+
+    def owed(self, by_us: int) -> bool:
+        """Whether it must be there for whoever began to read at `by_us`."""
+        return any(
+            store.done and store.end_us is not None and store.end_us <= by_us and not _may_follow(self.deletes, store)
+            for store in self.stores
+        )
+
+    def gone(self, by_us: int) -> bool:
+        """Whether it must not be there any more."""
+        return any(
+            delete.done
+            and delete.end_us is not None
+            and delete.end_us <= by_us
+            and not _may_follow(self.stores, delete)
+            for delete in self.deletes
+        )
+
+
+def _may_follow(deeds: list[Deed], deed: Deed) -> bool:
+    """Whether one of the deeds may have taken effect after this one."""
+    return any(other.end_us is None or other.end_us >= deed.start_us for other in deeds)
+
+
+@dataclass
+class Fates:
+    """By UID and data set."""
+
+    known: dict[str, dict[bytes, Fate]] = field(default_factory=dict[str, dict[bytes, Fate]])
+
+    def of(self, uid: str, dataset: bytes) -> Fate:
+        return self.known.setdefault(uid, {}).setdefault(dataset, Fate())
+
+    def owed(self, uid: str, by_us: int) -> bool:
+        """Whether anything must be there under this UID."""
+        return any(fate.owed(by_us) for fate in self.known.get(uid, {}).values())
+
+    def gone(self, uid: str, by_us: int) -> bool:
+        """Whether nothing may be there under this UID any more."""
+        fates = [fate for fate in self.known.get(uid, {}).values() if fate.stores]
+        return bool(fates) and all(fate.gone(by_us) for fate in fates)
+
+    @property
+    def deletes(self) -> int:
+        """How many were acknowledged."""
+        return sum(delete.done for fates in self.known.values() for fate in fates.values() for delete in fate.deletes)
+
+
+def tombstone_of(uid: str, dataset: bytes, request: str) -> Tombstone:
+    digest = digests_of(RecordKind.INSTANCE, [dataset]).dataset
+    return Tombstone((Covered(STUDY, SERIES, uid, digest),), "a test", "simulated", "", 0, request)
