@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from storage.errors import FormatError, RecordCorrupt
+from storage.evicted import Stub, decode_stub
 from storage.table import (
     ENTRIES_OFFSET,
     ENTRY_BYTES,
@@ -17,6 +18,7 @@ from storage.table import (
     GroupMark,
     SegmentHeader,
     capacity,
+    data_offset,
     decode_mark,
     decode_segment_header,
 )
@@ -113,6 +115,8 @@ class Snapshot:
     why: str
     marks: tuple[bytes, bytes]
     table: bytes
+    stub: Stub | None = None
+    """What an evicted segment was; None where the records are here."""
 
     @property
     def used(self) -> int:
@@ -139,4 +143,5 @@ def snapshot(file: SegmentFile, segment_bytes: int | None) -> Snapshot:
         why = str(error)
     size = header.segment_bytes if header is not None else segment_bytes
     table = file.read(ENTRIES_OFFSET, capacity(size) * ENTRY_BYTES) if size is not None else b""
-    return Snapshot(header, why, marks, table)
+    stub = decode_stub(b"".join(marks), data_offset(size)) if size is not None else None
+    return Snapshot(header, why, marks, table, stub)

@@ -14,6 +14,7 @@ from typing import Final
 
 from storage.digest import PayloadHasher
 from storage.errors import RecordCorrupt
+from storage.evicted import Stub
 from storage.metadata import PROMISE_FILE, Promise, newest_promise
 from storage.position import GENESIS, RecordHeader, chain_after
 from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
@@ -221,6 +222,9 @@ class _Segment:
             yield Fault(path, first, f"its header says that it begins with record {facts.header.first}")
         elif walk.chain is not None and facts.header.chain_before != walk.chain:
             yield Fault(path, first, "does not follow from the segment before it: the chains differ")
+        if facts.stub is not None and self._following is not None:
+            yield from self._evicted(facts.stub)
+            return
         chain = facts.header.chain_before if facts.header is not None else walk.chain
         if self._following is not None and facts.armed:
             yield Fault(path, None, "is not the newest, and its group marks are not empty")
@@ -228,6 +232,19 @@ class _Segment:
             yield Fault(path, None, "its group marks are damaged")
         assert size is not None
         yield from self._records(data_offset(size), chain)
+
+    def _evicted(self, stub: Stub) -> Iterator[Fault]:
+        """Its records are in the tier; what is left of them here are their entries, which the next segment proves."""
+        last = stub.last.sequence
+        for sequence in range(self._first, last + 1):
+            entry = decode_entry(self._slot(sequence), sequence, self._first)
+            if entry is None or (sequence == last and entry.point != stub.last):
+                yield Fault(self._path, sequence, "its table entry is missing or damaged, and its segment is evicted")
+        if stub.first != self._first or last + 1 != self._following:
+            yield Fault(self._path, None, f"says that it was records {stub.first} to {last} before it was evicted")
+        text = f"records {self._first} to {last} are evicted: the tier holds them"
+        yield Fault(self._path, self._first, text, note=True)
+        self._walk.reached(last, stub.last.chain)
 
     def _records(self, begin: int, chain: bytes | None) -> Iterator[Found | Fault]:
         sequence, offset, known = self._first, begin, True

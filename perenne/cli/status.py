@@ -76,7 +76,18 @@ def show(found: list[str], access: NodeAccess, *, as_json: bool) -> int:
     console.print(table)
     if leader is not None and leader.get("tier"):
         console.print(_tier(leader["tier"]))
+    for n in nodes:
+        if (held := n.get("capacity")) and held["tier_only_segments"]:
+            console.print(_evicted(n["node"], held))
     return code
+
+
+def _evicted(node: str, held: dict[str, Any]) -> str:
+    """One line about a node that reads a part of its log from the tier."""
+    gib = held["tier_only_bytes"] / 2**30
+    return (
+        f"{node}: {held['local_segments']} segments here, {held['tier_only_segments']} ({gib:.1f} GiB) in the tier only"
+    )
 
 
 def _tier(tier: dict[str, Any]) -> str:

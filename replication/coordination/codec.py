@@ -190,6 +190,7 @@ def encode_live(live: LiveNode) -> bytes:
             "ae_title": live.ae_title,
             "version": live.version,
             "end": point_facts(live.end),
+            "evicts": live.evicts,
         }
     )
 
@@ -207,6 +208,7 @@ def decode_live(data: bytes) -> LiveNode:
             str(f["ae_title"]),
             str(f["version"]),
             facts_point(f["end"]),
+            bool(f.get("evicts", False)),
         ),
     )
 
