@@ -28,6 +28,9 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
     packing: Mapping[str, Any] = tier.get("packing") or {}
     if spoiled := packing.get("spoiled"):
         reasons.append(f"{spoiled} segments have another content under their name in the tier (docs/tier.md)")
+    capacity: Mapping[str, Any] = facts.get("capacity") or {}
+    if why := capacity.get("why_not"):
+        reasons.append(f"too little room, and nothing is evicted: {why}")
     if damaged := facts["disk"]["damaged_records"]:
         reasons.append(f"{damaged} damaged records")
     scrub: Mapping[str, Any] = facts.get("scrub") or {}

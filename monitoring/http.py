@@ -16,8 +16,10 @@ from starlette.routing import Route
 
 from monitoring.bearer import Bearer
 from monitoring.connections import Connection, Gate, Patience, connections
+from monitoring.listing import BadQuery, selection
 from monitoring.metrics import CONTENT_TYPE
 from replication.api import InstanceAbsent, InstanceBytes, InstanceDeleted, InstanceUnavailable
+from storage.index import Selection
 
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
@@ -47,6 +49,10 @@ class Watched(Protocol):
         """Raises InstanceAbsent, InstanceDeleted, InstanceUnavailable."""
         ...
 
+    async def list_instances(self, where: Selection) -> dict[str, object]:
+        """A page of what is indexed here, as `monitoring.listing.page` makes it."""
+        ...
+
 
 def application(node: Watched) -> Starlette:
     """Every route answers GET and HEAD."""
@@ -64,6 +70,12 @@ def application(node: Watched) -> Starlette:
     async def status(_: Request) -> Response:
         return JSONResponse(await node.status())
 
+    async def instances(request: Request) -> Response:
+        try:
+            return JSONResponse(await node.list_instances(selection(request.query_params)))
+        except BadQuery as error:
+            return PlainTextResponse(f"{error}\n", status_code=400)
+
     async def standing(_: Request) -> Response:
         return JSONResponse(await node.standing())
 
@@ -76,6 +88,7 @@ def application(node: Watched) -> Starlette:
         Route("/readyz", health(node.why_not_ready)),
         Route("/leader", health(lambda: None if node.is_leader() else "this node does not lead")),
         Route("/status", status),
+        Route("/instances", instances),
         Route("/standing", standing),
         Route("/instances/{uid}", instance),
     ]

@@ -120,6 +120,7 @@ class _Snapshot:
         yield from _counters(s)
         yield from _lags(s)
         yield from _tier(s)
+        yield from _capacity(s)
         yield from _scrub(s)
 
 
@@ -199,6 +200,23 @@ def _tier(s: ReplicatorStatistics) -> Iterator[Metric]:
     yield CounterMetricFamily("perenne_tier_packed_segments", "Segments made one object by this leader", value=segments)
     yield CounterMetricFamily("perenne_tier_replaced_objects", "Small objects deleted by this leader", value=replaced)
     yield CounterMetricFamily("perenne_tier_put_bytes", "Payload bytes of the records in them", value=put_bytes)
+
+
+def _capacity(s: ReplicatorStatistics) -> Iterator[Metric]:
+    """`both` is a part of `local`, and 0 where it is not known."""
+    held = s.capacity
+    segments = GaugeMetricFamily("perenne_segments", "Log segments, by where they lie", labels=["place"])
+    sizes = GaugeMetricFamily("perenne_segment_bytes", "Bytes of them, as whole files", labels=["place"])
+    places = (
+        ("local", held.local_segments, held.local_bytes),
+        ("tier_only", held.tier_only_segments, held.tier_only_bytes),
+        ("both", held.both_segments or 0, held.both_bytes or 0),
+    )
+    for place, count, size in places:
+        segments.add_metric([place], count)
+        sizes.add_metric([place], size)
+    yield segments
+    yield sizes
 
 
 def _scrub(s: ReplicatorStatistics) -> Iterator[Metric]:

@@ -190,6 +190,15 @@ class StorageConfig:
     staging_pool_bytes: int = 256 * MEBIBYTE
     """Memory kept for instances while they are received."""
 
+    evict_below_free_bytes: int = 0
+    """With less free space, sealed segments that the tier holds are evicted, oldest first (docs/tier.md). 0: never."""
+
+    evict_tier_alone: bool = False
+    """Evict although no other node keeps everything: the tier is alone with it then, and must be redundant itself."""
+
+    evict_cache_bytes: int = 64 * MEBIBYTE
+    """Memory for parts of evicted segments that were read back."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrubConfig:

@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from perenne.config import Config, TierConfig
+from replication.evicting import Eviction
 from replication.tier.directory import DirectoryStore
 from replication.tier.port import BlockingStore, Refused
 from replication.tier.retrying import Patience, RetryingStore
@@ -40,6 +41,29 @@ def tier_findings(config: Config) -> Iterator[_Finding]:
                 )
     if tier.on:
         yield from missing(tier)
+    yield from _eviction(config)
+
+
+def _eviction(config: Config) -> Iterator[_Finding]:
+    storage = config.storage
+    key, below = "storage.evict_below_free_bytes", storage.evict_below_free_bytes
+    if below and not config.uses_tier:
+        yield key, "nothing can be evicted without a tier", "Describe the bucket or directory in [tier], or write 0."
+    if below and below <= storage.reserve_bytes:
+        step = "Use more than storage.reserve_bytes: below that the node refuses stores."
+        yield key, f"{below} bytes come too late: the reserve is {storage.reserve_bytes}", step
+    if below < 0 or storage.evict_cache_bytes < 1 << 20:
+        yield "storage.evict_cache_bytes", "sizes cannot be so small", 'Use at least "1MiB"; "64MiB" is the default.'
+
+
+def eviction(config: Config) -> Eviction:
+    """What the keys of `[storage]` say of it."""
+    storage = config.storage
+    return Eviction(
+        below_free_bytes=storage.evict_below_free_bytes,
+        tier_alone=storage.evict_tier_alone,
+        cache_bytes=storage.evict_cache_bytes,
+    )
 
 
 def missing(tier: TierConfig) -> Iterator[_Finding]:

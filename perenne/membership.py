@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from perenne.config import Config
-from perenne.survey import address_of, fetched
+from perenne.survey import Reach
 from replication.coordination.surgery import Found
 from replication.core.values import TIER_MEMBER, Member, ReplicaId
 
@@ -86,22 +86,22 @@ def running(found: Found, name: str) -> Member | None:
     return live.identity.member if live is not None else None
 
 
-def answers(found: Found, name: str) -> bool:
+def answers(reach: Reach, found: Found, name: str) -> bool:
     """Whether the node runs: what it announced outlives it by a session time-out."""
     live = found.live.get(ReplicaId(name))
-    return live is not None and fetched(f"{address_of(live)}/standing") is not None
+    return live is not None and reach.fetched(live, "/standing") is not None
 
 
-def leader_status(found: Found) -> dict[str, Any]:
+def leader_status(reach: Reach, found: Found) -> dict[str, Any]:
     """What the leader says of itself. Raises NotPossible."""
     live = found.live.get(found.leader.id) if found.leader is not None else None
-    facts = fetched(f"{address_of(live)}/status") if live is not None else None
+    facts = reach.fetched(live, "/status") if live is not None else None
     if facts is None:
         raise NotPossible("nobody leads, or the leader does not answer: see `perenne status`, and mend that first")
     return facts
 
 
-def progress(found: Found, name: str) -> Progress | None:
+def progress(reach: Reach, found: Found, name: str) -> Progress | None:
     """How far a node has come; None while it does not run under an incarnation that may take part."""
     member = running(found, name)
     registration = found.registrations.get(ReplicaId(name))
@@ -109,7 +109,7 @@ def progress(found: Found, name: str) -> Progress | None:
         return None
     held = total = None
     try:
-        facts = leader_status(found)
+        facts = leader_status(reach, found)
         total = int(facts["positions"]["end"])
         lags = {lag["replica"]: int(lag["records"]) for lag in facts["lags"]}
         held = total - lags[name] if name in lags else None
@@ -129,12 +129,12 @@ def check_add(found: Found, name: str) -> None:
         raise NotPossible(f"{name} is registered already: a lost disk is `perenne node replace {name}`")
 
 
-def check_replace(found: Found, name: str) -> Member | None:
+def check_replace(reach: Reach, found: Found, name: str) -> Member | None:
     """The incarnation to be barred; None where the node runs already, and is only to be watched. Raises NotPossible."""
     registration = found.registrations.get(ReplicaId(name))
     if registration is None:
         raise NotPossible(f"no node {name} is registered: {_known(found)}")
-    if answers(found, name):
+    if answers(reach, found, name):
         return None
     old = Member(registration.id, registration.incarnation)
     others = members(found) - {old}
@@ -147,13 +147,13 @@ def check_replace(found: Found, name: str) -> Member | None:
     return None if registration.retired else old
 
 
-def check_retire(found: Found, name: str) -> Member:
+def check_retire(reach: Reach, found: Found, name: str) -> Member:
     """Who is to be retired. Raises NotPossible."""
     registration = found.registrations.get(ReplicaId(name))
     if registration is None:
         raise NotPossible(f"no node {name} is registered: {_known(found)}")
     who = running(found, name) or Member(registration.id, registration.incarnation)
-    facts = leader_status(found)
+    facts = leader_status(reach, found)
     tier: Mapping[str, Any] = facts["tier"] or {}
     left = {m.id for m in members(found) - {who} if m != TIER_MEMBER and m.id in found.live}
     left |= {TIER_MEMBER.id} if tier.get("usable") else set[ReplicaId]()

@@ -13,13 +13,14 @@ from typing import Final
 
 import uvloop
 
+from monitoring import listing
 from monitoring.drill import DrillMetrics
 from monitoring.health import judge
 from monitoring.http import HttpServer
 from monitoring.metrics import Metrics
 from perenne import VERSION, logs
 from perenne.config import Config
-from perenne.config_tier import blocking_store, patient_store
+from perenne.config_tier import blocking_store, eviction, patient_store
 from perenne.config_tls import door, keyrings, token, zookeeper_access
 from perenne.dimse.server import DimseServer
 from perenne.joining import CannotStart, identified
@@ -38,6 +39,7 @@ from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.core import events as ev
 from replication.core.situation import ConflictPolicy, Settings
 from replication.core.values import Identity, Phase, ReplicaId, TierMode
+from replication.evicting import Evictor
 from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
 from replication.reporting import role, statistics
@@ -49,7 +51,7 @@ from replication.watchdog import Watchdog
 from storage.dataset import scan
 from storage.disk import Disk, RealDisk
 from storage.errors import StorageError
-from storage.index import Index
+from storage.index import Index, Selection
 from storage.log import LogIdentity
 from storage.metadata import NodeIdentity
 from storage.staging import StagingArea
@@ -167,6 +169,7 @@ class Node:
             spool=config.node.data_dir / "staging",
             door=door(self._keyrings.peer),
         )
+        self._evictor = Evictor(self.replicator, eviction(config), self._tier)
         self._standing = StandingReport(self.replicator, disk, config.node.data_dir)
         session_s = config.coordination.session_timeout_ms / 1000
         loop = asyncio.get_running_loop()
@@ -208,9 +211,13 @@ class Node:
             await self.dimse.start()
             await self.http.start()
             self.replicator.settings = replace(
-                self.replicator.settings, dicom_port=self.dimse.port, http_port=self.http.port
+                self.replicator.settings,
+                dicom_port=self.dimse.port,
+                http_port=self.http.port,
+                evicts=lambda: self._evictor.evicts,
             )
             await self.replicator.start()
+            self._evictor.start()
         except OSError as error:
             raise CannotStart(f"a port cannot be opened: {error}; see [dimse], [http] and [peer] port") from error
         self._watchdog.start()
@@ -268,6 +275,12 @@ class Node:
     async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
         return await self.replicator.lookups.read(sop_instance_uid)
 
+    async def list_instances(self, where: Selection) -> dict[str, object]:
+        indexed, holes = self.index.applied.sequence, sorted(self.index.holes)
+        found = await asyncio.to_thread(self.index.select, where)
+        committed = self.replicator.core.situation.committed.sequence
+        return listing.page(where, found, indexed=indexed, committed=committed, holes=holes)
+
     def _surveyed(self) -> dict[str, object]:
         """What only the disk knows. lost_and_found is counted anew: an operator may have taken files away."""
         saved = len(self._disk.list("lost+found")) if self._disk.exists("lost+found") else 0
@@ -312,6 +325,7 @@ class Node:
                 for lag in s.lags
             ],
             "tier": asdict(s.tier) if s.tier is not None else None,
+            "capacity": asdict(s.capacity) | self._evictor.report(),
             **surveyed,
             "scrub": asdict(s.scrub),
             "disk": {

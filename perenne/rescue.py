@@ -8,11 +8,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perenne.survey import Answer, addresses, survey
+from perenne.survey import Answer, Reach, survey
 from replication.coordination.port import ClusterRecord
 from replication.coordination.surgery import Found, Surgery
-from replication.core.rebuild import Bucket, rebuilt
-from replication.core.rescue import Approval, Plan, Refused, Standing, Surroundings, after_a_loss
+from replication.core.loss import after_a_loss
+from replication.core.rebuild import rebuilt
+from replication.core.rescue import Approval, Bucket, Plan, Refused, Standing, Surroundings
 from replication.core.values import Phase
 from storage.position import GENESIS
 
@@ -40,10 +41,10 @@ class Seen:
         return said or self.found.cluster
 
 
-def look(surgery: Surgery, urls: Collection[str]) -> Seen:
+def look(reach: Reach, surgery: Surgery, urls: Collection[str]) -> Seen:
     """Ask ZooKeeper, then every node. Raises CoordinationUnavailable, CoordinationCorrupt."""
     found = surgery.look()
-    return Seen(found=found, answers=survey(addresses(found, urls)))
+    return Seen(found=found, answers=survey(reach.addresses(found, urls), reach.nodes))
 
 
 def approval() -> Approval:
@@ -60,13 +61,13 @@ def surroundings(found: Found) -> Surroundings:
     )
 
 
-def plan_failover(seen: Seen, without: Collection[str]) -> Plan | Refused:
+def plan_failover(seen: Seen, without: Collection[str], tier: Bucket | None) -> Plan | Refused:
     if wrong := _mixed(seen):
         return wrong
     if seen.found.state is None:
         return Refused(("ZooKeeper has no cluster state at all: use `perenne coordination rebuild`",))
     state = seen.found.state.state
-    return after_a_loss(state, surroundings(seen.found), seen.nodes, without=without, approval=approval())
+    return after_a_loss(state, surroundings(seen.found), seen.nodes, bucket=tier, without=without, approval=approval())
 
 
 def plan_rebuild(seen: Seen, without: Collection[str], tier: Bucket | None, *, accept_loss: bool) -> Plan | Refused:

@@ -1,5 +1,6 @@
 """Offers what lies in lost+found to the cluster again, through C-STORE like any modality; and moves what was taken."""
 
+import http.client
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Final
 
 from perenne.dimse.sender import AssociationAborted, AssociationRejected, Sender
 from perenne.lostfound import Saved, data_set, set_aside
+from perenne.nodeaccess import NodeAccess
 
 CONTEXTS: Final = 100
 """Presentation contexts asked for in one association; 128 are allowed."""
+ASK_S: Final = 20.0
 CALLING_AE: Final = "PERENNE-LOST"
 
 
@@ -19,6 +22,22 @@ class Outcome:
 
     saved: Saved
     problem: str | None
+
+
+def held_back(address: str, access: NodeAccess, uid: str) -> str | None:
+    """Why an instance is not to be offered again, as a node says: it was deleted, or that is not known now."""
+    connection = access.connection(address, ASK_S)
+    try:
+        connection.request("HEAD", f"/instances/{uid}", headers=access.headers)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return f"{address} cannot say whether it was deleted: {error}"
+    finally:
+        connection.close()
+    if status == http.client.GONE:
+        return "it was deleted on purpose"
+    known = status in (http.client.OK, http.client.NOT_FOUND)
+    return None if known else f"{address} cannot say now whether it was deleted (HTTP {status})"
 
 
 def associations(wanted: Sequence[Saved]) -> Iterator[list[Saved]]:
@@ -67,4 +86,4 @@ async def _one(sender: Sender, data_dir: Path, saved: Saved) -> str | None:
     return None
 
 
-__all__ = ["AssociationAborted", "AssociationRejected", "Outcome", "associations", "resubmit"]
+__all__ = ["AssociationAborted", "AssociationRejected", "Outcome", "associations", "held_back", "resubmit"]

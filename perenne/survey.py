@@ -1,25 +1,23 @@
 """Asks every node that an operator or ZooKeeper names what it holds, and the bucket what it shows."""
 
 import http.client
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
+from perenne.nodeaccess import NodeAccess
+from replication.coordination.access import Access
 from replication.coordination.port import ClusterRecord, CoordinationCorrupt, LiveNode
-from replication.coordination.surgery import Found
-from replication.core.rebuild import Bucket
-from replication.core.rescue import Standing
+from replication.coordination.surgery import Found, Surgery
+from replication.core.rescue import Bucket, Standing
 from replication.standing import read
 from replication.tier.keys import LOG, MARKER, parse_marker, parse_run
 from replication.tier.port import BlockingStore
 from storage.position import LogPosition
 
 TIMEOUT_S: Final = 5.0
-_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,47 +31,53 @@ class Answer:
     problem: str = ""
 
 
-def addresses(found: Found, urls: Iterable[str]) -> list[str]:
-    """Of every node that runs, as it announced itself, and of those that were named besides."""
-    live = [address_of(node) for node in found.live.values()]
-    named = [url.rstrip("/") if "://" in url else f"http://{url}" for url in urls]
-    return list(dict.fromkeys([*named, *live]))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """How a cluster is reached: ZooKeeper with its access, and its nodes with theirs."""
+
+    hosts: str
+    zookeeper: Access = field(default_factory=Access)
+    nodes: NodeAccess = field(default_factory=NodeAccess)
+    scheme: str = "http"
+
+    def surgery(self) -> Surgery:
+        return Surgery(self.hosts, access=self.zookeeper)
+
+    def address_of(self, node: LiveNode) -> str:
+        host = f"[{node.host}]" if ":" in node.host else node.host
+        return f"{self.scheme}://{host}:{node.http_port}"
+
+    def addresses(self, found: Found, urls: Iterable[str]) -> list[str]:
+        """Of every node that runs, as it announced itself, and of those that were named besides."""
+        live = [self.address_of(node) for node in found.live.values()]
+        named = [url.rstrip("/") if "://" in url else f"{self.scheme}://{url}" for url in urls]
+        return list(dict.fromkeys([*named, *live]))
+
+    def fetched(self, node: LiveNode, path: str) -> dict[str, Any] | None:
+        """A JSON document; None when the node does not answer with one."""
+        try:
+            return self.nodes.json(self.address_of(node), path, TIMEOUT_S)
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
 
 
-def address_of(node: LiveNode) -> str:
-    host = f"[{node.host}]" if ":" in node.host else node.host
-    return f"http://{host}:{node.http_port}"
-
-
-def fetched(url: str) -> dict[str, Any] | None:
-    """A JSON document; None when nobody answers with one."""
-    try:
-        with _DIRECT.open(url, timeout=TIMEOUT_S) as reply:
-            facts: dict[str, Any] = json.loads(reply.read())
-            return facts
-    except (OSError, http.client.HTTPException, ValueError):
-        return None
-
-
-def survey(asked: Sequence[str]) -> list[Answer]:
+def survey(asked: Sequence[str], access: NodeAccess) -> list[Answer]:
     """Ask all of them at once; one node that is reached in two ways answers once."""
     with ThreadPoolExecutor(max(1, len(asked))) as pool:
-        answers = list(pool.map(_ask, asked))
+        answers = list(pool.map(partial(_ask, access), asked))
     seen: dict[object, Answer] = {}
     for answer in answers:
         seen.setdefault(answer.standing.member if answer.standing is not None else answer.address, answer)
     return list(seen.values())
 
 
-def _ask(address: str) -> Answer:
+def _ask(access: NodeAccess, address: str) -> Answer:
     try:
-        with _DIRECT.open(f"{address}/standing", timeout=TIMEOUT_S) as reply:
-            facts: dict[str, Any] = json.loads(reply.read())
+        facts = access.json(address, "/standing", TIMEOUT_S)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return Answer(address=address, problem=f"no answer: {error}")
+    try:
         cluster, standing = read(facts)
-    except urllib.error.HTTPError as error:
-        return Answer(address=address, problem=f"HTTP {error.code}: is it a node of this version?")
-    except (OSError, http.client.HTTPException) as error:
-        return Answer(address=address, problem=f"no answer: {getattr(error, 'reason', error)}")
     except (ValueError, KeyError, TypeError, CoordinationCorrupt) as error:
         return Answer(address=address, problem=f"not understood ({type(error).__name__}: {error})")
     saved: list[dict[str, Any]] = facts.get("lost_and_found", [])

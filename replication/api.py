@@ -105,6 +105,21 @@ class ReplicaLag:
 
 
 @dataclass(frozen=True, slots=True)
+class CapacityReport:
+    """Where this node's segments lie; bytes are of whole segment files. local: all that are here. tier_only: evicted.
+
+    both: here, and known to be in the tier; None where that is not known: the leader alone lists the tier.
+    """
+
+    local_segments: int
+    local_bytes: int
+    tier_only_segments: int
+    tier_only_bytes: int
+    both_segments: int | None
+    both_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class PackingReport:
     """What this leader did to make each sealed segment one object (`replication.core.packing`).
 
@@ -183,6 +198,7 @@ class ReplicatorStatistics:
     floor: LogPoint
     tier: TierReport | None
     """None where there is none."""
+    capacity: CapacityReport
     lags: tuple[ReplicaLag, ...]
     """One per other registered replica; filled on the leader, empty elsewhere."""
     uncommitted_records: int

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,6 +16,7 @@ from storage.disk import Disk
 from storage.errors import StorageError
 from storage.log import Log
 from storage.position import LogPoint
+from storage.reader import StoredRecord
 from storage.staging import PIECE
 
 _LOG: Final = logging.getLogger("perenne.feeder")
@@ -59,7 +60,9 @@ class Feeder:
         end: Callable[[], int],
         committed: Callable[[], LogPoint],
         in_sync: Callable[[Identity], bool],
+        read: Callable[[int], Awaitable[StoredRecord]] | None = None,
     ) -> None:
+        """read(sequence): a record, wherever its bytes are; from the log where it is left out."""
         self._log = log
         self._disk = disk
         self._recent = recent
@@ -68,6 +71,7 @@ class Feeder:
         self._end = end
         self._committed = committed
         self._in_sync = in_sync
+        self._read = read or self._read_log
         self._streams: dict[int, _Stream] = {}
         self._whole: dict[Identity, int] = {}
         """By process, the first record of a segment that was sent whole and is not confirmed."""
@@ -148,9 +152,9 @@ class Feeder:
 
     async def _read_and_send(self, link: int, stream: _Stream, sequence: int) -> None:
         """Records that are no longer in memory come from the log; sealed segments go as a whole."""
-        loop = asyncio.get_running_loop()
         try:
-            segment = next((s for s in self._log.segments() if s.first == sequence and s.sealed), None)
+            whole_here = (s for s in self._log.segments() if s.first == sequence and s.sealed and not s.evicted)
+            segment = next(whole_here, None)
             last = segment.last if segment is not None else None
             refused = last is not None and last <= self._refused.get(link, 0)
             whole = segment is not None and last is not None and self._may_go_whole(stream, sequence, last)
@@ -167,7 +171,7 @@ class Feeder:
                     self._whole[stream.peer] = sequence
                     self._sent(stream, end, content.size)
                     return
-            stored = await loop.run_in_executor(self._readers, self._log.read, sequence)
+            stored = await self._read(sequence)
             stream.blocked_at = 0
             if self._streams.get(link) is stream:
                 self._send(link, stream, RecentRecord(stored.header, stored.chain, stored.payload))
@@ -181,6 +185,9 @@ class Feeder:
             stream.reading = False
         self.pump(link)
 
+    async def _read_log(self, sequence: int) -> StoredRecord:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._log.read, sequence)
+
     def _may_go_whole(self, stream: _Stream, first: int, last: int) -> bool:
         """A segment with damage in it is refused as a whole; record by record, the sound part arrives and the rest is
         found.
@@ -190,11 +197,10 @@ class Feeder:
 
     async def send_tail(self, link: int, nonce: int, after: LogPoint, last: int) -> None:
         """Answer a candidate that lacks the end of this log."""
-        loop = asyncio.get_running_loop()
         previous, reason = after, ""
         try:
             for sequence in range(after.sequence + 1, last + 1):
-                stored = await loop.run_in_executor(self._readers, self._log.read, sequence)
+                stored = await self._read(sequence)
                 if not await self._network.clear(link):
                     return
                 record = to_record(stored.header, stored.chain)

@@ -4,11 +4,11 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from replication.api import InstanceAbsent, InstanceBytes, InstanceDeleted, InstanceUnavailable
 from replication.core.proposals import is_covered
+from replication.evicting import read_record
 from replication.incoming import Payload
 from replication.messages import Lookup, LookupAnswer
 from storage.dataset import UnreadableDataSet, read_meta
@@ -126,8 +126,7 @@ class Lookups:
         loop = asyncio.get_running_loop()
         for sequence in self._current(uid):
             try:
-                read = partial(replicator.log.read, sequence, whole_limit=IN_MEMORY_BYTES)
-                stored = await loop.run_in_executor(replicator.readers, read)
+                stored = await read_record(replicator, sequence, whole_limit=IN_MEMORY_BYTES)
                 called = await loop.run_in_executor(replicator.readers, _is_called, stored, uid)
             except StorageError:
                 continue  # damaged here: another record or another replica has it

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from replication.core.values import TIER, ReplicaId
@@ -13,7 +12,7 @@ from replication.incoming import Payload
 from replication.messages import Fetch, Fetched, FetchEnd, to_point
 from storage.errors import LogContradiction, RecordCorrupt, StorageError, StorageFull
 from storage.position import LogPoint, RecordHeader
-from storage.record import encode_header, trailing_padding
+from storage.rawrecord import WholeRecord
 from storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ class Mender:
         self, sequence: int, header: RecordHeader, chain: bytes, staged: Staged, source: ReplicaId
     ) -> bool:
         try:
-            if not await self._repair(sequence, _RawRecord(header, chain, staged)):
+            if not await self._repair(sequence, WholeRecord(header, chain, staged)):
                 return False
         finally:
             staged.release()
@@ -135,7 +134,7 @@ class Mender:
         finally:
             del self._asked[nonce]
 
-    async def _repair(self, sequence: int, raw: "_RawRecord") -> bool:
+    async def _repair(self, sequence: int, raw: WholeRecord) -> bool:
         replicator = self._replicator
         try:
             await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.repair(sequence, raw)))
@@ -167,21 +166,3 @@ class Mender:
         for asked, future in self._asked.values():
             if asked == link and not future.done():
                 future.set_result(None)
-
-
-@dataclass(frozen=True, slots=True)
-class _RawRecord:
-    """A whole record, as it lies in a segment."""
-
-    header: RecordHeader
-    chain: bytes
-    payload: Staged
-
-    @property
-    def size(self) -> int:
-        return len(encode_header(self.header, self.chain)) + self.header.size + trailing_padding(self.header.size)
-
-    def parts(self) -> Iterator[memoryview]:
-        yield memoryview(encode_header(self.header, self.chain))
-        yield from self.payload.parts()
-        yield memoryview(bytes(trailing_padding(self.header.size)))

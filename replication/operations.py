@@ -87,7 +87,8 @@ class Operations:
         """Try to mend what is known to be damaged now, and say what is left."""
         replicator = self._replicator
         before = replicator.log.damage.known
-        await replicator.mender.mended(before, REPAIR_S)
+        if operation.arguments.get("look") != "only":
+            await replicator.mender.mended(before, REPAIR_S)
         left = sorted(replicator.log.damage.known)
         facts = {"damaged": len(before), "repaired": len(before.difference(left)), "left": left[:100]}
         replicator.coordinator.finish(operation, json.dumps(facts))

@@ -23,7 +23,7 @@ from replication.tier.streaming import stream_run
 from storage.disk import Disk
 from storage.errors import FormatError, RecordAbsent, RecordCorrupt, StorageError
 from storage.log import Log
-from storage.position import LogPoint
+from storage.position import EpochSpan, LogPoint
 from storage.sealed import SealedRecords
 
 IN_MEMORY_BYTES: Final = 8 * 1024 * 1024
@@ -85,6 +85,17 @@ class Packer:
                 if isinstance(result, BaseException):
                     raise result
         return ev.TierDeleted(effect.request)
+
+    async def prove(self, span: EpochSpan) -> str | None:
+        """Read back the object that should hold a segment; say why it does not prove it, None when it does."""
+        try:
+            end = self._log.point_at(span.last)
+            if end is None:
+                raise RecordAbsent(span.last)
+            await self._prove(run_name(span.first, end), end)
+        except (TierError, StorageError) as error:
+            return str(error)
+        return None
 
     async def _is_there(self, run: Run) -> bool:
         try:

@@ -20,6 +20,7 @@ from replication.core.situation import Ports, Settings
 from replication.core.values import Identity, ReplicaId
 from replication.deleting import Deleting
 from replication.doorman import Door
+from replication.evicting import read_record
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
 from replication.incoming import Payload
@@ -43,6 +44,7 @@ from storage.index import Index
 from storage.log import Log
 from storage.metadata import PromiseFile
 from storage.position import LogPoint
+from storage.reader import WHOLE_LIMIT
 from storage.record import epoch_record
 from storage.staging import Staged, StagingArea
 from storage.writer import CommitQueue
@@ -68,6 +70,7 @@ class ReplicatorSettings:
     version: str
     refusal: str = ""
     """Why this node takes no store at all, by its configuration."""
+    evicts: Callable[[], bool] = lambda: False  # whether this node may lack the records of sealed segments
     two_person: bool = False  # a delete needs a second person's approval
 
 
@@ -101,9 +104,9 @@ class Replicator:
         self.runtime = runtime
         self._promises = Promises(promise, runtime, self._feed_open)
         self.readers = runtime.executor("read", 2)
-        self.recent = Recent(
-            index, self._let_go, log.last_tombstone, budget_bytes=RECENT_BYTES, unseen=log.end.sequence
-        )
+        self.distant = runtime.executor("distant", 4)
+        end = log.end.sequence
+        self.recent = Recent(index, self._let_go, log.last_tombstone, budget_bytes=RECENT_BYTES, unseen=end)
         self.offers = Offers(self._let_go)
         self._held = Held()
         self._writing = Writing(self, disk, log, self._held)
@@ -139,6 +142,7 @@ class Replicator:
             end=lambda: self.core.situation.ledger.end.sequence,
             committed=lambda: self.core.situation.told,
             in_sync=self._is_in_sync,
+            read=lambda sequence: read_record(self, sequence, whole_limit=WHOLE_LIMIT),
         )
         self.operations = Operations(self)
         self.coordinator = Coordinator(
@@ -218,6 +222,7 @@ class Replicator:
             settings.ae_title,
             settings.version,
             situation.ledger.end,
+            settings.evicts(),
         )
         return NodeRegistration(self.me.id, self.me.incarnation, situation.floor), live
 

@@ -1,10 +1,19 @@
 """A frozen snapshot of one node's replication, for metrics, `/status` and load balancers."""
 
-from replication.api import PackingReport, ReplicaLag, ReplicatorStatistics, Role, ScrubReport, TierReport
+from replication.api import (
+    CapacityReport,
+    PackingReport,
+    ReplicaLag,
+    ReplicatorStatistics,
+    Role,
+    ScrubReport,
+    TierReport,
+)
 from replication.core.leader import Leadership
 from replication.core.tierside import TierSide
 from replication.core.values import TIER, TIER_MEMBER, Phase
 from replication.replicator import Replicator
+from storage.segment import SegmentInfo
 
 
 def role(replicator: Replicator) -> Role:
@@ -45,6 +54,7 @@ def statistics(
         committed=situation.committed,
         floor=situation.floor,
         tier=_tier(replicator, leadership),
+        capacity=_capacity(replicator, leadership),
         lags=lags,
         uncommitted_records=max(0, situation.ledger.end.sequence - situation.told.sequence),
         uncommitted_bytes=leadership.uncommitted_bytes if leadership is not None else 0,
@@ -89,6 +99,24 @@ def _tier(replicator: Replicator, leadership: Leadership | None) -> TierReport |
         put_bytes=tiering.put_bytes,
         orphans=len(side.orphans) if side is not None and side.surveyed else None,
         packing=_packing(side) if side is not None else None,
+    )
+
+
+def _capacity(replicator: Replicator, leadership: Leadership | None) -> CapacityReport:
+    segments = [segment for segment in replicator.log.segments() if segment.last is not None]
+    here = [segment for segment in segments if not segment.evicted]
+    gone = [segment for segment in segments if segment.evicted]
+    side = leadership.tier if leadership is not None else None
+    both: list[SegmentInfo] | None = None
+    if side is not None and side.surveyed:
+        both = [segment for segment in here if side.upto(segment.first) >= (segment.last or 0)]
+    return CapacityReport(
+        local_segments=len(here),
+        local_bytes=sum(segment.bytes for segment in here),
+        tier_only_segments=len(gone),
+        tier_only_bytes=sum(segment.bytes for segment in gone),
+        both_segments=len(both) if both is not None else None,
+        both_bytes=sum(segment.bytes for segment in both) if both is not None else None,
     )
 
 

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +20,7 @@ from storage.disk import Disk
 from storage.errors import StorageError
 from storage.log import Log
 from storage.scrub import Depth, Read, ScrubPlan, ScrubSettings, Wait, read_progress, write_progress
+from storage.segment import SegmentInfo
 from storage.walk import Fault, Found, Walk
 
 if TYPE_CHECKING:
@@ -36,14 +37,20 @@ NICENESS: Final = 10
 
 @dataclass(slots=True)
 class _Open:
-    """A segment that is being read. last: its last record as far as it is looked at."""
+    """A segment that is being read. last: its last record so far. newest: somebody may write there."""
 
     first: int
     last: int
+    newest: bool
     found: Iterator[Found | Fault]
     bytes: int
     read: int = 0
     faults: list[Fault] = field(default_factory=list[Fault])
+
+    def contradicts(self, now: Sequence[SegmentInfo]) -> bool:
+        """Whether its faults are more than of the moment: nobody wrote there or cut it while it was read."""
+        known = any(one.first == self.first and one.last == self.last and one.sealed for one in now)
+        return bool(self.faults) and known and not self.newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,8 @@ class ScrubReading:
                 before = self._log.point_at(one.first - 1)
                 walk.reached(one.first - 1, before.chain if before is not None else None)
                 path = self._directory / one.name
-                return _Open(one.first, one.last, walk.once(path, after if one.sealed else None), one.bytes)
+                found = walk.once(path, after if one.sealed else None)
+                return _Open(one.first, one.last, not one.sealed, found, one.bytes)
         return None
 
     def _fault(self, segment: _Open, fault: Fault, suspects: list[int]) -> None:
@@ -113,9 +121,7 @@ class ScrubReading:
 
     def _judged(self, sequence: int) -> bool:
         """The log's own word counts: it knows what was cut, repaired or not yet written when the scrub came by."""
-        if sequence > self._log.durable.sequence or sequence in self._log.damage.known:
-            return False
-        return self._log.judge(sequence)
+        return sequence not in self._log.damage.known and self._log.judge(sequence)
 
 
 class Scrubber:
@@ -208,7 +214,7 @@ class Scrubber:
         self._frames += bool(names)
         if names:
             _LOG.error("a segment was damaged around its records: written anew", extra={**facts, "saved": names})
-        elif any(one.first == segment.first for one in replicator.log.segments()):
+        elif segment.contradicts(replicator.log.segments()):
             _LOG.critical("a segment contradicts, and nothing here can mend it", extra=facts)
             self._faults[segment.first] = segment.faults[0].text
 

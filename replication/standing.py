@@ -39,6 +39,7 @@ def describe(replicator: Replicator, remembered: ClusterState | None) -> dict[st
         "intact": ledger.intact,
         "fenced": situation.fenced,
         "tiered": situation.settings.tier_mode is not TierMode.OFF,
+        "copies": situation.settings.minimum_copies,
         "leader": _heard(replicator),
         "remembered": json.loads(codec.encode_state(state)) if state is not None else None,
     }
@@ -65,6 +66,7 @@ def read(facts: Mapping[str, Any]) -> tuple[ClusterRecord, Standing]:
         intact=bool(facts["intact"]),
         fenced=None if facts["fenced"] is None else str(facts["fenced"]),
         tiered=bool(facts["tiered"]),
+        copies=int(facts["copies"]),
         leader=None if facts["leader"] is None else ReplicaId(str(facts["leader"])),
         remembered=codec.decode_state(json.dumps(remembered).encode()) if remembered is not None else None,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from replication.core import effects as fx
 from replication.core import events as ev
+from replication.evicting import read_record
 from replication.packing import Packer
 from replication.recent import RecentRecord
 from replication.tier.bodies import Body, FilePart
@@ -23,8 +24,8 @@ from replication.tier.port import NotThere, ObjectStore, Refused, TierError
 from replication.tier.probe import Trust, probe, trusted
 from replication.tier.streaming import stream_run
 from storage.errors import StorageError
-from storage.position import RecordHeader
-from storage.reader import Payload, checked
+from storage.position import EpochSpan, RecordHeader
+from storage.reader import WHOLE_LIMIT, Payload, checked
 from storage.record import encode_header, trailing_padding
 from storage.staging import Receiving, Staged
 
@@ -97,7 +98,8 @@ class Tiering:
 
     async def close(self) -> None:
         await self._store.close()
-        self._hashing.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._hashing, self._replicator.distant):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _feed(self, event: ev.TierEvent) -> None:
         if not self._replicator.closed:
@@ -179,7 +181,7 @@ class Tiering:
             for sequence in range(effect.first, effect.last + 1):
                 record = self._replicator.recent.get(sequence)
                 if record is None or record.payload is None or self._better_read(sequence, record.payload):
-                    stored = await loop.run_in_executor(self._replicator.readers, self._replicator.log.read, sequence)
+                    stored = await read_record(self._replicator, sequence, whole_limit=WHOLE_LIMIT)
                     record = RecentRecord(stored.header, stored.chain, stored.payload)
                 assert record.payload is not None, "just read, or kept"
                 if pieces and size + record.header.size > PUT_BYTES:
@@ -215,6 +217,10 @@ class Tiering:
         self.put_bytes += event.moved
         self.puts += event.moved > 0
         self._feed(event)
+
+    async def prove(self, span: EpochSpan) -> str | None:
+        """Whether the tier holds this segment as one object, record by record; why not, else None."""
+        return await self._packer.prove(span)
 
     async def _delete(self, effect: fx.DeleteRuns) -> None:
         event = await self._packer.delete(effect)

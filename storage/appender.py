@@ -77,6 +77,7 @@ class LogAppender(LogReader):
         self._durable_offset = found.segments[-1].end_offset if found.segments else 0
         self._lost = LostAndFound(disk)
         self._spares = Spares(disk, identity.segment_bytes, spares)
+        self.elsewhere = found.elsewhere
 
     @property
     def intact(self) -> bool:

@@ -34,6 +34,17 @@ class RecordAbsent(StorageError, LookupError):
         self.sequence = sequence
 
 
+class RecordsElsewhere(StorageError):
+    """The record was evicted from this node, and cannot be had from the tier now. It is not damaged here: another
+    replica may have it. sequence: of the record, or of the first one of its segment.
+    """
+
+    def __init__(self, sequence: int, reason: str) -> None:
+        super().__init__(f"record {sequence} is not on this node: {reason}")
+        self.sequence = sequence
+        self.reason = reason
+
+
 class SegmentPoisoned(StorageError):
     """A write or fsync failed. What reached the disk is unknown until it is read again by a new process."""
 

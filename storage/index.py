@@ -7,7 +7,7 @@ never half a batch behind itself.
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -21,6 +21,7 @@ from storage.disk import Disk
 from storage.position import GENESIS, LogPoint, LogPosition
 
 FILE: Final = "index.sqlite"
+SIDE_FILES: Final = ("-wal", "-shm")
 _VERSION: Final = 4
 _SCHEMA: Final = f"""
 CREATE TABLE facts (version INTEGER, epoch INTEGER, sequence INTEGER, chain BLOB);
@@ -73,6 +74,47 @@ class InstanceLocation(Struct, frozen=True):
     """The tombstone that covers it; 0 when none does."""
 
 
+class Selection(Struct, frozen=True, kw_only=True):
+    """Which instances to list: all that is given must hold; of several UIDs of one kind, one. Dates are YYYYMMDD.
+
+    What is asked of a study or series is what its first instance says. after, limit: a page, by sequence.
+    """
+
+    study: tuple[str, ...] = ()
+    series: tuple[str, ...] = ()
+    instance: tuple[str, ...] = ()
+    patient_id: str = ""
+    accession: str = ""
+    modality: str = ""
+    first_date: str = ""
+    last_date: str = ""
+    after: int = 0
+    limit: int = 1000
+
+    def columns(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The columns that must have one of some values."""
+        found = (
+            ("i.study_instance_uid", self.study),
+            ("i.series_instance_uid", self.series),
+            ("i.sop_instance_uid", self.instance),
+            ("s.patient_id", (self.patient_id,) if self.patient_id else ()),
+            ("s.accession_number", (self.accession,) if self.accession else ()),
+            ("e.modality", (self.modality,) if self.modality else ()),
+        )
+        return ((column, values) for column, values in found if values)
+
+
+class Listed(Struct, frozen=True):
+    """One version of an instance, as a list names it."""
+
+    sequence: int
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    digest: bytes
+    size: int
+
+
 class Index:
     """One connection that writes, one for look-ups, one for questions about everything; each behind a lock, so that
     any thread may call.
@@ -102,9 +144,9 @@ class Index:
         """What is known of deletes and notes."""
 
     @classmethod
-    def open(cls, disk: Disk) -> "Index":
+    def open(cls, disk: Disk, name: str = FILE) -> "Index":
         """Open, or begin anew; a file that is damaged or of another version is moved aside and rebuilt from the log."""
-        path = disk.path(FILE)
+        path = disk.path(name)
         if path is None:
             only = _connect(Path(":memory:"))
             return cls(only, only, only, None)
@@ -112,10 +154,10 @@ class Index:
         try:
             connection = _connect(path)
         except sqlite3.DatabaseError:
-            moved = f"{FILE}.damaged"
-            for suffix in ("", "-wal", "-shm"):
-                if disk.exists(FILE + suffix):
-                    disk.rename(FILE + suffix, moved + suffix)
+            moved = f"{name}.damaged"
+            for suffix in ("", *SIDE_FILES):
+                if disk.exists(name + suffix):
+                    disk.rename(name + suffix, moved + suffix)
             connection = _connect(path)
         reading, surveying = (sqlite3.connect(path, check_same_thread=False) for _ in range(2))
         return cls(connection, reading, surveying, moved)
@@ -224,6 +266,26 @@ class Index:
             sop_instance_uid,
         )
         return tuple(InstanceLocation(r[0], bytes(r[1]), bytes(r[2]), *r[3:]) for r in rows)
+
+    def select(self, where: "Selection") -> list["Listed"]:
+        """Instances that match, by their place in the log. May walk the whole index: not for the event loop."""
+        conditions, values = ["i.deleted_by = 0", "i.sequence > ?"], list[object]([where.after])
+        for column, wanted in where.columns():
+            conditions.append(f"{column} IN ({','.join('?' * len(wanted))})")
+            values += wanted
+        for comparison, day in (("<=", where.first_date), (">=", where.last_date)):
+            if day:
+                conditions.append(f"(? {comparison} replace(s.study_date, '.', '') AND s.study_date <> '')")
+                values.append(day)
+        rows = self.survey(
+            "SELECT i.sequence, i.sop_instance_uid, i.study_instance_uid, i.series_instance_uid, i.digest, i.size"
+            " FROM instance i LEFT JOIN study s ON s.study_instance_uid = i.study_instance_uid"
+            " LEFT JOIN series e ON e.series_instance_uid = i.series_instance_uid"
+            f" WHERE {' AND '.join(conditions)} ORDER BY i.sequence LIMIT ?",
+            *values,
+            where.limit,
+        )
+        return [Listed(r[0], r[1], r[2], r[3], bytes(r[4]), r[5]) for r in rows]
 
     def count_instances(self) -> int:
         """Deleted ones left out. Walks the whole index: not for the event loop."""

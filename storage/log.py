@@ -6,12 +6,14 @@ thread (`storage.writer`); everything of `LogReader` may be called from any thre
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from storage.appender import LogAppender, LogIdentity
 from storage.damage import DamageRegister
 from storage.disk import Disk
 from storage.errors import LogContradiction, RecordCorrupt
+from storage.evicted import EvictedFile, Stub, stub_content
 from storage.frame import Stretch, wrong_stretches
 from storage.install import verified_segment
 from storage.position import EpochSpan, LogPoint, LogPosition, RecordHeader, chain_after
@@ -105,6 +107,8 @@ class Log(LogAppender):
         point = self.point_at(sequence)
         if point is None:
             raise LogContradiction(f"cannot cut after {sequence}: it is damaged")
+        if sequence < self._end.sequence and self.is_evicted(sequence + 1):
+            raise LogContradiction(f"cannot cut after {sequence}: it was evicted, and so committed")
         if self._tail is not None:
             self._cut_tail(self._tail)
         names = [self._save(number) for number in range(sequence + 1, self._end.sequence + 1)]
@@ -171,6 +175,28 @@ class Log(LogAppender):
         self._guarded(lambda: self._take_over(staged_name, segment, end))
         return self._end
 
+    def evict(self, sequence: int) -> int:
+        """Let go of the records of the sealed segment that holds this one; return the bytes that become free.
+
+        Whether they lie elsewhere, proved, is the caller's to know, and that the record after them is committed: then
+        the log is never cut back to here. Table and chain digests stay. Whoever reads the
+        segment right now reads on in the old file. Raises RecordAbsent, RecordCorrupt, LogContradiction, StorageFull.
+        """
+        self._refuse_if_unfit()
+        sealed = self.sealed_records(sequence)
+        segment, span = sealed.segment, sealed.span
+        end = self.point_at(span.last)
+        if end is None or any(span.first <= number <= span.last for number in self.damage.known):
+            raise LogContradiction(f"{segment.name} has damage in it: it is repaired before it is evicted")
+        stub = Stub(span.first, end, segment.size, sealed.offset, sealed.offset + sealed.size)
+        content = stub_content(segment.file.pread(segment.data_offset, 0), stub)
+        self._disk.write_atomically(segment.name, content)
+        file = EvictedFile(self._disk.open(segment.name), stub, self.elsewhere)
+        evicted = replace(segment, file=file, end_offset=stub.end, armed=False, evicted=True)
+        with self._lock:
+            self._segments = tuple(evicted if each is segment else each for each in self._segments)
+        return segment.size - len(content)
+
     def mend_frame(self, first: int) -> list[str]:
         """Write header, marks, table and zeros of the segment that begins with `first` anew, where they are damaged.
 
@@ -182,6 +208,8 @@ class Log(LogAppender):
         if number is None:
             return []  # cut meanwhile
         segment, newest = self._segments[number], number + 1 == len(self._segments)
+        if segment.evicted:
+            return []  # what is left of it is another shape
         end_chain = self._end.chain if newest else self._segments[number + 1].header.chain_before
         wrong = wrong_stretches(segment, end_chain, newest=newest)
         names = [self._lost.save_damaged(first, segment.salvaged(one.offset, one.size)) for one in wrong]

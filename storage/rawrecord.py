@@ -4,10 +4,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from storage.position import RecordHeader
 from storage.reader import Payload
+from storage.record import encode_header, record_length, trailing_padding
 
 PAGE: Final = 4096
 PIECE: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRecord:
+    """A whole record, as it lies in a segment."""
+
+    header: RecordHeader
+    chain: bytes
+    payload: Payload
+
+    @property
+    def size(self) -> int:
+        return record_length(self.header.path, self.header.size)
+
+    def parts(self) -> Iterator[memoryview]:
+        yield memoryview(encode_header(self.header, self.chain))
+        yield from self.payload.parts()
+        yield memoryview(bytes(trailing_padding(self.header.size)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from storage.damage import DamageRegister
 from storage.digest import PayloadHasher
-from storage.errors import MediumUnreadable, RecordAbsent, RecordCorrupt
+from storage.errors import MediumUnreadable, RecordAbsent, RecordCorrupt, RecordsElsewhere
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, RecordKind, chain_after
 from storage.record import DecodedRecord, encode_header, trailing_padding
 from storage.sealed import SealedRecords, sealed_records, span_of
@@ -146,6 +146,7 @@ class LogReader:
                 segment.header.chain_before,
                 segment is not segments[-1],
                 segment.size,
+                segment.evicted,
             )
             for segment in segments
         )
@@ -179,6 +180,19 @@ class LogReader:
             raise RecordAbsent(sequence)
         return sealed_records(segment)
 
+    def is_evicted(self, sequence: int) -> bool:
+        """Whether reading this record means to ask the tier: it may take long, and fail."""
+        found = self._find(sequence)
+        return isinstance(found, Segment) and found.evicted
+
+    def distrusts(self, sequence: int) -> bool:
+        """Whether what was read came from the tier: it is fetched anew the next time, and nothing is damaged here."""
+        found = self._find(sequence)
+        if not isinstance(found, Segment) or not found.evicted:
+            return False
+        found.file.drop_cache()
+        return True
+
     def _sealed(self, sequence: int) -> Segment | None:
         with self._lock:
             index = bisect_right(self._segments, sequence, key=lambda segment: segment.first) - 1
@@ -202,6 +216,8 @@ class LogReader:
             return None if found is None else found.entry.point
         if entry := found.entry(sequence):
             return entry.point
+        if found.evicted:
+            return None  # whoever asks for a point does not wait for a tier
         try:
             decoded = self._locate(found, sequence)[1]
         except RecordCorrupt:
@@ -245,8 +261,8 @@ class LogReader:
         try:
             self.read(sequence)
         except RecordCorrupt:
-            return True
-        except RecordAbsent:
+            return not self.is_evicted(sequence)
+        except (RecordAbsent, RecordsElsewhere):
             return False
         return False
 
@@ -371,6 +387,8 @@ class _NotingDamage:
         if isinstance(error, RecordCorrupt | MediumUnreadable):
             if self._sequence > self._log.end.sequence:
                 raise RecordAbsent(self._sequence) from error
+            if self._log.distrusts(self._sequence):
+                raise RecordCorrupt(self._sequence, str(error)) from error  # in the tier, not here
             self._log.note_damage(self._sequence)
             if isinstance(error, MediumUnreadable):
                 raise RecordCorrupt(self._sequence, str(error)) from error

@@ -10,12 +10,14 @@ from typing import Final
 
 from storage.disk import Disk
 from storage.errors import FormatError, LogContradiction, RecordCorrupt
+from storage.evicted import Elsewhere, EvictedFile, decode_stub
 from storage.lostfound import LostAndFound
 from storage.position import GENESIS, LogPoint, LogPosition
 from storage.segment import Segment, open_segment
 from storage.table import (
     ENTRIES_OFFSET,
     ENTRY_BYTES,
+    MARK_OFFSETS,
     OPEN_END,
     PAGE,
     Entry,
@@ -74,6 +76,7 @@ class Recovered:
     saved: list[str] = field(default_factory=lambda: list[str]())
     tail: Tail | None = None
     clean: bool = True
+    elsewhere: Elsewhere = field(default_factory=Elsewhere)
 
 
 def recover(
@@ -90,6 +93,8 @@ def recover(
             if segment.last - first >= capacity(segment_bytes) or segment.last < first:
                 raise LogContradiction(f"a segment after {name} is missing")
         result.segments.append(segment)
+    if result.segments and result.segments[-1].evicted:
+        raise LogContradiction(f"{names[-1]} is evicted, and nothing follows it: the newest segments are missing")
     if result.segments:
         _Last(disk, result, host_rebooted=host_rebooted, floor=floor).settle()
     return result
@@ -118,6 +123,10 @@ def _open(
     if last_before is not None and last_before.chain != header.chain_before:
         raise LogContradiction(f"{name} does not follow from the segment before it")
     segment.header = header
+    stub = decode_stub(segment.file.pread(2 * PAGE, MARK_OFFSETS[0]), segment.data_offset)
+    if stub is not None and stub.first == first:
+        segment.file = EvictedFile(segment.file, stub, so_far.elsewhere)
+        segment.size, segment.end_offset, segment.evicted = stub.size, stub.end, True
     return segment
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from storage.errors import RecordCorrupt
+from storage.errors import RecordCorrupt, RecordsElsewhere
 from storage.position import EpochSpan
 from storage.segment import Segment
 
@@ -32,7 +32,11 @@ def span_of(segment: Segment) -> EpochSpan:
 
 
 def sealed_records(segment: Segment) -> SealedRecords:
-    """Raises RecordCorrupt when the entry of the last record, which says where it ends, is damaged."""
+    """Raises RecordCorrupt when the entry of the last record, which says where it ends, is damaged, and
+    RecordsElsewhere when the segment is evicted.
+    """
+    if segment.evicted:
+        raise RecordsElsewhere(segment.first, "its segment is evicted")
     last = segment.entry(segment.last)
     if last is None:
         raise RecordCorrupt(segment.last, "its entry is damaged")

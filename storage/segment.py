@@ -31,7 +31,9 @@ _ZEROS: Final = bytes(PIECE)
 
 @dataclass(frozen=True, slots=True)
 class SegmentInfo:
-    """name: relative to the data directory. last: None while it holds no record. bytes: of the file."""
+    """name: relative to the data directory. last: None while it holds no record. bytes: of the file, as long as it is
+    whole. evicted: only its table is here.
+    """
 
     name: str
     first: int
@@ -40,6 +42,7 @@ class SegmentInfo:
     chain_before: bytes
     sealed: bool
     bytes: int
+    evicted: bool = False
 
 
 def segment_name(first: int) -> str:
@@ -63,6 +66,8 @@ class Segment:
     """A group mark is durable in it: without one, everything in it is durable (docs/format.md,
     Group marks).
     """
+    evicted: bool = field(default=False)
+    """Its records are not here: what is read of them comes from elsewhere."""
 
     @property
     def first(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from storage.errors import FormatError, RecordCorrupt
+from storage.evicted import Stub, decode_stub
 from storage.table import (
     ENTRIES_OFFSET,
     ENTRY_BYTES,
@@ -17,6 +18,7 @@ from storage.table import (
     GroupMark,
     SegmentHeader,
     capacity,
+    data_offset,
     decode_mark,
     decode_segment_header,
 )
@@ -30,12 +32,14 @@ WINDOW: Final = 4 * 1024 * 1024
 class SegmentFile:
     """One open file, read by position: a page that the disk cannot read is an error here, not a signal.
 
-    medium: read past the page cache. What was written yesterday is still in memory, and says nothing about the disk;
-    and what a scrub reads must not push out what others need.
+    all_of_it: most of the file will be asked for, in order. medium: read past the page cache. What was written
+    yesterday is still in memory, and says nothing about the disk; and what a scrub reads must not push out what others
+    need.
     """
 
-    def __init__(self, path: Path, *, medium: bool = False) -> None:
+    def __init__(self, path: Path, *, medium: bool = False, all_of_it: bool = False) -> None:
         self.path = path
+        self._ahead = WINDOW if all_of_it else 0
         self._direct = False
         self._window: memoryview | None = None
         self._at = self._filled = 0
@@ -63,7 +67,7 @@ class SegmentFile:
     def read(self, offset: int, size: int) -> bytes:
         """Read up to `size` bytes. Raises OSError."""
         parts: list[bytes] = []
-        while size > 0 and len(part := bytes(self._some(offset, min(size, PIECE), ahead=0))):
+        while size > 0 and len(part := bytes(self._some(offset, min(size, PIECE), ahead=self._ahead))):
             parts.append(part)
             offset, size = offset + len(part), size - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -87,7 +91,9 @@ class SegmentFile:
         return self._window[start : min(start + size, self._filled)]
 
     def _fill(self, window: memoryview, offset: int, size: int) -> None:
-        """Read whole pages from the medium, `offset` among them."""
+        """Read whole pages from the medium, `offset` among them; a small file at once."""
+        if self.size <= WINDOW:
+            offset, size = 0, self.size
         self._at, self._filled = offset // PAGE * PAGE, 0
         length = min(-(-(offset + size) // PAGE) * PAGE - self._at, WINDOW)
         if not self._direct:
@@ -109,6 +115,8 @@ class Snapshot:
     why: str
     marks: tuple[bytes, bytes]
     table: bytes
+    stub: Stub | None = None
+    """What an evicted segment was; None where the records are here."""
 
     @property
     def used(self) -> int:
@@ -135,4 +143,5 @@ def snapshot(file: SegmentFile, segment_bytes: int | None) -> Snapshot:
         why = str(error)
     size = header.segment_bytes if header is not None else segment_bytes
     table = file.read(ENTRIES_OFFSET, capacity(size) * ENTRY_BYTES) if size is not None else b""
-    return Snapshot(header, why, marks, table)
+    stub = decode_stub(b"".join(marks), data_offset(size)) if size is not None else None
+    return Snapshot(header, why, marks, table, stub)

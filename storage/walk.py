@@ -14,6 +14,7 @@ from typing import Final
 
 from storage.digest import PayloadHasher
 from storage.errors import RecordCorrupt
+from storage.evicted import Stub
 from storage.metadata import PROMISE_FILE, Promise, newest_promise
 from storage.position import GENESIS, RecordHeader, chain_after
 from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
@@ -33,6 +34,7 @@ from storage.table import (
 _ATTEMPTS: Final = 6
 _PAUSE_S: Final = 0.2
 _PAX_NAME: Final = b"././@PaxHeader"
+_ZEROS: Final = bytes(PIECE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Found:
 
     segment: Path
     header: RecordHeader
+    chain: bytes
     payload: Bytes
     damage: str | None = None
 
@@ -129,7 +132,8 @@ class Walk:
             for _ in range(_ATTEMPTS):
                 self.end, self._chain, self._segment_bytes = start
                 before = _fingerprint(path)
-                found = list(self.once(path, None))
+                # Beside a writer each read of the medium would wait for its syncs, and make them wait.
+                found = list(self.once(path, None, cached=any(before[0] + before[1])))
                 here = {key for one in found if (key := _wrong(one)) is not None}
                 wrong = here if wrong is None else wrong & here
                 if not wrong:
@@ -144,12 +148,13 @@ class Walk:
                 elif _wrong(one) in (wrong or ()):
                     yield one
 
-    def once(self, path: Path, following: int | None) -> Iterator[Found | Fault]:
+    def once(self, path: Path, following: int | None, *, cached: bool = False) -> Iterator[Found | Fault]:
         """Walk one segment a single time, whatever is written to it meanwhile: what it says may be of the moment.
 
-        following: the first record of the next segment; None in the newest. Raises FileNotFoundError.
+        following: the first record of the next segment; None in the newest. cached: read what the system has in
+        memory, also where the medium was asked for. Raises FileNotFoundError.
         """
-        with SegmentFile(path, medium=self.medium) as file:
+        with SegmentFile(path, medium=self.medium and not cached, all_of_it=self.verify) as file:
             try:
                 yield from _Segment(self, file, following).walk()
             except OSError as error:
@@ -217,6 +222,9 @@ class _Segment:
             yield Fault(path, first, f"its header says that it begins with record {facts.header.first}")
         elif walk.chain is not None and facts.header.chain_before != walk.chain:
             yield Fault(path, first, "does not follow from the segment before it: the chains differ")
+        if facts.stub is not None and self._following is not None:
+            yield from self._evicted(facts.stub)
+            return
         chain = facts.header.chain_before if facts.header is not None else walk.chain
         if self._following is not None and facts.armed:
             yield Fault(path, None, "is not the newest, and its group marks are not empty")
@@ -224,6 +232,19 @@ class _Segment:
             yield Fault(path, None, "its group marks are damaged")
         assert size is not None
         yield from self._records(data_offset(size), chain)
+
+    def _evicted(self, stub: Stub) -> Iterator[Fault]:
+        """Its records are in the tier; what is left of them here are their entries, which the next segment proves."""
+        last = stub.last.sequence
+        for sequence in range(self._first, last + 1):
+            entry = decode_entry(self._slot(sequence), sequence, self._first)
+            if entry is None or (sequence == last and entry.point != stub.last):
+                yield Fault(self._path, sequence, "its table entry is missing or damaged, and its segment is evicted")
+        if stub.first != self._first or last + 1 != self._following:
+            yield Fault(self._path, None, f"says that it was records {stub.first} to {last} before it was evicted")
+        text = f"records {self._first} to {last} are evicted: the tier holds them"
+        yield Fault(self._path, self._first, text, note=True)
+        self._walk.reached(last, stub.last.chain)
 
     def _records(self, begin: int, chain: bytes | None) -> Iterator[Found | Fault]:
         sequence, offset, known = self._first, begin, True
@@ -244,7 +265,7 @@ class _Segment:
                     missing = "missing" if self._slot(sequence) == EMPTY_ENTRY else "damaged"
                     yield Fault(self._path, sequence, f"its table entry is {missing}; the record itself is there")
                 payload = Bytes(self._path, offset + decoded.payload_offset, decoded.header.size)
-                yield Found(self._path, decoded.header, payload, damage)
+                yield Found(self._path, decoded.header, decoded.chain, payload, damage)
                 offset, chain = offset + decoded.length, decoded.chain
             elif entry is not None:
                 yield from self._told(sequence - 1)
@@ -358,7 +379,7 @@ class _Segment:
 
     def _something_after(self, offset: int) -> bool:
         while piece := self._file.read(offset, PIECE):
-            if piece.strip(b"\0"):
+            if piece != _ZEROS[: len(piece)]:
                 return True
             offset += len(piece)
         return False

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from perenne import VERSION
-from perenne.cli import delete, drill, leaving, lostfound, moving, node, offline, rescue, restore, retention, tier
+from perenne.cli import (
+    delete,
+    drill,
+    healing,
+    leaving,
+    lostfound,
+    moving,
+    node,
+    offline,
+    rescue,
+    restore,
+    retention,
+    tier,
+)
 from perenne.cli.certs import certs
 from perenne.cli.usage import fail, read_config
 from perenne.config import ConfigError
@@ -18,6 +31,7 @@ from perenne.nodeaccess import NodeAccess, own_address
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(node.app, name="node")
 app.add_typer(offline.app, name="log", help="Look into a data directory, with no cluster and without changing it.")
+healing.add_to(app)
 app.add_typer(tier.app, name="tier", help="Prepare and try out the bucket or directory of the second copy.")
 app.add_typer(delete.app, name="delete")
 app.add_typer(retention.app, name="retention", help="What may go by its age, and what must stay: rules and holds.")
@@ -30,6 +44,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")
 app.command("await-in-sync")(leaving.await_in_sync)
 app.command("import")(moving.import_verb)
+app.command("export")(moving.export_verb)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The node's TOML file.")]
 AccessOption = Annotated[

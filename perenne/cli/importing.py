@@ -25,6 +25,7 @@ from perenne.moving.findings import NOT_DICOM, Findings
 from perenne.moving.importing import Import
 from perenne.moving.known import Known, claimed
 from perenne.moving.trees import files
+from perenne.nodeaccess import NodeAccess
 
 _GIB: Final = 1 << 30
 
@@ -47,6 +48,7 @@ class Wishes:
     rate: float | None
     verify: str
     url: list[str]
+    access: NodeAccess
     largest: float
     patience: float
     work: Path | None
@@ -140,7 +142,7 @@ def _verify(nodes: list[str], wishes: Wishes) -> Verdict:
     due = [uid for uid, debt in debts.items() if debt.datasets]
     if wishes.verify != "all":
         due = random.sample(due, min(int(wishes.verify), len(due)))
-    return check(nodes, {uid: debts[uid] for uid in due})
+    return check(nodes, {uid: debts[uid] for uid in due}, access=wishes.access)
 
 
 def _show(job: Import, found: Findings, verdict: Verdict | None, wishes: Wishes, seconds: float) -> None:

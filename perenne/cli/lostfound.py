@@ -12,8 +12,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perenne.cli.usage import read_config
 from perenne.lostfound import Saved, look, names, resubmitted
-from perenne.resubmission import AssociationAborted, AssociationRejected, Outcome, resubmit
+from perenne.nodeaccess import NodeAccess, own_address
+from perenne.resubmission import AssociationAborted, AssociationRejected, Outcome, held_back, resubmit
 from storage.lostfound import DIRECTORY, RESUBMITTED
 
 app = typer.Typer(no_args_is_help=True)
@@ -113,6 +115,13 @@ def resubmit_verb(
     name: Annotated[list[str] | None, typer.Argument(help="File names, as `list` shows them; else all.")] = None,
     to: Annotated[str, typer.Option(help="HOST:PORT of the DICOM port of any node.")] = "127.0.0.1:11112",
     ae: Annotated[str, typer.Option(help="The AE title to call.")] = "PERENNE",
+    ask: Annotated[str, typer.Option(help="http://HOST:PORT of a node, which says what was deleted on purpose.")] = "",
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The node's TOML file, instead of --ask, or for its token.")
+    ] = None,
+    even_deleted: Annotated[
+        bool, typer.Option("--even-deleted", help="Store also what was deleted on purpose.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every byte and say what would be sent.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -120,11 +129,13 @@ def resubmit_verb(
 
     What the cluster has already is answered with Success and stored no second time. What was answered with Success
     moves to lost+found/resubmitted/; nothing is deleted. What is damaged, or is no instance, stays where it is and is
-    named. Interrupted, it goes on where it was when it is run again.
+    named. So is what was deleted on purpose: a node is asked, by --config or --ask. Interrupted, it goes on where it
+    was when it is run again.
 
-    Example: `perenne lost-found resubmit /var/lib/perenne --to n1.pacs.example:11112`. Exit code 0 everything that
-    could be sent was taken, 1 something was not, 2 bad usage.
+    Example: `perenne lost-found resubmit /var/lib/perenne --config /etc/perenne.toml --to n1.pacs.example:11112`. Exit
+    code 0 everything that could be sent was taken, 1 something was not, 2 bad usage.
     """
+    address, access = ("", NodeAccess()) if even_deleted else _asked(ask, config)
     host, port = _address(to)
     asked = _opened(directory, name or [])
     console = Console(stderr=True)
@@ -135,9 +146,17 @@ def resubmit_verb(
         for one in asked:
             found.append(look(directory, one, verify=True))
             progress.advance(checking)
-        wanted = [saved for saved in found if saved.sendable]
-        sending = progress.add_task("sending", total=len(wanted))
+        sendable = [saved for saved in found if saved.sendable]
         outcomes: list[Outcome] = []
+        wanted: list[Saved] = []
+        for saved in sendable:
+            why = held_back(address, access, saved.sop_instance_uid) if address else None
+            if why is None:
+                wanted.append(saved)
+            else:
+                outcomes.append(Outcome(saved, f"stays: {why}"))
+                _tell(saved, f"stays: {why}", as_json=as_json)
+        sending = progress.add_task("sending", total=len(wanted))
 
         def said(outcome: Outcome) -> None:
             outcomes.append(outcome)
@@ -146,6 +165,16 @@ def resubmit_verb(
 
         broken = "" if dry_run else _send(directory, wanted, host, port, ae, said)
     _report(found, outcomes, broken, dry_run=dry_run, as_json=as_json)
+
+
+def _asked(ask: str, config: Path | None) -> tuple[str, NodeAccess]:
+    """Who says what was deleted. Raises typer.Exit."""
+    if not ask and config is None:
+        raise _usage("which node says what was deleted on purpose? Give --config or --ask URL, or say --even-deleted")
+    if config is None:
+        return ask.rstrip("/"), NodeAccess()
+    settings = read_config(config)
+    return ask.rstrip("/") or own_address(settings), NodeAccess.of(settings)
 
 
 def _send(directory: Path, wanted: list[Saved], host: str, port: int, ae: str, said: Callable[[Outcome], None]) -> str:
@@ -165,10 +194,11 @@ def _tell(saved: Saved, result: str, *, as_json: bool) -> None:
 
 
 def _report(found: list[Saved], outcomes: list[Outcome], broken: str, *, dry_run: bool, as_json: bool) -> None:
+    said = {outcome.saved.name for outcome in outcomes}
     for saved in found:
         if not saved.sendable:
             _tell(saved, f"stays: {saved.damage or 'no instance'}", as_json=as_json)
-        elif dry_run:
+        elif dry_run and saved.name not in said:
             _tell(saved, "would be sent", as_json=as_json)
     taken = sum(outcome.problem is None for outcome in outcomes)
     wanted = sum(saved.sendable for saved in found)
@@ -178,7 +208,7 @@ def _report(found: list[Saved], outcomes: list[Outcome], broken: str, *, dry_run
     if as_json:
         typer.echo(json.dumps(counts))
     elif dry_run:
-        typer.echo(f"{wanted} of {len(found)} files would be sent")
+        typer.echo(f"{wanted - len(said)} of {len(found)} files would be sent")
     else:
         typer.echo(f"{taken} of {wanted} instances taken, and moved to {DIRECTORY}/{RESUBMITTED}")
     if not dry_run and taken < wanted:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from perenne.cli.rescuing import reached
 from perenne.cli.usage import fail, read_config
 from perenne.membership import (
     NotPossible,
@@ -28,6 +29,7 @@ from perenne.membership import (
     progress,
     running,
 )
+from perenne.survey import Reach
 from replication.coordination.port import CoordinationCorrupt, CoordinationUnavailable, Operation
 from replication.coordination.surgery import Found, Interfered, Surgery
 from replication.core.values import Member, ReplicaId
@@ -51,9 +53,9 @@ def _end(result: str, code: int, *, as_json: bool, **facts: Any) -> typer.Exit:
     return typer.Exit(code)
 
 
-def _operated(hosts: str, work: Callable[[Surgery], typer.Exit]) -> typer.Exit:
+def _operated(reach: Reach, work: Callable[[Surgery], typer.Exit]) -> typer.Exit:
     try:
-        with Surgery(hosts) as surgery:
+        with reach.surgery() as surgery:
             return work(surgery)
     except NotPossible as error:
         return fail(f"refused: {error}")
@@ -65,8 +67,8 @@ def add(
     model: Path, wanted: Wanted, output: Path | None, *, wait: bool, seconds: float, dry_run: bool, as_json: bool
 ) -> None:
     settings = read_config(model)
-    hosts = settings.coordination.zookeeper
-    if not hosts:
+    reach = reached(settings, settings.coordination.zookeeper)
+    if not reach.hosts:
         raise fail(f"{model} describes a standalone node: a cluster needs [coordination] zookeeper", 2)
     try:
         text = configuration(
@@ -92,9 +94,9 @@ def add(
             typer.echo(f"{target}: start the node on its machine: perenne node --config {target.name}")
         if not wait:
             return _end("written", 0, as_json=as_json, file=str(target))
-        return _watched(surgery, wanted.name, seconds, as_json=as_json)
+        return _watched(reach, surgery, wanted.name, seconds, as_json=as_json)
 
-    raise _operated(hosts, work)
+    raise _operated(reach, work)
 
 
 def _write(target: Path, text: str, model: Path) -> None:
@@ -108,10 +110,10 @@ def _write(target: Path, text: str, model: Path) -> None:
         file.write(text)
 
 
-def replace(hosts: str, name: str, *, seconds: float, dry_run: bool, as_json: bool) -> None:
+def replace(reach: Reach, name: str, *, seconds: float, dry_run: bool, as_json: bool) -> None:
     def work(surgery: Surgery) -> typer.Exit:
         found = surgery.look()
-        old = check_replace(found, name)
+        old = check_replace(reach, found, name)
         bar = (
             f"the disk of incarnation {old.incarnation} is taken off the register" if old else "no disk is to be barred"
         )
@@ -121,22 +123,22 @@ def replace(hosts: str, name: str, *, seconds: float, dry_run: bool, as_json: bo
             surgery.retire(found, [old])
         if not as_json:
             typer.echo(f"{bar}; start {name} with an empty data_dir and the same [node] id")
-        return _watched(surgery, name, seconds, as_json=as_json)
+        return _watched(reach, surgery, name, seconds, as_json=as_json)
 
-    raise _operated(hosts, work)
+    raise _operated(reach, work)
 
 
 def asdict_or_none(member: Member | None) -> dict[str, str] | None:
     return {"node": member.id, "incarnation": member.incarnation} if member is not None else None
 
 
-def retire(hosts: str, name: str, *, seconds: float, dry_run: bool, as_json: bool) -> None:
+def retire(reach: Reach, name: str, *, seconds: float, dry_run: bool, as_json: bool) -> None:
     def work(surgery: Surgery) -> typer.Exit:
         found = surgery.look()
         known = found.registrations.get(ReplicaId(name))
         if known is not None and known.retired and running(found, name) is None:
             return _end(f"{name} is retired", 0, as_json=as_json)
-        who = check_retire(found, name)
+        who = check_retire(reach, found, name)
         if dry_run:
             return _end(f"{name} can be retired (nothing was changed)", 0, as_json=as_json, retires=asdict_or_none(who))
         if running(found, name) is None:
@@ -144,7 +146,7 @@ def retire(hosts: str, name: str, *, seconds: float, dry_run: bool, as_json: boo
             return _end(f"{name} is retired; it did not run", 0, as_json=as_json)
         return _left(surgery, who, seconds, as_json=as_json)
 
-    raise _operated(hosts, work)
+    raise _operated(reach, work)
 
 
 def _left(surgery: Surgery, who: Member, seconds: float, *, as_json: bool) -> typer.Exit:
@@ -175,7 +177,7 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.0f} records/s" if task.speed else "")
 
 
-def _watched(surgery: Surgery, name: str, seconds: float, *, as_json: bool) -> typer.Exit:
+def _watched(reach: Reach, surgery: Surgery, name: str, seconds: float, *, as_json: bool) -> typer.Exit:
     """Until it is in sync. Ctrl-C ends the watching alone."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
@@ -185,7 +187,7 @@ def _watched(surgery: Surgery, name: str, seconds: float, *, as_json: bool) -> t
         with Bar(*columns, console=console, disable=as_json or not console.is_terminal) as bar:
             task = bar.add_task(f"{name}: not there yet", total=None)
             while True:
-                seen = progress(surgery.look(), name)
+                seen = progress(reach, surgery.look(), name)
                 if seen is not None and seen.in_sync:
                     return _end(f"{name} is in sync", 0, as_json=as_json, incarnation=seen.incarnation)
                 words = _words(seen)

@@ -1,10 +1,30 @@
 """`perenne import` and `perenne export`: what they are asked for; the work is imported when one of them runs."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from perenne.config import ConfigError
+from perenne.config_reading import load_config
+from perenne.nodeaccess import NodeAccess
+
+AccessOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="A node's TOML file, for the token and TLS of --url.")
+]
+
+
+def _access(config: Path | None) -> NodeAccess:
+    """Raises typer.Exit when the configuration cannot be read."""
+    if config is None:
+        return NodeAccess()
+    try:
+        return NodeAccess.of(load_config(config, os.environ))
+    except (ConfigError, OSError, ValueError) as error:
+        sys.stderr.write(f"perenne: {error}\n")
+        raise typer.Exit(2) from error
 
 
 def import_verb(
@@ -20,6 +40,7 @@ def import_verb(
     rate: Annotated[float | None, typer.Option(min=0.001, help="At most so many MB (10^6 bytes) per second.")] = None,
     verify: Annotated[str, typer.Option(help="Afterwards, read back from every node: all, or so many at random.")] = "",
     url: Annotated[list[str] | None, typer.Option("--url", help="http://HOST:PORT of a node, for --verify.")] = None,
+    config: AccessOption = None,
     largest: Annotated[float, typer.Option(min=0.001, help="GiB that one instance may have at most.")] = 16.0,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to go on trying when nothing is taken.")] = 300.0,
     work: Annotated[Path | None, typer.Option(help="Where large members of archives are unpacked.")] = None,
@@ -59,6 +80,7 @@ def import_verb(
         rate=rate,
         verify=verify,
         url=url or [],
+        access=_access(config),
         largest=largest,
         patience=patience,
         work=work,
@@ -72,5 +94,77 @@ def import_verb(
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         sys.stderr.write(f"perenne: interrupted; the same command goes on from {journal}\n")
+        raise typer.Exit(130) from None
+    raise typer.Exit(code)
+
+
+def export_verb(
+    to: Annotated[str, typer.Argument(help="A folder, made when absent; or a zip, or - for standard output.")],
+    directory: Annotated[
+        list[Path] | None, typer.Option("--from", help="A node's data directory (it may be running); repeat it.")
+    ] = None,
+    url: Annotated[list[str] | None, typer.Option("--url", help="http://HOST:PORT of a node; repeat it.")] = None,
+    cluster: Annotated[Path | None, typer.Option(help="A cluster.json instead of --url.")] = None,
+    config: AccessOption = None,
+    kind: Annotated[str, typer.Option("--as", help="files, zip or dicomdir.")] = "files",
+    study: Annotated[list[str] | None, typer.Option(help="Study Instance UID; repeat it.")] = None,
+    series: Annotated[list[str] | None, typer.Option(help="Series Instance UID; repeat it.")] = None,
+    instance: Annotated[list[str] | None, typer.Option(help="SOP Instance UID; repeat it.")] = None,
+    patient_id: Annotated[str, typer.Option(help="Patient ID, exactly.")] = "",
+    accession: Annotated[str, typer.Option(help="Accession Number, exactly.")] = "",
+    study_date: Annotated[str, typer.Option(help="YYYYMMDD-YYYYMMDD; either may be left out.")] = "",
+    modality: Annotated[str, typer.Option(help="Modality, such as CT.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how much there is, write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts: one JSON document.")] = False,
+) -> None:
+    """Get images out as DICOM files: from data directories, also with no node running, or from a running cluster.
+
+        perenne export /mnt/usb --from /var/lib/perenne --study 1.2.840.113619.2.1 --as dicomdir
+
+        perenne export out --url http://n1:8080 --url http://n2:8080 --patient-id 4711 --study-date 20240101-20241231
+
+    Every instance is compared with its digest before it is written. What is damaged is named and left out, never
+    written silently; given several sources, it is taken from the next that has it whole. Both versions of a UID that
+    came with two contents are written. Nothing is overwritten: what is there already with the right digest is skipped,
+    so an export that was interrupted goes on (a zip begins anew); another file of that name is named.
+
+    Exit code 0 everything that is wanted was written, 1 something was left out or there was nothing, 2 bad usage, 130
+    interrupted.
+    """
+    from perenne.cli.exporting import BadUsage, Wishes, take_out
+    from perenne.cli.status import NoCluster
+    from perenne.moving.remote import NoList
+    from perenne.moving.selection import BadSelection
+    from perenne.moving.targets import NotWritten
+
+    wishes = Wishes(
+        to=to,
+        kind=kind,
+        directories=directory or [],
+        url=url or [],
+        cluster=cluster,
+        access=_access(config),
+        study=study or [],
+        series=series or [],
+        instance=instance or [],
+        patient_id=patient_id,
+        accession=accession,
+        study_date=study_date,
+        modality=modality,
+        everything=everything,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+    try:
+        code = take_out(wishes)
+    except (BadUsage, BadSelection, NoCluster) as error:
+        sys.stderr.write(f"perenne: {error}\n")
+        raise typer.Exit(2) from error
+    except (NoList, NotWritten, OSError) as error:
+        sys.stderr.write(f"perenne: {error}\n")
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        sys.stderr.write("perenne: interrupted; the same command goes on\n")
         raise typer.Exit(130) from None
     raise typer.Exit(code)

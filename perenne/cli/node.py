@@ -92,8 +92,8 @@ def replace(
     """
     from perenne.cli import members, rescuing
 
-    hosts = rescuing.hosts(config, zookeeper, cluster)
-    members.replace(hosts, name, seconds=seconds, dry_run=dry_run, as_json=as_json)
+    reach = rescuing.reach(config, zookeeper, cluster)
+    members.replace(reach, name, seconds=seconds, dry_run=dry_run, as_json=as_json)
 
 
 @app.command("retire")
@@ -117,5 +117,5 @@ def retire(
     """
     from perenne.cli import members, rescuing
 
-    hosts = rescuing.hosts(config, zookeeper, cluster)
-    members.retire(hosts, name, seconds=seconds, dry_run=dry_run, as_json=as_json)
+    reach = rescuing.reach(config, zookeeper, cluster)
+    members.retire(reach, name, seconds=seconds, dry_run=dry_run, as_json=as_json)

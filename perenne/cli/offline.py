@@ -6,31 +6,15 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
+from perenne.cli.verify import opened, told, verify_directory
 from storage.errors import RecordCorrupt
 from storage.position import RecordKind
-from storage.walk import Fault, Found, Walk, copy_checked
+from storage.walk import Fault, Found, copy_checked
 
 app = typer.Typer(no_args_is_help=True)
 DirectoryArgument = Annotated[Path, typer.Argument(help="A node's data directory (it may be running).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: JSON lines.")]
-
-
-def opened(directory: Path, *, verify: bool) -> tuple[Walk, list[Path]]:
-    """Raises typer.Exit when it is no data directory."""
-    walk = Walk(directory, verify)
-    found = walk.segments()
-    if not found:
-        sys.stderr.write(f"perenne: {directory} holds no log: give the [node] data_dir of a node\n")
-        raise typer.Exit(2)
-    return walk, found
-
-
-def told(fault: Fault) -> str:
-    where = "" if fault.sequence is None else f" record {fault.sequence}:"
-    return f"{fault.segment.name}:{where} {fault.text}"
 
 
 @app.command("ls")
@@ -57,38 +41,12 @@ def ls(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
 
 @app.command("verify")
 def verify(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
-    """Check every digest, the chain, and the table of each segment; exit code 1 when anything is wrong, and say what.
+    """The same as `perenne verify --deep DATA_DIR`: every digest, the chain, and the table of each segment.
 
     It also notices what is not there: records, segments, table entries, and a log that is shorter than this node knew.
+    Exit code 1 when anything is wrong.
     """
-    walk, names = opened(directory, verify=True)
-    counts = {"records": 0, "damaged": 0, "lost": 0, "other_faults": 0}
-
-    def say(fault: Fault) -> None:
-        counts["lost"] += fault.lost
-        counts["other_faults"] += not fault.lost and not fault.note
-        key = "note" if fault.note else "damage"
-        facts = {"segment": fault.segment.name, "sequence": fault.sequence, key: fault.text, "lost": fault.lost}
-        typer.echo(json.dumps(facts) if as_json else told(fault))
-
-    console = Console(stderr=True)
-    for path in track(names, "verifying", console=console, disable=as_json or not console.is_terminal):
-        for found in walk.segment(path):
-            if isinstance(found, Fault):
-                say(found)
-                continue
-            counts["records"] += 1
-            if found.damage is not None:
-                counts["damaged"] += 1
-                sequence = found.header.position.sequence
-                facts = {"segment": path.name, "sequence": sequence, "damage": found.damage}
-                typer.echo(json.dumps(facts) if as_json else f"{path.name}: record {sequence}: {found.damage}")
-    for fault in walk.finish():
-        say(fault)
-    text = "{records} records, {damaged} damaged, {lost} lost, {other_faults} other faults".format(**counts)
-    typer.echo(json.dumps(counts) if as_json else text)
-    if counts["damaged"] or counts["lost"] or counts["other_faults"]:
-        raise typer.Exit(1)
+    raise typer.Exit(verify_directory(directory, deep=True, study="", as_json=as_json))
 
 
 @app.command("extract")

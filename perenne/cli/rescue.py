@@ -34,9 +34,10 @@ def failover(
     """Go on although nobody is eligible: the only replicas in sync are lost, disk and all.
 
     Nodes elect a leader by themselves whenever one that holds everything is there; this verb refuses then, and names
-    it. Else it asks every survivor, chooses the longest verified log, and names exactly what may be lost: records from
-    and to, and what lost+found of a survivor still has of it. Every replica that is given up must be named by
-    --without. It may not come back with the disk that it had: keep that disk, `perenne log extract` reads it.
+    it. Else it asks every survivor, and the bucket where there is one, chooses the longest verified log, and names
+    exactly what may be lost: records from and to, and what lost+found of a survivor still has of it. Every replica that
+    is given up must be named by --without. It may not come back with the disk that it had: keep that disk, `perenne log
+    extract` reads it.
 
     Example: `perenne failover --accept-loss --config /etc/perenne.toml --without n1 --dry-run`, then without --dry-run.
     Exit code 0 a node leads, 1 refused or nobody led in time, 2 bad usage.
@@ -50,10 +51,11 @@ def failover(
             2,
         )
     left = without or []
+    bucket = rescuing.bucket(rescuing.configured(config)) if "tier" not in left else None
     rescuing.run(
-        rescuing.hosts(config, zookeeper, cluster),
+        rescuing.reach(config, zookeeper, cluster),
         node or [],
-        lambda seen: rescuing.plan_failover(seen, left),
+        lambda seen: rescuing.plan_failover(seen, left, bucket),
         dry_run=dry_run,
         yes=yes,
         seconds=seconds,
@@ -91,7 +93,7 @@ def rebuild(
     left = without or []
     bucket = rescuing.bucket(settings) if "tier" not in left else None
     rescuing.run(
-        rescuing.hosts(config, zookeeper, cluster),
+        rescuing.reach(config, zookeeper, cluster),
         node or [],
         lambda seen: rescuing.plan_rebuild(seen, left, bucket, accept_loss=accept_loss),
         dry_run=dry_run,

@@ -14,14 +14,16 @@ from perenne.cli.status import NoCluster
 from perenne.cli.switchover import zookeeper_of
 from perenne.cli.usage import fail, read_config
 from perenne.config import Config
+from perenne.config_tls import zookeeper_access
+from perenne.nodeaccess import NodeAccess
 from perenne.rescue import Seen, plan_failover, plan_rebuild
+from perenne.survey import Reach
 from replication.coordination.port import CoordinationCorrupt, CoordinationUnavailable
-from replication.coordination.surgery import Interfered, Surgery
-from replication.core.rebuild import Bucket
-from replication.core.rescue import Plan, Refused
+from replication.coordination.surgery import Interfered
+from replication.core.rescue import Bucket, Plan, Refused
 from replication.core.values import ClusterState
 
-__all__ = ["bucket", "configured", "fail", "hosts", "plan_failover", "plan_rebuild", "run"]
+__all__ = ["bucket", "configured", "fail", "plan_failover", "plan_rebuild", "reach", "reached", "run"]
 NAMED: Final = 20
 """Instances named one by one in the text; `--json` names all."""
 
@@ -30,16 +32,21 @@ def configured(config: Path | None) -> Config | None:
     return read_config(config) if config is not None else None
 
 
-def hosts(config: Path | None, zookeeper: str, cluster: Path | None) -> str:
-    """Where ZooKeeper is. Raises typer.Exit."""
+def reach(config: Path | None, zookeeper: str, cluster: Path | None) -> Reach:
+    """Where the cluster is; with a configuration also what its ZooKeeper and its nodes want to be shown."""
+    settings = read_config(config)
     try:
-        settings = configured(config)
-        given = zookeeper or (zookeeper_of(cluster) if cluster else settings.coordination.zookeeper if settings else "")
+        given = zookeeper or (zookeeper_of(cluster) if cluster else settings.coordination.zookeeper)
     except NoCluster as error:
         raise fail(str(error), 2) from error
     if not given:
         raise fail("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
-    return given
+    return reached(settings, given)
+
+
+def reached(settings: Config, hosts: str) -> Reach:
+    scheme = "https" if settings.http.tls else "http"
+    return Reach(hosts=hosts, zookeeper=zookeeper_access(settings), nodes=NodeAccess.of(settings), scheme=scheme)
 
 
 def bucket(settings: Config | None) -> Bucket | None:
@@ -60,7 +67,7 @@ def bucket(settings: Config | None) -> Bucket | None:
 
 
 def run(
-    given: str,
+    reach: Reach,
     urls: Sequence[str],
     plan_from: Callable[[Seen], Plan | Refused],
     *,
@@ -70,8 +77,8 @@ def run(
     as_json: bool,
 ) -> None:
     try:
-        with Surgery(given) as surgery:
-            seen = rescue.look(surgery, urls)
+        with reach.surgery() as surgery:
+            seen = rescue.look(reach, surgery, urls)
             plan = plan_from(seen)
             facts = document(seen, plan)
             if not as_json:

@@ -66,7 +66,7 @@ def show(found: list[str], access: NodeAccess, *, as_json: bool) -> int:
         judged = [{**n, "health": health(n)[0], "reasons": health(n)[1]} for n in nodes]
         Console().print_json(json.dumps({"health": ["ok", "degraded", "down"][code], "nodes": judged}))
         return code
-    columns = ("node", "role", "in sync", "position", "lag", "instances", "conflicts", "disk free")
+    columns = ("node", "role", "in sync", "position", "lag", "instances", "conflicts", "disk free", "verified")
     table = Table(*columns, Column("health", overflow="fold", min_width=20))
     for n in nodes:
         table.add_row(*_row(n, leader))
@@ -76,7 +76,18 @@ def show(found: list[str], access: NodeAccess, *, as_json: bool) -> int:
     console.print(table)
     if leader is not None and leader.get("tier"):
         console.print(_tier(leader["tier"]))
+    for n in nodes:
+        if (held := n.get("capacity")) and held["tier_only_segments"]:
+            console.print(_evicted(n["node"], held))
     return code
+
+
+def _evicted(node: str, held: dict[str, Any]) -> str:
+    """One line about a node that reads a part of its log from the tier."""
+    gib = held["tier_only_bytes"] / 2**30
+    return (
+        f"{node}: {held['local_segments']} segments here, {held['tier_only_segments']} ({gib:.1f} GiB) in the tier only"
+    )
 
 
 def _tier(tier: dict[str, Any]) -> str:
@@ -97,7 +108,7 @@ def _row(n: dict[str, Any], leader: dict[str, Any] | None) -> list[str]:
     word, reasons = health(n)
     said = word if word == OK else f"[red]{word}: {'; '.join(map(escape, reasons))}"
     if "error" in n:
-        return [str(n["node"]), *["-"] * 7, said]
+        return [str(n["node"]), *["-"] * 8, said]
     lags = {lag["replica"]: lag for lag in leader["lags"]} if leader else {}
     lag = lags.get(n["node"])
     return [
@@ -109,8 +120,27 @@ def _row(n: dict[str, Any], leader: dict[str, Any] | None) -> list[str]:
         str(n["instances"]),
         str(n.get("conflict_count", len(n["conflicts"]))),
         f"{n['disk']['free_bytes'] / 2**30:.0f} GiB",
+        _verified(n.get("scrub")),
         said,
     ]
+
+
+def _verified(scrub: dict[str, Any] | None) -> str:
+    """Since when all headers, and all payloads, were read again."""
+    if scrub is None:
+        return "-"
+    return f"{_age(scrub['light_age_seconds'])}, deep {_age(scrub['deep_age_seconds'])}"
+
+
+def _age(seconds: float) -> str:
+    """
+    >>> _age(59), _age(7200), _age(864_000)
+    ('59 s', '2 h', '10 d')
+    """
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _in_sync(n: dict[str, Any], leader: dict[str, Any] | None) -> str:

@@ -185,12 +185,13 @@ class LocalCluster:
     def start_node(self, node: LocalNode) -> None:
         """Start one node; `ready` tells when it may be used."""
         node.directory.mkdir(parents=True, exist_ok=True)
-        node.config.write_text(self._toml(node))
+        node.config.write_text(self.configuration(node))
         command = [*node.wrapper, sys.executable, "-m", "perenne.cli", "node", "--config", str(node.config)]
         node.running = start(command, node.directory / "node.log", node.directory)
         self.save()
 
-    def _toml(self, node: LocalNode) -> str:
+    def configuration(self, node: LocalNode) -> str:
+        """What its node.toml says."""
         keeper = node.zookeeper or f"127.0.0.1:{self.zookeeper_port}"
         return f"""# Written by script/up.
 [node]

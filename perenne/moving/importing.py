@@ -140,8 +140,10 @@ class Import:
             return batch
 
         async def work(courier: Courier) -> None:
+            ahead = asyncio.create_task(asyncio.to_thread(take))
             try:
-                while self.summary.stopped is None and (batch := await asyncio.to_thread(take)):
+                while self.summary.stopped is None and (batch := await ahead):
+                    ahead = asyncio.create_task(asyncio.to_thread(take))  # read while this is sent
                     # What fits the association as it is goes first, so that a new one is opened seldom.
                     for one in sorted(batch, key=lambda one: not courier.proposes(one.pair)):
                         if self.summary.stopped is None:
@@ -152,6 +154,7 @@ class Import:
             except GaveUp as error:
                 self.summary.stopped = self.summary.stopped or str(error)
             finally:
+                await asyncio.gather(ahead, return_exceptions=self.summary.stopped is not None)
                 await courier.hang_up()
 
         couriers = [Courier(target, number, self._pairs, journal) for number in range(associations)]

@@ -80,11 +80,13 @@ def encode_state(state: ClusterState) -> bytes:
 
 
 def _accepted(loss: AcceptedLoss) -> Json:
-    return {"upto": point_facts(loss.upto), "known": loss.known, "by": loss.by, "at_us": loss.at_us}
+    upto = {"epoch": loss.upto.epoch, "sequence": loss.upto.sequence}
+    return {"upto": upto, "known": loss.known, "by": loss.by, "at_us": loss.at_us}
 
 
 def _to_accepted(facts: Json) -> AcceptedLoss:
-    return AcceptedLoss(facts_point(facts["upto"]), int(facts["known"]), str(facts["by"]), int(facts["at_us"]))
+    upto = LogPosition(int(facts["upto"]["epoch"]), int(facts["upto"]["sequence"]))
+    return AcceptedLoss(upto, int(facts["known"]), str(facts["by"]), int(facts["at_us"]))
 
 
 def _build_state(facts: Json) -> ClusterState:
@@ -188,6 +190,7 @@ def encode_live(live: LiveNode) -> bytes:
             "ae_title": live.ae_title,
             "version": live.version,
             "end": point_facts(live.end),
+            "evicts": live.evicts,
         }
     )
 
@@ -205,6 +208,7 @@ def decode_live(data: bytes) -> LiveNode:
             str(f["ae_title"]),
             str(f["version"]),
             facts_point(f["end"]),
+            bool(f.get("evicts", False)),
         ),
     )
 

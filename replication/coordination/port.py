@@ -69,7 +69,10 @@ class NodeRegistration:
 
 @dataclass(frozen=True, slots=True)
 class LiveNode:
-    """The znode `live/<id>` (ephemeral): where a running node is reached, and how it does."""
+    """The znode `live/<id>` (ephemeral): where a running node is reached, and how it does.
+
+    evicts: it may lack the records of sealed segments, so that nobody relies on it to keep them.
+    """
 
     identity: Identity
     host: str
@@ -79,6 +82,7 @@ class LiveNode:
     ae_title: str
     version: str
     end: LogPoint
+    evicts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

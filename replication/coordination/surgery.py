@@ -15,6 +15,7 @@ from kazoo.exceptions import KazooException, NodeExistsError, NoNodeError
 from kazoo.handlers.threading import KazooTimeoutError
 
 from replication.coordination import codec
+from replication.coordination.access import Access
 from replication.coordination.port import ClusterRecord, CoordinationUnavailable, LiveNode, NodeRegistration, Operation
 from replication.core.values import ClusterState, Identity, Member, ReplicaId, TierFloor, VersionedState
 from storage.position import GENESIS
@@ -44,14 +45,18 @@ class Found:
 class Surgery:
     """A session under `root` of an ensemble. Every method raises CoordinationUnavailable, CoordinationCorrupt."""
 
-    def __init__(self, hosts: str, *, root: str = "/perenne") -> None:
+    def __init__(
+        self, hosts: str, *, root: str = "/perenne", access: Access | None = None, patience_s: float = CONNECT_S
+    ) -> None:
         self._root = root
         self._hosts = hosts
-        self._client: Any = KazooClient(hosts=hosts, timeout=6.0, logger=logging.getLogger("perenne.kazoo"))
+        self._patience_s = patience_s
+        options = (access or Access()).options()
+        self._client: Any = KazooClient(hosts=hosts, timeout=6.0, logger=logging.getLogger("perenne.kazoo"), **options)
 
     def __enter__(self) -> Self:
         try:
-            self._client.start(timeout=CONNECT_S)
+            self._client.start(timeout=self._patience_s)
         except (KazooTimeoutError, KazooException) as error:
             self._close()
             raise CoordinationUnavailable(f"ZooKeeper at {self._hosts} does not answer: {error}") from error
@@ -96,7 +101,7 @@ class Surgery:
             nodes = self._children("nodes", codec.decode_registration)
             live = self._children("live", codec.decode_live)
         except KazooException as error:
-            raise CoordinationUnavailable(f"ZooKeeper does not answer: {type(error).__name__}") from error
+            raise CoordinationUnavailable(f"ZooKeeper does not answer, or refuses: {type(error).__name__}") from error
         versions = {f"nodes/{name}": version for name, (_, version) in nodes.items()}
         versions |= {
             name: read[1] for name, read in (("cluster", cluster), ("state", state), ("tierfloor", floor)) if read
@@ -137,7 +142,7 @@ class Surgery:
         try:
             read = self._read(codec.decode_operation, "ops", verb)
         except KazooException as error:
-            raise CoordinationUnavailable(f"ZooKeeper does not answer: {type(error).__name__}") from error
+            raise CoordinationUnavailable(f"ZooKeeper does not answer, or refuses: {type(error).__name__}") from error
         return read[0] if read is not None else None
 
     def request(self, operation: Operation) -> None:
@@ -149,7 +154,7 @@ class Surgery:
             except NoNodeError:
                 self._client.create(path, data, makepath=True)
         except KazooException as error:
-            raise CoordinationUnavailable(f"ZooKeeper does not answer: {type(error).__name__}") from error
+            raise CoordinationUnavailable(f"ZooKeeper does not answer, or refuses: {type(error).__name__}") from error
 
     def _begin(self) -> Any:
         for name in ("nodes", "live", "ops"):

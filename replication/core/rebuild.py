@@ -1,11 +1,13 @@
 """Rebuilding the cluster state from what nodes hold, after the coordination service lost its history (section 9)."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
 from replication.core.rescue import (
+    FROM_THE_TIER,
+    NO_BUCKET,
     Approval,
+    Bucket,
     Loss,
     Plan,
     Refused,
@@ -14,6 +16,7 @@ from replication.core.rescue import (
     best,
     contradicted,
     given_up,
+    holds_more,
     led,
     loss_of,
     newest,
@@ -21,22 +24,10 @@ from replication.core.rescue import (
     unaccounted,
     why_unfit,
 )
-from replication.core.values import TIER, TIER_MEMBER, ClusterState, Member, TierClaim
-from storage.position import LogPosition
+from replication.core.values import TIER, TIER_MEMBER, ClusterState, Member
 
 MARGIN: Final = 1_000
 """Added to epoch and change counter while somebody was not asked, who may have seen later ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """What the tier shows: the tip of what it holds, the highest change counter it was marked with, and the highest
-    epoch of any object, dead branches included.
-    """
-
-    tip: LogPosition
-    counter: int
-    epoch: int
 
 
 def rebuilt(
@@ -55,10 +46,10 @@ def rebuilt(
     if not reasons:
         names = around.registered.keys() | {m.id for m in (last.in_sync if last is not None else ())}
         reasons = unaccounted(names, nodes, without)
-    if not reasons and bucket is None and last is not None and TIER_MEMBER in last.in_sync and TIER not in without:
+    if not reasons and bucket is None and TIER not in without and _tiered(last, nodes):
         reasons = (
-            "the tier was in sync, and may hold what no node holds: give --config with its [tier] section,"
-            " or, if its contents are gone for good, --without tier",
+            "the tier may hold what no node holds: give --config of a node with its [tier] section, or, if its contents"
+            " are gone for good, --without tier",
         )
     if reasons := reasons or led(nodes):
         return Refused(reasons)
@@ -75,6 +66,17 @@ def last_remembered(nodes: Collection[Standing]) -> ClusterState | None:
     """The newest cluster state that any node read."""
     states = [node.remembered for node in nodes if node.remembered is not None]
     return max(states, key=lambda state: state.change.counter, default=None)
+
+
+def _unsure(survivors: Sequence[Standing], left_out: Collection[Member], *, given_tier: bool) -> bool:
+    """Whether those who cannot go on may have been a set of their own at the end: what is remembered may be old."""
+    gone = {member.id for member in left_out} | {node.member.id for node in survivors if node.unfit is not None}
+    smallest = min(node.copies for node in survivors)
+    return len(gone) >= max(1, smallest - 1 if given_tier else smallest)
+
+
+def _tiered(last: ClusterState | None, nodes: Collection[Standing]) -> bool:
+    return any(node.tiered for node in nodes) or (last is not None and TIER_MEMBER in last.in_sync)
 
 
 def _nothing_to_rebuild(state: ClusterState | None, around: Surroundings, nodes: Sequence[Standing]) -> tuple[str, ...]:
@@ -106,27 +108,22 @@ def _planned(
     approval: Approval,
 ) -> Plan | Refused:
     members = last.in_sync if last is not None else frozenset[Member]()
-    held_all = any(node.member in members for node in survivors)
+    left_out = given_up(members, around, nodes, without)
     known = newest([*around.floors, *(node.told for node in survivors)])
-    through_tier = bucket is not None and bucket.tip > chosen.end.position and TIER not in without
-    loss = loss_of(chosen, known, unsure=bool(without) and not held_all)
-    if through_tier:
-        loss = Loss(first=1, last=0, unsure=loss.unsure)
+    tier = NO_BUCKET if bucket is None or TIER in without else bucket
+    loss = loss_of(chosen, tier, known, unsure=_unsure(survivors, left_out, given_tier=TIER in without))
     if (loss.records or loss.unsure) and not accept_loss:
         return Refused((_what_is_lost(loss), "if that is accepted, say so with --accept-loss"))
-    sure = not without and (bucket is not None or (last is not None and TIER_MEMBER not in last.in_sync))
+    sure = not without and last is not None
     margin = 1 if sure else MARGIN
-    tier = bucket or Bucket(LogPosition(0, 0), 0, 0)
     counter = margin + max(tier.counter, state.change.counter if state else 0, *(n.counter for n in survivors))
     epoch = margin + max(tier.epoch, state.epoch if state else 0, *(n.promise for n in survivors))
-    new = state_for(chosen, counter=counter, epoch=epoch, known=known, loss=loss, approval=approval)
-    if through_tier:
-        claim = TierClaim(chosen.told.sequence + 1, chosen.told.chain)
-        new = replace(new, in_sync=frozenset({TIER_MEMBER}), tier=claim, floor=chosen.told)
+    through_tier = holds_more(tier, chosen)
+    new = state_for(chosen, tier, last, counter=counter, epoch=epoch, known=known, loss=loss, approval=approval)
     return Plan(
         chosen=None if through_tier else chosen,
         state=new,
-        left_out=given_up(members, around, nodes, without),
+        left_out=left_out,
         loss=loss,
         notes=_notes(last, survivors, through_tier=through_tier),
     )
@@ -137,7 +134,9 @@ def _what_is_lost(loss: Loss) -> str:
         f"records {loss.first} to {loss.last} were committed and are on no node that answers" if loss.records else ""
     )
     unsure = (
-        "nobody who answers was in sync when the cluster state was last seen: more may be lost" if loss.unsure else ""
+        "so many are given up that they may have been in sync without anybody who answers: more may be lost"
+        if loss.unsure
+        else ""
     )
     return "; ".join(text for text in (known, unsure) if text)
 
@@ -148,7 +147,7 @@ def _notes(last: ClusterState | None, survivors: Sequence[Standing], *, through_
     names = ", ".join(sorted(member.id for member in last.in_sync))
     found = [f"in sync when it was last seen (change {last.change.counter}): {names}"]
     if through_tier:
-        found.append("the bucket holds more than any node: a node with its [tier] section takes over from it")
+        found.append(FROM_THE_TIER)
     holders = sorted(node.member.id for node in survivors if node.member in last.in_sync)
     if holders:
         found.append(f"each of them holds everything acknowledged until then; {', '.join(holders)} answers")

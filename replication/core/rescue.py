@@ -1,13 +1,12 @@
 """What an operator's verbs decide when the cluster cannot go on by itself: who goes on, and what that may cost.
 
-Pure. Two cases: nobody is eligible (`after_a_loss`), or the coordination service lost its history (`rebuilt`, in
-`replication.core.rebuild`). Neither is ever tried while the cluster could elect somebody by its own rules.
+Pure. What both cases share: nobody is eligible (`replication.core.loss`), or the coordination service lost its history
+(`replication.core.rebuild`). Neither is ever tried while the cluster could elect somebody by its own rules.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from replication.core.eligibility import why_not_eligible
 from replication.core.values import (
     TIER,
     TIER_MEMBER,
@@ -18,9 +17,9 @@ from replication.core.values import (
     Member,
     Phase,
     ReplicaId,
-    TierFloor,
+    TierClaim,
 )
-from storage.position import GENESIS, EpochSpan, LogPoint
+from storage.position import GENESIS, EpochSpan, LogPoint, LogPosition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +27,8 @@ class Standing:
     """What one node says of itself when an operator asks. end: of what is durable. told: the highest commit point it
     knows. floor, promise, counter: as on its disk. epochs: which records of its log are of which epoch, oldest first.
     fenced: why it stopped writing. leader: whom it hears as such, or itself. tiered: whether it could take over from
-    the tier. remembered: `state` as it read it last, also in an earlier life.
+    the tier. remembered: `state` as it read it last, also in an earlier life. copies: the smallest set that may
+    acknowledge.
     """
 
     member: Member
@@ -43,6 +43,7 @@ class Standing:
     tiered: bool = False
     remembered: ClusterState | None = None
     leader: ReplicaId | None = None
+    copies: int = 2
 
     def holds(self, point: LogPoint) -> bool:
         """Whether its log has this prefix. One epoch has one leader, so the epoch of a record proves it as the chain
@@ -92,6 +93,21 @@ class Plan:
     left_out: tuple[Member, ...]
     loss: Loss
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """What the tier shows: the tip of what it holds, the highest change counter it was marked with, and the highest
+    epoch of any object, dead branches included.
+    """
+
+    tip: LogPosition
+    counter: int
+    epoch: int
+
+
+FROM_THE_TIER = "the bucket holds more than any node: a node with its [tier] section takes over from it"
+NO_BUCKET = Bucket(LogPosition(0, 0), 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +190,11 @@ def contradicted(chosen: Standing, nodes: Iterable[Standing]) -> tuple[str, ...]
     )
 
 
-def loss_of(chosen: Standing, known: LogPoint, *, unsure: bool) -> Loss:
-    """What goes when `chosen` goes on, of what is known to have been committed up to `known`."""
+def loss_of(chosen: Standing, bucket: Bucket | None, known: LogPoint, *, unsure: bool) -> Loss:
+    """What goes when `chosen` goes on, or the bucket where it holds more, of what was committed up to `known`."""
+    if bucket is not None and holds_more(bucket, chosen):
+        first = min(bucket.tip.sequence, known.sequence) + 1
+        return Loss(first=first, last=max(known.sequence, first - 1), unsure=unsure)
     if chosen.holds(known):
         return Loss(first=known.sequence + 1, last=known.sequence, unsure=unsure)
     # A tail of its own epoch is no branch of what was committed later: then only what it was told is sure.
@@ -184,14 +203,32 @@ def loss_of(chosen: Standing, known: LogPoint, *, unsure: bool) -> Loss:
     return Loss(first=first, last=max(known.sequence, first), unsure=unsure)
 
 
+def holds_more(bucket: Bucket, chosen: Standing) -> bool:
+    return bucket.tip > chosen.end.position
+
+
 def state_for(
-    chosen: Standing, *, counter: int, epoch: int, known: LogPoint, loss: Loss, approval: Approval
+    chosen: Standing,
+    bucket: Bucket | None,
+    before: ClusterState | None,
+    *,
+    counter: int,
+    epoch: int,
+    known: LogPoint,
+    loss: Loss,
+    approval: Approval,
 ) -> ClusterState:
-    """The state in which the chosen node alone is in sync, so that the ordinary election goes on from there."""
-    accepted = None
+    """The state in which the chosen node alone is in sync, so that the ordinary election goes on from there.
+
+    Where the bucket holds more, it alone is: claimed from what the chosen node knows to be committed, so that whoever
+    is elected takes over from it by the ordinary rules, or not at all. before: the newest state that is known; what it
+    says of earlier losses and restores stays.
+    """
+    end = bucket.tip if bucket is not None and holds_more(bucket, chosen) else chosen.end.position
+    accepted = before.accepted_loss if before is not None else None
     if loss.records or loss.unsure:
-        accepted = AcceptedLoss(chosen.end, loss.last, approval.by, approval.at_us)
-    return ClusterState(
+        accepted = AcceptedLoss(end, loss.last, approval.by, approval.at_us)
+    state = ClusterState(
         change=Change(counter, approval.change),
         epoch=epoch,
         leader=None,
@@ -199,7 +236,12 @@ def state_for(
         in_sync=frozenset({chosen.member}),
         floor=known if chosen.holds(known) else chosen.told,
         accepted_loss=accepted,
+        restored=before.restored if before is not None else None,
     )
+    if end == chosen.end.position:
+        return state
+    claim = TierClaim(chosen.told.sequence + 1, chosen.told.chain)
+    return replace(state, in_sync=frozenset({TIER_MEMBER}), tier=claim, floor=chosen.told)
 
 
 def given_up(
@@ -211,65 +253,3 @@ def given_up(
     known |= {Member(name, incarnation) for name, incarnation in around.registered.items()}
     ids = {member.id for member in answering}
     return tuple(sorted(m for m in known - answering if m.id in without or m.id in ids))
-
-
-def after_a_loss(
-    state: ClusterState,
-    around: Surroundings,
-    nodes: Sequence[Standing],
-    *,
-    without: Collection[str],
-    approval: Approval,
-) -> Plan | Refused:
-    """Nobody is eligible: choose the survivor that holds most, and say what is lost."""
-    names = {member.id for member in state.in_sync} | around.registered.keys()
-    reasons = _not_to_be_touched(state, around, nodes, without) or unaccounted(names, nodes, without) or led(nodes)
-    if reasons:
-        return Refused(reasons)
-    survivors = [node for node in nodes if node.member.id not in without]
-    chosen = best(survivors)
-    if chosen is None:
-        return Refused(("no survivor can go on", *why_unfit(survivors)))
-    if contradictions := contradicted(chosen, survivors):
-        return Refused(contradictions)
-    known = newest([state.floor, *around.floors, *(node.told for node in survivors), *_counted(state, around)])
-    loss = loss_of(chosen, known, unsure=True)
-    epoch = 1 + max(state.epoch, *(node.promise for node in survivors))
-    left_out = given_up(state.in_sync, around, nodes, without)
-    new = state_for(chosen, counter=state.change.counter + 1, epoch=epoch, known=known, loss=loss, approval=approval)
-    return Plan(chosen=chosen, state=new, left_out=left_out, loss=loss)
-
-
-def _counted(state: ClusterState, around: Surroundings) -> list[LogPoint]:
-    floor = around.tier_floor
-    return [floor] if floor is not None and TIER_MEMBER in state.in_sync else []
-
-
-def _not_to_be_touched(
-    state: ClusterState, around: Surroundings, nodes: Sequence[Standing], without: Collection[str]
-) -> tuple[str, ...]:
-    """Why the cluster is to be left alone: it can go on, or would by another verb."""
-    if around.leader is not None:
-        return (f"{around.leader.id} leads: see `perenne status`",)
-    remembers = [node.member.id for node in nodes if node.counter > state.change.counter]
-    if remembers:
-        return (f"{', '.join(remembers)} remembers a later cluster state: use `perenne coordination rebuild`",)
-    if TIER_MEMBER in state.in_sync and TIER not in without:
-        able = [node.member.id for node in nodes if node.tiered]
-        who = f"{', '.join(able)} takes over from it by itself" if able else "a node with its [tier] section takes over"
-        return (f"the tier is in sync: {who}; if its contents are gone for good, say so with --without tier",)
-    found: list[str] = []
-    for node in nodes:
-        why = why_not_eligible(
-            state,
-            node.member,
-            node,
-            counter=node.counter,
-            own_floor=node.floor,
-            tier_floor=TierFloor(around.tier_floor, 0) if around.tier_floor is not None else None,
-        )
-        if why is None and node.fenced is None:
-            found.append(f"{node.member.id} is in sync and holds everything: it leads by itself, wait for it")
-        elif why is None and node.member.id not in without:
-            found.append(f"{node.member.id} is in sync and holds everything, but {node.fenced}: mend and restart it")
-    return tuple(found)

@@ -9,7 +9,7 @@ from typing import Final, NewType
 
 from msgspec import Struct
 
-from storage.position import GENESIS, LogPoint
+from storage.position import GENESIS, LogPoint, LogPosition
 
 ReplicaId = NewType("ReplicaId", str)
 """A node's id, or `TIER`."""
@@ -91,11 +91,11 @@ class Transfer:
 class AcceptedLoss:
     """A person had the cluster go on without a replica that may have held more (section 12: said exactly).
 
-    upto: where the log of the node that went on ended. known: the last sequence that anybody knew to be committed;
+    upto: where the log that went on ended. known: the last sequence that anybody knew to be committed;
     what lies between the two is lost. by, at_us: who, and when, in Unix microseconds.
     """
 
-    upto: LogPoint
+    upto: LogPosition
     known: int
     by: str
     at_us: int

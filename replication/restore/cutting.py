@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from replication.tier.contents import Link
 from replication.tier.keys import PREFIX_BYTES, Run
 from storage.digest import PayloadHasher
 from storage.errors import FormatError, RecordCorrupt
-from storage.position import RecordHeader
+from storage.position import RecordHeader, chain_after
 from storage.reader import BytesPayload, Payload
 from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
 from storage.table import PAGE, data_offset, decode_segment_header
@@ -32,8 +34,7 @@ class Spool(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """A payload that lies in a piece of an object: no copy is made."""
 
     data: memoryview
@@ -46,8 +47,7 @@ class View:
         yield self.data
 
 
-@dataclass(frozen=True, slots=True)
-class CutRecord:
+class CutRecord(Struct, frozen=True):
     """One whole record: its digests match, its padding is zero, and its header is canonical: `head`, where at hand."""
 
     header: RecordHeader
@@ -167,7 +167,7 @@ class Cutter:
         position = decoded.header.position
         if (position.epoch, position.sequence) != (self._run.epoch, self.next):
             raise RecordCorrupt(self.next, f"record {position.sequence} of epoch {position.epoch} lies in its place")
-        if self._before is not None and not Link(decoded.header, decoded.chain).follows(self._before):
+        if self._before is not None and chain_after(self._before, decoded.header) != decoded.chain:
             raise RecordCorrupt(self.next, "it does not continue the record before it")
 
     def _prove(self, header: RecordHeader, hasher: PayloadHasher) -> None:

@@ -34,7 +34,8 @@ class Case:
 
 
 PRESETS: Final = tuple(Case(file.stem, file) for file in sorted((CHART / "presets").glob("*.yaml")))
-CASES: Final = (*PRESETS, Case("everything", OWN / "everything.yaml", watched=True))
+CLAIM: Final = Case("two-nodes-and-claim", OWN / "two-nodes-and-claim.yaml")
+CASES: Final = (*PRESETS, CLAIM, Case("everything", OWN / "everything.yaml", watched=True))
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from tests.chart.rendering import render as render_chart
 
 VERSIONS = ("1.29", "1.37")
 """Of Kubernetes: the oldest that the validator knows above the chart's own bound, and the newest."""
-THREE, TWO, EVERYTHING = "three-nodes", "two-nodes-and-tier", "everything"
+THREE, TWO, CLAIMED, EVERYTHING = "three-nodes", "two-nodes-and-tier", "two-nodes-and-claim", "everything"
 KINDS: dict[str, dict[str, int]] = {
     THREE: {
         "ConfigMap": 3,
@@ -55,6 +55,14 @@ KINDS: dict[str, dict[str, int]] = {
         "Service": 3,
         "StatefulSet": 1,
     },
+    CLAIMED: {
+        "ConfigMap": 3,
+        "NetworkPolicy": 2,
+        "Pod": 1,
+        "PodDisruptionBudget": 2,
+        "Service": 4,
+        "StatefulSet": 2,
+    },
     EVERYTHING: {
         "ConfigMap": 4,
         "NetworkPolicy": 2,
@@ -68,6 +76,7 @@ KINDS: dict[str, dict[str, int]] = {
 }
 OPERATORS = {"PrometheusRule", "ServiceMonitor"}
 """Kinds of the Prometheus operator: no schema of Kubernetes knows them."""
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
@@ -145,27 +154,37 @@ def test_the_node_understands_its_configuration(case: Case, tmp_path: Path) -> N
         for item in volume.get("secret", {}).get("items", ()):
             file = tmp_path / mounts[volume["name"]].lstrip("/") / item["path"]
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
+            file.write_text("a secret\n")
+    name = "perenne-1"
+    environment = {v["name"]: v["value"].replace("$(POD_NAME)", name) for v in container["env"] if "value" in v}
+    for key in [key for key, value in environment.items() if value.startswith("/etc/")]:
+        environment[key] = f"{tmp_path}{environment[key]}"
+        Path(environment[key]).parent.mkdir(parents=True, exist_ok=True)
+        Path(environment[key]).write_text("a certificate\n")
+    if "PERENNE_TLS__KEY_FILE" in environment:
+        (tmp_path / mounts["tls"].lstrip("/") / "authority.pem").write_text("an authority\n")
     file = tmp_path / "node.toml"
     file.write_text(re.sub(r'"(/(?:etc|var)/)', rf'"{tmp_path}\1', text))
     assert f'data_dir = "{mounts["data"]}"' in text
-    name = "perenne-1"
-    environment = {v["name"]: v["value"].replace("$(POD_NAME)", name) for v in container["env"] if "value" in v}
     config = load_config(file, environment)
     assert config.node.id == name
     assert config.peer.advertise_host.startswith(f"{name}.")
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert ports == {"dicom": config.dimse.port, "peer": config.peer.port, "http": config.http.port}
+    secure = {"dicom-tls": config.dimse.tls_port} if config.dimse.tls != "off" else {}
+    assert ports == {"dicom": config.dimse.port, "peer": config.peer.port, "http": config.http.port, **secure}
+    assert config.tls.on == config.http.tls == (case.name == EVERYTHING)
+    assert {container[probe]["httpGet"]["scheme"] for probe in PROBES} == {"HTTPS" if config.http.tls else "HTTP"}
     assert config.coordination.zookeeper.count(":") == 3
     assert len(config.ae) == len(values_of(case).get("aes", ()))
-    assert config.uses_tier == ("tier" in values_of(case)["config"])
+    assert config.uses_tier == (case.name != THREE)
+    assert (config.tier.kind == "directory") == ("tier" in mounts) == (case.name == CLAIMED)
 
 
 @EVERY
 def test_probes_ask_for_what_a_node_answers(case: Case) -> None:
     (container,) = node_pod(case)["spec"]["containers"]
     answered = {route.path for route in application(cast("Watched", Mock())).routes if isinstance(route, Route)}
-    asked = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+    asked = {container[probe]["httpGet"]["path"] for probe in PROBES}
     assert asked == {"/livez", "/readyz"}
     assert asked < answered
 
@@ -223,9 +242,16 @@ def test_selectors_and_named_ports_mean_the_right_pods(case: Case) -> None:
 @EVERY
 def test_secrets_are_named_and_never_written(case: Case) -> None:
     assert "Secret" not in {d["kind"] for d in found(case)}
-    tier = values_of(case).get("tier")
     volumes = {v["name"]: v["secret"] for v in node_pod(case)["spec"]["volumes"] if "secret" in v}
-    assert ("s3" in volumes) == (tier is not None)
+    assert (
+        set(volumes)
+        == {
+            THREE: set[str](),
+            TWO: {"s3"},
+            CLAIMED: set[str](),
+            EVERYTHING: {"tls", "http-token", "zookeeper", "s3", "s3-ca", "secret-dicom-tls"},
+        }[case.name]
+    )
     assert all(volume["defaultMode"] == 0o440 for volume in volumes.values())
 
 
@@ -251,6 +277,7 @@ def test_nodes_that_are_not_ready_are_found_by_their_peers() -> None:
         ({"zookeeper": {"external": "zk1"}}, "external"),
         ({"termination": {"stopSeconds": 10}}, "stopSeconds"),
         ({"tier": {"credentialsSecret": {"password": "x"}}}, "password"),
+        ({"config": {"http": {"token_file": "/x"}}}, "token_file"),
     ],
 )
 def test_values_that_cannot_work_are_refused(values: Document, cause: str) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +65,19 @@ def test_it_gives_up_and_names_who_is_there() -> None:
         done = run(url, "--others=2", "--seconds=0")
     assert done.exit_code == 1
     assert "only n2 is in sync besides this node" in done.stderr
+
+
+def test_the_configuration_says_where_the_node_is(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    with answering(status("n1", "n2", "n3")) as url:
+        file.write_text(f'[http]\nhost = "0.0.0.0"\nport = {url.rsplit(":", 1)[1]}\n')
+        assert run("--config", str(file), "--seconds=0").exit_code == 0
+
+
+def test_somebody_must_be_named() -> None:
+    done = run()
+    assert done.exit_code == 2
+    assert "which node?" in done.stderr
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1:1"])

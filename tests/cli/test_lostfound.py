@@ -4,9 +4,12 @@ Method: a real log that was cut, a damaged file beside it, and a real node that 
 """
 
 import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from perenne.bench.load import CT, EXPLICIT_LE
@@ -14,7 +17,8 @@ from perenne.cli.commands import app
 from perenne.dimse.meta import file_meta
 from perenne.local.processes import wait_until
 from perenne.lostfound import Saved
-from perenne.resubmission import CONTEXTS, associations
+from perenne.nodeaccess import NodeAccess
+from perenne.resubmission import CONTEXTS, associations, held_back
 from storage.digest import digests_of, part10_meta_length
 from storage.disk import RealDisk
 from storage.log import Log
@@ -58,6 +62,7 @@ def run(*arguments: str) -> Result:
 
 def lines(*arguments: str) -> tuple[int, list[dict[str, Any]]]:
     done = run(*arguments, "--json")
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done.exit_code, [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -86,7 +91,7 @@ def test_what_was_cut_is_listed_inspected_and_reaches_the_cluster_once(tmp_path:
 
     with standalone(tmp_path / "n", SOLO) as node:
         wait_until(node.ready, [signalled(node.running)], "the node takes stores")
-        to = ("--to", f"127.0.0.1:{node.dicom_port}")
+        to = ("--to", f"127.0.0.1:{node.dicom_port}", "--ask", f"http://127.0.0.1:{node.http_port}")
         code, said = lines("resubmit", str(data_dir), *to, "--dry-run")
         assert (code, said[-1]["instances"], said[-1]["taken"]) == (0, 2, 0)
         assert len(list(lost.glob("*.tar"))) == 3
@@ -108,12 +113,36 @@ def test_what_was_cut_is_listed_inspected_and_reaches_the_cluster_once(tmp_path:
         assert len(list(moved.iterdir())) == 4
 
     (lost / names[0]).write_bytes((moved / names[0]).read_bytes())
-    failed = run("resubmit", str(data_dir), *to)
+    silent = run("resubmit", str(data_dir), *to)
+    assert silent.exit_code == 1
+    assert "cannot say whether it was deleted" in silent.stdout
+    failed = run("resubmit", str(data_dir), *to[:2], "--even-deleted")
     assert failed.exit_code == 1
     assert "`perenne status` tells" in failed.stderr
+    unasked = run("resubmit", str(data_dir), *to[:2])
+    assert unasked.exit_code == 2
+    assert "--even-deleted" in unasked.stderr
     assert (lost / names[0]).exists()
     assert run("inspect", str(data_dir), "nothing").exit_code == 2
     assert run("list", str(tmp_path)).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "why"), [(200, None), (404, None), (410, "it was deleted on purpose"), (503, "cannot say now")]
+)
+def test_what_was_deleted_on_purpose_is_held_back_and_what_cannot_be_said_too(status: int, why: str | None) -> None:
+    class Node(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Node) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        found = held_back(f"http://127.0.0.1:{server.server_address[1]}", NodeAccess(), "1.2.3")
+        server.shutdown()
+    assert found == why or (why is not None and found is not None and why in found)
 
 
 def test_an_association_asks_for_no_more_contexts_than_it_may() -> None:

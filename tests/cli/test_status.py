@@ -101,6 +101,17 @@ def test_the_tier_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "1 segments have another content" in facts["nodes"][0]["reasons"][0]
 
 
+def test_a_node_that_evicts_has_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = {"local_segments": 3, "tier_only_segments": 8, "tier_only_bytes": 2**31, "why_not": None}
+    code, table, _ = shown(monkeypatch, capsys, node("n1"), node("n2", capacity=held))
+    assert code == 0 and "n2: 3 segments here, 8 (2.0 GiB) in the tier only" in table
+    stuck = held | {"tier_only_segments": 0, "why_not": "only 0 of 1 other members keep all"}
+    code, table, _ = shown(monkeypatch, capsys, node("n1"), node("n2", capacity=stuck))
+    assert code == 1 and "nothing is evicted: only 0 of 1 other" in table and "segments here" not in table
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [

@@ -180,7 +180,7 @@ def test_a_node_that_writes_meanwhile_raises_no_alarm(tmp_path: Path) -> None:
     stop = threading.Event()
 
     def write() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.005):
             for size in SIZES:
                 append(log, size)
             log.sync()
@@ -236,3 +236,21 @@ def renamed(end: LogPoint, header: RecordHeader) -> tuple[RecordHeader, bytes]:
 
     header = replace(header, path="1.2/1.2.3/unknown.dcm")
     return header, chain_after(end.chain, header)
+
+
+def test_an_evicted_segment_is_no_damage_and_a_damaged_entry_in_it_is(tmp_path: Path) -> None:
+    log = filled(tmp_path, 2, close=False)
+    log.evict(1)
+    log.close()
+    code, told = verified(tmp_path)
+    assert (code, told.splitlines()) == (
+        0,
+        [
+            "000000000001.tar: record 1: records 1 to 7 are evicted: the tier holds them",
+            "7 records, 0 damaged, 0 lost, 0 other faults",
+        ],
+    )
+    overwrite(tmp_path / FIRST, ENTRIES_OFFSET + 2 * ENTRY_BYTES + 40, b"?")
+    code, told = verified(tmp_path)
+    assert code == 1
+    assert "record 3: its table entry is missing or damaged, and its segment is evicted" in told

@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from replication.core.rebuild import MARGIN, Bucket, rebuilt
-from replication.core.rescue import Approval, Plan, Refused, Standing, Surroundings, after_a_loss
+from replication.core.loss import after_a_loss
+from replication.core.rebuild import MARGIN, rebuilt
+from replication.core.rescue import Approval, Bucket, Plan, Refused, Standing, Surroundings
 from replication.core.values import (
     TIER_MEMBER,
+    AcceptedLoss,
     Change,
     ClusterState,
     Identity,
     Member,
     Phase,
     ReplicaId,
+    Restored,
     TierClaim,
 )
 from storage.position import GENESIS, EpochSpan, LogPoint, LogPosition
@@ -96,7 +99,12 @@ def test_the_longest_survivor_goes_on_and_what_is_lost_is_named() -> None:
     assert (new.floor, new.leader, new.phase, new.tier) == (point(4, 78), None, Phase.RECOVERING, None)
     accepted = new.accepted_loss
     assert accepted is not None
-    assert (accepted.upto, accepted.known, accepted.by, accepted.at_us) == (longer.end, 90, "anna@pacs", YES.at_us)
+    assert (accepted.upto, accepted.known, accepted.by, accepted.at_us) == (
+        longer.end.position,
+        90,
+        "anna@pacs",
+        YES.at_us,
+    )
     assert plan.left_out == (N1,)
 
 
@@ -165,6 +173,27 @@ def test_the_tier_is_not_passed_over_unless_it_is_given_up() -> None:
     assert (plan.loss.first, plan.loss.last, plan.state.in_sync, plan.state.tier) == (61, 75, frozenset({N2}), None)
 
 
+def test_a_bucket_that_only_follows_is_asked_and_goes_on_where_it_holds_more() -> None:
+    node = standing(N2, (4, 1, 60), told=point(4, 58), tiered=True)
+    cluster, nodes = state(N1, floor=point(4, 70)), [node, standing(N3)]
+    assert "the tier may hold what no survivor holds" in refused(lost(cluster, nodes, {"n1"}))
+
+    def asked(bucket: Bucket) -> Plan | Refused:
+        return after_a_loss(cluster, AROUND, nodes, bucket=bucket, without={"n1"}, approval=YES)
+
+    assert "coordination rebuild" in refused(asked(Bucket(LogPosition(4, 65), 8, 4)))
+    plan = planned(asked(Bucket(LogPosition(4, 65), 7, 9)))
+    assert plan.chosen is None
+    assert (plan.loss.first, plan.loss.last) == (66, 70)
+    assert (plan.state.in_sync, plan.state.epoch) == (frozenset({TIER_MEMBER}), 10)
+    assert plan.state.tier == TierClaim(59, point(4, 58).chain)
+    accepted = plan.state.accepted_loss
+    assert accepted is not None
+    assert accepted.upto == LogPosition(4, 65)
+    assert planned(asked(Bucket(LogPosition(4, 80), 7, 4))).loss.records == 0
+    assert planned(asked(Bucket(LogPosition(4, 50), 7, 4))).chosen == node
+
+
 def test_a_member_without_what_the_tier_was_counted_for_is_not_eligible() -> None:
     rolled_back = standing(N1, (4, 1, 60), told=point(4, 60))
     counted = replace(AROUND, tier_floor=point(4, 75))
@@ -220,6 +249,14 @@ def three() -> list[Standing]:
 
 
 @pytest.mark.parametrize("old", [None, state(N1, counter=3, epoch=2)])
+def test_what_was_known_of_earlier_losses_and_restores_stays(old: ClusterState | None) -> None:
+    earlier = AcceptedLoss(LogPosition(1, 5), 6, "bob@pacs", 3)
+    remembered = replace(state(N1, N2, N3), accepted_loss=earlier, restored=Restored(point(1, 5), "bucket"))
+    new = planned(rebuild(old, [replace(node, remembered=remembered) for node in three()])).state
+    assert (new.accepted_loss, new.restored) == (earlier, remembered.restored)
+
+
+@pytest.mark.parametrize("old", [None, state(N1, counter=3, epoch=2)])
 def test_the_longest_log_goes_on_above_everything_that_anybody_remembers(old: ClusterState | None) -> None:
     plan = planned(rebuild(old, three()))
     assert plan.chosen is not None
@@ -245,10 +282,23 @@ def test_a_node_that_is_only_remembered_must_answer_too() -> None:
     nodes = three()
     assert "n3 does not answer" in refused(rebuild(None, nodes[:2], around=nobody))
     plan = planned(rebuild(None, nodes[:2], {"n3"}, around=nobody))
-    assert not plan.loss.unsure, "n1 and n2 were in sync with it, and hold what it held"
+    assert not plan.loss.unsure, "n3 alone was never enough: whatever was acknowledged, n1 or n2 has it"
     assert plan.left_out == (N3,)
     # It may have seen later changes and promised later epochs than those who answer.
     assert (plan.state.change.counter, plan.state.epoch) == (7 + MARGIN, 9 + MARGIN)
+
+
+def test_so_many_given_up_that_they_may_have_been_a_set_of_their_own_are_a_loss_to_be_accepted() -> None:
+    # It was in sync when it read the state last; the set may have gone on without it since.
+    node = standing(N2, (4, 1, 60), told=point(4, 60), remembered=state(N1, N2, N3))
+    assert "more may be lost" in refused(rebuild(None, [node], {"n1", "n3"}))
+    assert planned(rebuild(None, [node], {"n1", "n3"}, accept_loss=True)).loss.unsure
+    # With the tier one other replica was enough, and the tier is given up as well.
+    two = [replace(one, tiered=True) for one in three()[:2]]
+    assert "more may be lost" in refused(rebuild(None, two, {"n3", "tier"}))
+    # A node that answers and cannot go on is none that goes on.
+    nodes = three()
+    assert "more may be lost" in refused(rebuild(None, [replace(nodes[0], intact=False), nodes[1]], {"n3"}))
 
 
 def test_without_anybody_who_was_in_sync_a_loss_must_be_accepted() -> None:
@@ -269,7 +319,10 @@ def test_a_known_loss_is_counted_from_the_mirrored_floors() -> None:
 def test_a_tier_that_was_in_sync_is_asked_and_goes_on_where_it_holds_more() -> None:
     remembered = state(N1, TIER_MEMBER)
     node = standing(N2, (4, 1, 60), told=point(4, 58), remembered=remembered, tiered=True)
-    assert "the tier was in sync" in refused(rebuild(None, [node], {"n1", "n3"}))
+    assert "the tier may hold what no node holds" in refused(rebuild(None, [node], {"n1", "n3"}))
+    standby = [replace(one, tiered=True) for one in three()]
+    assert "the tier may hold what no node holds" in refused(rebuild(None, standby))
+    assert planned(rebuild(None, standby, bucket=Bucket(LogPosition(4, 70), 20, 4))).state.change.counter == 21
     more = Bucket(LogPosition(4, 90), 11, 6)
     plan = planned(rebuild(None, [node], {"n1", "n3"}, bucket=more, accept_loss=True))
     assert plan.chosen is None

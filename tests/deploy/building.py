@@ -56,6 +56,7 @@ def build(stages: list[Stage], base: Path, context: Path, directory: Path, binds
     roots: dict[str, Path] = {}
     for number, stage in enumerate(stages, 1):
         root = directory / f"stage-{number}"
+        shutil.rmtree(root, ignore_errors=True)
         subprocess.run(["cp", "-a", str(base), str(root)], check=True)
         for instruction in stage.instructions:
             if instruction.word == "RUN":
@@ -70,6 +71,7 @@ def build(stages: list[Stage], base: Path, context: Path, directory: Path, binds
 
 def _run(root: Path, command: str, binds: list[str]) -> None:
     """In a mount namespace of its own: whatever is mounted goes away with it."""
+    bring_along(root)  # each time: a package may have written its own certificates since
     kept = {name: value for name, value in os.environ.items() if name.upper().startswith(_VARIABLES)}
     mounts = [f'mount -t proc proc "{root}/proc"', f'mount --rbind /dev "{root}/dev"']
     for bind in binds:

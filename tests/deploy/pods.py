@@ -31,10 +31,16 @@ class Kubelet:
     """Of all pods; one thread looks after them, and probes run beside it."""
 
     def __init__(
-        self, found: list[Document], parties: Mapping[str, Party], directory: Path, images: Mapping[str, Image]
+        self,
+        found: list[Document],
+        parties: Mapping[str, Party],
+        directory: Path,
+        images: Mapping[str, Image],
+        secrets: Mapping[str, Mapping[str, bytes]],
     ) -> None:
-        """parties: the namespace of each pod. images: by the name of the container."""
+        """parties: the namespace of each pod. images: by the name of the container. secrets: files by key, by name."""
         self._found = found
+        self._secrets = secrets
         self._parties = parties
         self._directory = directory
         self._images = images
@@ -108,7 +114,32 @@ class Kubelet:
             for key, text in one(self._found, "ConfigMap", volume["configMap"]["name"])["data"].items():
                 (files / key).write_text(text)
             binds.append((files / mount.get("subPath", ""), mount["mountPath"], True))
+        for mount in _mounts(template, "persistentVolumeClaim"):
+            (claim,) = (v["persistentVolumeClaim"] for v in template["spec"]["volumes"] if v["name"] == mount["name"])
+            shared = self._directory / "claims" / claim["claimName"]
+            shared.mkdir(parents=True, exist_ok=True)
+            os.chown(shared, 0, template["spec"]["securityContext"]["fsGroup"])
+            shared.chmod(0o2770)
+            binds.append((shared, mount["mountPath"], False))
+        binds += [
+            (self._secret(template, mount["name"], own / "secrets"), mount["mountPath"], True)
+            for mount in _mounts(template, "secret")
+        ]
         return binds
+
+    def _secret(self, template: Document, name: str, place: Path) -> Path:
+        """Files of root, which the group of the pod may read."""
+        (volume,) = (v["secret"] for v in template["spec"]["volumes"] if v["name"] == name)
+        files = place / name
+        files.mkdir(parents=True)
+        content = self._secrets[volume["secretName"]]
+        paths = {item["key"]: item["path"] for item in volume.get("items", ())} or {key: key for key in content}
+        for key, path in paths.items():
+            file = files / path
+            file.write_bytes(content[key])
+            os.chown(file, 0, template["spec"]["securityContext"]["fsGroup"])
+            file.chmod(volume["defaultMode"])
+        return files
 
     def _write_hosts(self) -> None:
         """What the cluster's name server would say: it names pods of these services even when they are not ready."""

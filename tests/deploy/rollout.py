@@ -19,14 +19,15 @@ from typing import Any, Final
 from perenne.journal import Journal
 from perenne.local.cluster import LocalNode
 from perenne.local.processes import DidNotStart
-from tests.chart.rendering import Document, one
-from tests.deploy.container import CannotContain, Container, check_rights
+from tests.chart.rendering import CLAIM, Case, Document, one
+from tests.deploy.container import CannotContain, Container, check_rights, execute
 from tests.deploy.pods import Kubelet
 from tests.deploy.probes import Pod
-from tests.deploy.stage import Behind, wired
+from tests.deploy.stage import PRESET, Behind, wired
 from tests.faults.arena import FaultFailed, Unavailable
 from tests.faults.senders import Senders
 
+SETS: Final = ("perenne", "perenne-zookeeper")
 PATIENCE_S: Final = 240.0
 PENDING_S: Final = 10.0
 """How long a drained pod finds no host."""
@@ -90,11 +91,11 @@ class Rehearsal:
 
     def in_sync(self) -> set[str]:
         told = self.status()
-        return set(told["in_sync"]) if told else set()
+        return set(told["in_sync"]) if told else set[str]()
 
     def await_whole(self) -> None:
         names = {pod.name for pod in self.nodes}
-        self.wait(lambda: all(pod.serves for pod in self.nodes) and self.in_sync() == names, "all nodes are in sync")
+        self.wait(lambda: all(pod.serves for pod in self.nodes) and self.in_sync() >= names, "all nodes are in sync")
 
     # What Kubernetes does
 
@@ -105,6 +106,16 @@ class Rehearsal:
         self.kubelet.begin()
         self.await_whole()
 
+    def prepare_tier(self) -> None:
+        """As the chart's notes say. Raises NotAsWanted."""
+        pod = self.nodes[0]
+        assert pod.running is not None
+        words = ["/opt/perenne/bin/perenne", "tier", "prepare", "--config", "/etc/perenne/node.toml"]
+        done = execute(pod.running, pod.container, words, 60)
+        if done.returncode != 0:
+            raise NotAsWanted(f"perenne tier prepare: {done.stdout}{done.stderr}")
+        self.say(f"\nperenne tier prepare: {done.stdout.strip()}")
+
     def helm_test(self) -> str:
         """The chart's own test pod, from the place of the last one. Raises NotAsWanted."""
         pod = one(self.found, "Pod", "perenne-test")
@@ -113,6 +124,7 @@ class Rehearsal:
         (own / "files").mkdir(parents=True, exist_ok=True)
         for name, text in one(self.found, "ConfigMap", "perenne-test")["data"].items():
             (own / "files" / name).write_text(text)
+        variables = {one["name"]: one["value"] for one in spec["env"]}
         hosts = own / "hosts"
         serving = next(p for p in self.nodes if p.serves)
         hosts.write_text(f"{self.kubelet.hosts.read_text()}{serving.address} perenne-dicom\n")
@@ -121,14 +133,17 @@ class Rehearsal:
             place=own / "root",
             command=spec["command"],
             user=pod["spec"]["securityContext"]["runAsUser"],
-            environment={"PATH": "/opt/perenne/bin:/usr/bin:/bin", "HOME": "/"},
-            binds=[(own / "files", "/test", True), (hosts, "/etc/hosts", True)],
+            environment={"PATH": "/opt/perenne/bin:/usr/bin:/bin", "HOME": "/", **variables},
+            binds=[(own / "files", "/test", True), (hosts, "/etc/hosts", True), self._authority()],
         )
         container.place.mkdir(exist_ok=True)
         done = subprocess.run(container.words(), capture_output=True, text=True, timeout=300, check=False)
         if done.returncode != 0:
             raise NotAsWanted(f"helm test: {done.stdout}{done.stderr}")
         return done.stdout.strip()
+
+    def _authority(self) -> tuple[Path, str, bool]:
+        return self._directory / "authority" / "authority.pem", "/etc/perenne/tls/authority.pem", True
 
     def rolling_update(self, pods: Sequence[Pod], min_ready: float) -> None:
         """From the highest ordinal down; the next one when this one has been ready for a while."""
@@ -190,18 +205,20 @@ def _serves(pod: Pod, seconds: float = 0.0) -> bool:
 
 
 @contextlib.contextmanager
-def installed(directory: Path) -> Generator[Rehearsal]:
+def installed(directory: Path, case: Case) -> Generator[Rehearsal]:
     """Raises Unavailable, FaultFailed."""
-    with wired(directory, ("perenne", "perenne-zookeeper")) as (kubelet, found):
-        yield Rehearsal(kubelet, found, directory)
+    with wired(directory, SETS, case=case) as stage:
+        yield Rehearsal(stage.kubelet, stage.found, directory)
 
 
-def rehearse(directory: Path, associations: int) -> int:
+def rehearse(directory: Path, associations: int, case: Case) -> int:
     """Exit code 0: everything acknowledged is kept. Raises NotAsWanted, FaultFailed, Unavailable."""
     journal_file = directory / "journal.jsonl"
-    with installed(directory) as rehearsal:
-        rehearsal.say("helm install, with the preset three-nodes: all pods at once")
+    with installed(directory, case) as rehearsal:
+        rehearsal.say(f"helm install, with the values of {case.name}: all pods at once")
         rehearsal.install()
+        if case is CLAIM:
+            rehearsal.prepare_tier()
         rehearsal.say("\nhelm test")
         rehearsal.say(rehearsal.helm_test())
         journal = Journal(journal_file)
@@ -260,6 +277,7 @@ def main() -> int:
         "sudo script/rehearse-rollout",
     )
     parser.add_argument("--associations", type=int, default=4, help="senders at once (%(default)s)")
+    parser.add_argument("--tier", action="store_true", help="two nodes and a tier, instead of three nodes")
     parser.add_argument("--dir", type=Path, help="keep everything in this new directory (a temporary one)")
     arguments = parser.parse_args()
     try:
@@ -268,7 +286,7 @@ def main() -> int:
             directory: Path = arguments.dir or Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="rollout-")))
             directory.mkdir(parents=True, exist_ok=True)
             directory.chmod(0o755)
-            return rehearse(directory.resolve(), arguments.associations)
+            return rehearse(directory.resolve(), arguments.associations, CLAIM if arguments.tier else PRESET)
     except (CannotContain, DidNotStart, FaultFailed, NotAsWanted, Unavailable) as error:
         sys.stdout.write(f"FAILED: {error}\n")
         return 1

@@ -1,19 +1,22 @@
 """Where a rehearsal takes place: the rendered chart, a network namespace for every pod, and images of this machine."""
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Generator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, overload
 
 from perenne.local.cluster import LocalNode
-from tests.chart.rendering import PRESETS, ROOT, Document, documents, one, render, values_of
+from tests.chart.rendering import NAMESPACE, PRESETS, ROOT, Case, Document, documents, one, render, values_of
 from tests.deploy.container import Image, image_of_this_machine
 from tests.deploy.pods import Kubelet
 from tests.deploy.probes import Pod
-from tests.faults.namespaces import Network
+from tests.faults.namespaces import Network, Party
 
 PRESET: Final = next(case for case in PRESETS if case.name == "three-nodes")
+TLS: Final = "perenne-tls"
 SMALL: Final = {"segment_bytes": "4MiB"}
 
 
@@ -43,25 +46,50 @@ class Behind(Sequence[LocalNode]):
         return list(self._nodes.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """kubelet: for pods. others: parties that are no pods."""
+
+    kubelet: Kubelet
+    found: list[Document]
+    others: dict[str, Party]
+
+
 @contextlib.contextmanager
-def wired(directory: Path, sets: Sequence[str]) -> Generator[tuple[Kubelet, list[Document]]]:
+def wired(directory: Path, sets: Sequence[str], others: Sequence[str] = (), case: Case = PRESET) -> Generator[Stage]:
     """A machine for every pod of these StatefulSets, and nothing started. Raises Unavailable, FaultFailed."""
-    values = values_of(PRESET)
+    values = values_of(case)
     values["config"]["cluster"].update(SMALL)
     values["config"]["storage"] = {"reserve_bytes": "16MiB", "spare_segments": 1}
+    values["tls"] = {"secretName": TLS}
     found = documents(render(values))
     names = [f"{kind}-{n}" for kind in sets for n in range(one(found, "StatefulSet", kind)["spec"]["replicas"])]
     aliases = {name: f"pod{number}" for number, name in enumerate(names)}
-    network = Network(list(aliases.values()))
+    network = Network([*aliases.values(), *others])
     machine = image_of_this_machine(directory, ROOT)
     images = {"node": machine, "zookeeper": zookeeper_image(machine, directory)}
     parties = {name: network.party(alias) for name, alias in aliases.items()}
     with contextlib.closing(network), network.hub.entered():
-        kubelet = Kubelet(found, parties, directory, images)
+        kubelet = Kubelet(found, parties, directory, images, {TLS: certificates(directory / "authority", found)})
         try:
-            yield kubelet, found
+            yield Stage(kubelet, found, {name: network.party(name) for name in others})
         finally:
             kubelet.end()
+
+
+def certificates(directory: Path, found: list[Document]) -> dict[str, bytes]:
+    """The secret of the chart's README, made by `perenne certs` as it says there."""
+    nodes = one(found, "StatefulSet", "perenne")["spec"]
+    names = [f"perenne-{number}" for number in range(nodes["replicas"])]
+    service = f"{nodes['serviceName']}.{NAMESPACE}.svc.cluster.local"
+    words = [f"{name}={name}.{service},{service}" for name in names]
+    command = [sys.executable, "-m", "perenne.cli", "certs", str(directory), *words]
+    subprocess.run(command, check=True, capture_output=True)
+    secret = {"authority.pem": (directory / "authority.pem").read_bytes()}
+    for name in names:
+        secret[f"{name}.pem"] = (directory / name / "certificate.pem").read_bytes()
+        secret[f"{name}-key.pem"] = (directory / name / "key.pem").read_bytes()
+    return secret
 
 
 def zookeeper_image(machine: Image, directory: Path) -> Image:

@@ -1,6 +1,9 @@
 """What deploy/ promises: fixed versions, no registry, no root, a health check, and settings that the node knows."""
 
+import ast
+import importlib.metadata
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from tests.chart.rendering import CHART, ROOT
 from tests.deploy.containerfile import NotUnderstood, Stage, parse
 
 DEPLOY = ROOT / "deploy"
+OWN = ("perenne", "monitoring", "replication", "storage")
 FIXED = re.compile(r"[a-z0-9-]+:\d+\.\d+[a-z0-9.-]*")
 """An image name without a registry, and with a version."""
 
@@ -75,6 +79,23 @@ def test_the_image_has_the_versions_that_are_tested() -> None:
     assert not any(pin.startswith("pytest==") for pin in shipped)
 
 
+def test_whatever_the_program_imports_is_shipped() -> None:
+    shipped = {pin.partition("==")[0] for pin in pins(DEPLOY / "requirements.txt")}
+    providers = importlib.metadata.packages_distributions()
+    missing: set[str] = set()
+    for file in (path for package in OWN for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for name in {name.partition(".")[0] for name in names} - set(OWN) - sys.stdlib_module_names:
+                if name.startswith("types_"):
+                    continue  # for type checkers alone
+                distributions = {d.lower().replace("_", "-") for d in providers.get(name, [f"no package for {name}"])}
+                if not distributions & shipped:
+                    missing.add(f"{file.relative_to(ROOT)}: {name}")
+    assert missing == set(), "name it in pyproject.toml, and run script/lock"
+
+
 def test_compose_starts_three_nodes_that_know_each_other() -> None:
     services = compose()["services"]
     nodes = {name: service for name, service in services.items() if name.startswith("n")}
@@ -95,3 +116,13 @@ def test_chart_and_compose_name_the_same_zookeeper_without_a_registry() -> None:
     bundled = yaml.safe_load((CHART / "values.yaml").read_text())["zookeeper"]["bundled"]["image"]
     assert FIXED.fullmatch(bundled)
     assert compose()["services"]["zookeeper"]["image"] == bundled
+
+
+def test_the_ensembles_of_chart_and_deploy_are_set_alike() -> None:
+    chart = (CHART / "templates" / "zookeeper.yaml").read_text()
+    inside = dict(re.findall(r"^    ([\w.]+)=([\w,./]+)$", chart, re.MULTILINE))
+    alone = dict(re.findall(r"^([\w.]+)=([\w,./-]+)$", (DEPLOY / "zookeeper" / "zoo.cfg").read_text(), re.MULTILINE))
+    assert inside.pop("dataDir") == "/data"
+    assert alone.pop("dataDir") == "/var/lib/perenne-zookeeper"
+    assert len(inside) > 8
+    assert inside == alone

@@ -107,8 +107,8 @@ class TieredArena(Arena):
     def _ids(self) -> list[str]:
         return [node.id for node in self.nodes]
 
-    def _toml(self, node: LocalNode) -> str:
-        return super()._toml(node) + self._sections[node.id]
+    def configuration(self, node: LocalNode) -> str:
+        return super().configuration(node) + self._sections[node.id]
 
     # The store
 

@@ -1,5 +1,6 @@
 """Damage that nobody has met yet: found by the scrub, mended from a peer or from the tier."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,16 @@ def test_the_scrub_finds_what_nobody_reads_and_the_other_node_mends_it(tmp_path:
 
 
 def altered(mount: Path, data: bytes) -> None:
-    """Change an instance in the bucket."""
+    """Change an instance in the bucket; twice, and nothing was changed."""
     for path in (mount / "log").rglob("*.tar"):
-        at = path.read_bytes().find(data[-40_000:])
+        at = path.read_bytes().find(data[:40_000])
         if at > 0:
             path.chmod(0o644)
             with path.open("r+b") as file:
-                file.seek(at + 7)
-                file.write(b"altered")
+                file.seek(at + 60_000)
+                byte = file.read(1)[0]
+                file.seek(at + 60_000)
+                file.write(bytes([byte ^ 1]))
 
 
 def whole(cluster: LocalCluster) -> bool:
@@ -95,4 +98,15 @@ def test_a_read_is_answered_from_the_tier_when_the_disk_is_bad_and_the_peer_is_g
         assert damaged(first) == 1
         log = (first.directory / "node.log").read_text()
         assert '"from": "tier"' in log
+
+        asked = ("repair", "--cluster", str(cluster.directory / "cluster.json"))
+        done = rig.perenne(*asked, "--dry-run", "--json")
+        left = json.loads(done.stdout)[first.id]["left"]
+        assert (done.returncode, len(left)) == (1, 1)
+        done = rig.perenne(*asked)
+        assert done.returncode == 1 and f"1 damaged, 0 repaired, 1 left: {left[0]}" in done.stdout
+        altered(san, sent[1][1])  # undone
+        done = rig.perenne(*asked)
+        assert (done.returncode, done.stdout) == (0, f"{first.id}: 1 damaged, 1 repaired, 0 left\n")
+        assert get(first, sent[1][0]) == sent[1][1]
         assert rig.extracted(first)[sent[0][0]] == sent[0][1]

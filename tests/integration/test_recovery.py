@@ -208,32 +208,23 @@ def test_a_node_is_added_and_retired(cluster: LocalCluster, kept: Kept) -> None:
         cluster.nodes.remove(new)
     healthy(cluster)
     kept.check(rig.leader(cluster))
-    two = [node for node in cluster.nodes if node.id != rig.leader(cluster).id]
-    kill(two[0])
-    cluster.wait_for(lambda: len(rig.in_sync(cluster)) == 2, "the set goes on without it")
-    refused = run(cluster, "node", "retire", two[1].id)
-    assert refused.exit_code == 1
-    assert "only 1 of 2 copies would be left" in refused.stderr
-    cluster.start_node(two[0])
-    healthy(cluster)
 
 
 def test_an_old_copy_of_a_disk_is_put_back(cluster: LocalCluster, kept: Kept) -> None:
-    everybody, back = cluster.nodes, rig.follower(cluster)
+    back = rig.follower(cluster)
     kill(back)
+    cluster.wait_for(lambda: back.id not in rig.in_sync(cluster), "the set goes on without it")
     old = cluster.directory / "old-disk"
     shutil.copytree(back.data_dir, old)
     cluster.start_node(back)
     healthy(cluster)
     kept.store(cluster)
-    for node in everybody:
-        kill(node)
+    kill(back)
+    cluster.wait_for(lambda: back.id not in rig.in_sync(cluster), "the set goes on without it")
     shutil.rmtree(back.data_dir)
     old.rename(back.data_dir)
-    for node in everybody:
-        cluster.start_node(node)
+    cluster.start_node(back)
     healthy(cluster)
-    assert not back.leads()
     kept.check(back)
 
 
@@ -241,6 +232,9 @@ def test_the_only_survivor_is_not_eligible(cluster: LocalCluster, kept: Kept) ->
     survivor = rig.follower(cluster)
     kill(survivor)
     cluster.wait_for(lambda: survivor.id not in rig.in_sync(cluster), "the set goes on without it")
+    refused = run(cluster, "node", "retire", rig.leader(cluster).id)
+    assert refused.exit_code == 1
+    assert "only 1 of 2 copies would be left" in refused.stderr
     before = set(kept.sent)
     kept.store(cluster)
     verb_of(cluster, "switchover")

@@ -141,3 +141,22 @@ def test_a_restore_says_what_the_bucket_lacks_and_what_it_would_overwrite(tmp_pa
         cluster.start_node(two)
         cluster.wait_for(lambda: rig.in_sync(cluster) == {one.id, two.id}, "both hold everything again")
         rig.assert_kept(cluster, {*sent, late[0]}, sent | dict([late]))
+        _the_bucket_is_lost(cluster, mount)
+
+
+def _the_bucket_is_lost(cluster: LocalCluster, mount: Path) -> None:
+    """docs/recovery.md: a new one is prepared, the nodes are restarted one after the other, and it fills."""
+    for path in mount.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    one, two = cluster.nodes
+    assert rig.perenne("tier", "prepare", "--config", str(one.config)).returncode == 0
+    for node in (two, one):
+        rig.signalled(node.running).stop()
+        cluster.start_node(node)
+        cluster.wait_for(lambda: rig.in_sync(cluster) == {one.id, two.id}, "both are in sync again")
+    cluster.wait_for(lambda: (mount / "log").exists() and followed(cluster), "the new bucket is complete")
+    code, plan = restore(one, "--cluster", "--dry-run")
+    assert code == 0 and plan["restorable_upto"] >= rig.leader(cluster).status()["positions"]["committed"] - 1

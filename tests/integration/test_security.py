@@ -200,6 +200,22 @@ def test_a_switchover_is_asked_for_with_the_nodes_own_configuration(secure: Secu
     wait_until(target.leads, [target.running], "the target leads")
 
 
+def test_the_verbs_of_membership_and_rescue_get_through_with_the_nodes_own_configuration(secure: SecureCluster) -> None:
+    node = secure.cluster.nodes[0]
+    other = rig.follower(secure.cluster)
+
+    def asked(*words: str) -> dict[str, Any]:
+        command = [*node.wrapper, *rig.PERENNE, *words, "--config", str(node.config), "--json", "--dry-run"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    assert asked("node", "retire", other.id)["retires"]["node"] == other.id
+    surveyed = asked("coordination", "rebuild")
+    assert len(surveyed["nodes"]) == 3
+    assert "nothing is lost" in surveyed["reasons"][0]
+
+
 def test_status_is_shown_to_whoever_has_a_nodes_configuration(secure: SecureCluster) -> None:
     node = secure.cluster.nodes[0]
     command = [*node.wrapper, *rig.PERENNE, "status", "--json", "--config", str(node.config)]

@@ -14,6 +14,7 @@ import pytest
 from monitoring.connections import CONNECTIONS, READS, Patience
 from monitoring.http import HttpServer
 from replication.api import InstanceBytes
+from storage.index import Selection
 
 SIZE = 15 * 1024 * 1024
 PIECE = 256 * 1024
@@ -54,6 +55,9 @@ class Node:
 
     async def status(self) -> dict[str, object]:
         return {}
+
+    async def list_instances(self, where: Selection) -> dict[str, object]:
+        return {"limit": where.limit}
 
     async def standing(self) -> dict[str, object]:
         return {}

@@ -176,10 +176,11 @@ def test_bytes_that_rot_in_a_zip_or_in_compressed_files_are_noticed(tmp_path: Pa
     (tmp_path / "d/b").write_bytes(rotten)
     (tmp_path / "d/c").write_bytes(orthanc_form(content)[:-400])
     (tmp_path / "d/d.gz").write_bytes(gzip.compress(content)[:-400])
+    (tmp_path / "d/f").write_bytes((len(content) + 5).to_bytes(8, "little") + zlib.compress(content))
     (tmp_path / "d/e").write_bytes((len(content) - 5).to_bytes(8, "little") + zlib.compress(content))
     found, left = examined(tmp_path / "d")
     assert len(found) == 3
-    assert whats(left) == {"unreadable": 5}
+    assert whats(left) == {"unreadable": 6}
 
 
 def test_archives_that_end_early_or_are_none_are_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Method: a real log on a real disk, with damage behind its back.
 """
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,3 +111,35 @@ def test_what_was_cut_or_stored_meanwhile_is_not_damaged(log: Log, tmp_path: Pat
     while reading.step(read).segment is None:
         pass
     assert log.damaged() == ()
+
+
+@pytest.mark.parametrize("depth", list(Depth))
+def test_a_log_that_is_written_and_cut_meanwhile_raises_no_alarm(log: Log, tmp_path: Path, depth: Depth) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        epoch = 3
+        while not stop.wait(0.001):
+            for size in (200, 9000, 15_000):
+                append(log, size, epoch)
+            log.sync()
+            if log.end.sequence > 60:
+                log.truncate_after(30)
+                epoch += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        reading, following, passes = ScrubReading(log, tmp_path), 1, 0
+        while passes < 8:
+            done = reading.step(Read(depth, following, log.durable.sequence, 1))
+            if done.nothing_left:
+                following, passes = 1, passes + 1
+            elif done.segment is not None:
+                following = done.segment.last + 1
+                assert not done.segment.contradicts(log.segments()), done.segment.faults
+    finally:
+        stop.set()
+        writer.join()
+    assert log.damaged() == ()
+    assert scrubbed(log, tmp_path, Depth.DEEP) == ([], {})

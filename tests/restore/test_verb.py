@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from perenne.cli.commands import app
 from perenne.local.processes import free_ports, start, wait_until
+from replication.coordination.codec import decode_state
 from replication.coordination.port import ClusterRecord
 from replication.tier.manifest import claim_for
 from storage.appender import LogIdentity
@@ -108,6 +110,26 @@ def test_a_look_at_the_past_is_a_log_for_looking_only(config: Path, tmp_path: Pa
     other.write_text(config.read_text().replace(f"{tmp_path}/restored", f"{tmp_path}/past"))
     refused = perenne("node", "--config", str(other))
     assert refused.returncode == 1 and "looking only" in refused.stderr
+
+
+def test_a_loss_must_be_accepted_before_the_cluster_comes_back(made: Path, config: Path, tmp_path: Path) -> None:
+    san, data = tmp_path / "san", tmp_path / "restored"
+    shutil.copytree(made / "san", san)
+    config.write_text(config.read_text().replace(f"{made}/san", str(san)))
+    next(san.rglob("000000000501-*.tar")).unlink()
+    code, report = verb(config, "--cluster")
+    assert (code, report["finished"]) == (1, False)
+    assert report["missing"] == [{"first": 501, "last": 600, "certain": True, "why": []}]
+    assert (data / "restore.json").exists() and not (data / "standalone-state.json").exists()
+
+    code, report = verb(config, "--cluster", "--accept-loss")
+    assert (code, report["finished"], report["restored_upto"]["sequence"]) == (1, True, 500), report
+    assert not (data / "restore.json").exists()
+    state = decode_state((data / "standalone-state.json").read_bytes())
+    assert state.restored is not None and state.restored.upto.sequence == 500
+    assert state.epoch > 1 and state.floor == state.restored.upto
+    assert len(list((data / "lost+found").glob("beyond-*.tar"))) == 10
+    assert len(report["aside_instances"]) == 1_000
 
 
 def test_bad_usage_is_named_and_changes_nothing(config: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class Bucket:
     weights: BucketWeights = field(default_factory=BucketWeights)
     holding: set[int] = field(default_factory=set[int])
     held: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    """Puts of the nodes in `holding` wait here, unanswered, until `let_through`."""
+    """Records that the nodes in `holding` put wait here, unanswered, until `let_through`."""
     harm: str = ""
     struck: Callable[[str], None] = lambda kind: None
 
@@ -147,7 +147,7 @@ class BucketClient:
         bucket, world = self._bucket, self._bucket.world
         weights, drawn = bucket.weights, world.random.random()
         await self._way()
-        if self._loop.number in bucket.holding:
+        if self._loop.number in bucket.holding and parse_run(key) is not None:
             bucket.held[key] = body
             await asyncio.sleep(PATIENCE_US / 1_000_000)
             raise Unreachable("no answer came")

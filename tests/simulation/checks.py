@@ -291,9 +291,9 @@ class Checks(Observer):
                 raise Violation(f"{state.leader.id} won epoch {state.epoch} without record {point.sequence}")
             if machine is not None and machine.harm and not self._holds(machine, point):
                 self.world.say("zk", f"{state.leader.id} leads after harm to its disk")
-        self._judge_active(state, point)
         self.epoch = state.epoch
-        if not self.restored:
+        if not self.restored:  # what was put back tells of a time when less was committed
+            self._judge_active(state, point)
             self._all_hold(state, point)
 
     def _judge_active(self, state: ClusterState, point: LogPoint) -> None:

@@ -5,6 +5,7 @@ A mutant is one exact replacement in one source file; a guard that has moved is 
 
 from tests.simulation.guard import Guard
 from tests.simulation.guards_deletes import DELETE_GUARDS
+from tests.simulation.guards_evicting import EVICTING_GUARDS
 from tests.simulation.guards_log import LOG_GUARDS
 from tests.simulation.guards_packing import PACKING_GUARDS
 from tests.simulation.guards_replication import REPLICATION_GUARDS
@@ -31,6 +32,7 @@ GUARDS = (
     *REPLICATION_GUARDS,
     *TIER_GUARDS,
     *PACKING_GUARDS,
+    *EVICTING_GUARDS,
     *DELETE_GUARDS,
     *LOG_GUARDS,
     Guard(

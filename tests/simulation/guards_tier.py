@@ -13,6 +13,7 @@ MEMBERSHIP = "replication/core/membership.py"
 TIP = "replication/tier/tip.py"
 
 TIER = "tests/core/test_guards_tier.py::"
+TRAPS = "tests/simulation/test_tier_traps.py::"
 TIP_TESTS = "tests/tier/test_tip.py::"
 
 TIER_GUARDS = (
@@ -106,6 +107,13 @@ TIER_GUARDS = (
         "        elif floor is not None and not self._situation.ledger.holds(floor.point):\n",
         "        elif False:\n",
         shown_by=TIER + "test_a_member_that_lacks_what_the_tier_was_counted_for_gives_up_the_lead",
+    ),
+    Guard(
+        "a leader speaks to no follower before it is active",
+        LEADER,
+        "        if self.phase is Phase.ACTIVE:\n            self.streams.open_missing()\n",
+        "        self.streams.open_missing()\n",
+        shown_by=TRAPS + "test_trap_4_a_leader_that_rebuilds_speaks_to_no_member",
     ),
     Guard(
         "LIST after the epoch's CAS",

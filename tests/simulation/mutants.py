@@ -22,6 +22,7 @@ PACKAGES = ("perenne", "monitoring", "replication", "storage", "tests")
 SCENARIOS = (
     "tests/simulation/test_regressions.py",
     "tests/simulation/test_traps.py",
+    "tests/simulation/test_tier_traps.py",
     "tests/simulation/test_absence.py",
 )
 TESTS = ("tests/core", "tests/storage", "tests/replication")

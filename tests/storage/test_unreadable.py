@@ -12,6 +12,7 @@ import pytest
 from storage.disk import RealDisk
 from storage.errors import MediumUnreadable, RecordCorrupt
 from storage.log import Log
+from storage.rawrecord import WholeRecord
 from storage.record import encode_header
 from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, PAGE
 from tests.storage.log_helpers import IDENTITY, append, record_after
@@ -35,7 +36,8 @@ def filled() -> tuple[MemoryDisk, Log, dict[int, bytes]]:
 @pytest.mark.parametrize(("sequence", "page"), [(2, 0), (2, 2), (7, 3), (10, 0), (10, 1)])
 def test_an_unreadable_record_is_damage_and_is_mended_by_writing_it_anew(sequence: int, page: int) -> None:
     disk, log, held = filled()
-    entry = log.entry(sequence)
+    entry, stored = log.entry(sequence), log.read(sequence)
+    lent = WholeRecord(stored.header, stored.chain, stored.payload)  # as it comes from another node: in three parts
     assert entry is not None
     name = f"log/{entry.segment:012d}.tar"
     before = bytes(disk.files[name].volatile)
@@ -44,7 +46,7 @@ def test_an_unreadable_record_is_damage_and_is_mended_by_writing_it_anew(sequenc
         log.read(sequence)
     assert log.damaged() == (sequence,)
     assert log.read_raw(sequence - 1) == held[sequence - 1], "its neighbour is sound"
-    log.repair(sequence, held[sequence])
+    log.repair(sequence, lent)
     assert log.read_raw(sequence) == held[sequence] and log.damaged() == ()
     assert bytes(disk.files[name].volatile) == before
     saved = [bytes(disk.files[one].volatile) for one in disk.files if one.endswith("-damaged.bin")]

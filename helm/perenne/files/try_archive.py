@@ -2,13 +2,15 @@
 
     try_archive.py HOST:PORT CALLED_AE NODE_URL...
 
-The instance stays: Perenne deletes nothing. Its patient is PERENNE-TEST.
+TRY_AUTHORITY names the authority of the nodes' certificates, TRY_TOKEN holds the token for HTTP, and with
+TRY_DICOM_TLS=only DICOM goes over TLS. The instance stays: its patient is PERENNE-TEST.
 """
 
 import json
+import os
+import ssl
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from io import BytesIO
@@ -22,7 +24,12 @@ from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttribute
 
 CALLING_AE: Final = "PERENNE-TEST"
 PATIENCE_S: Final = 30.0
-_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_AUTHORITY: Final = os.environ.get("TRY_AUTHORITY")
+_TRUST: Final = ssl.create_default_context(cafile=_AUTHORITY)
+_TOKEN: Final = os.environ.get("TRY_TOKEN", "").strip()
+_DIRECT: Final = urllib.request.build_opener(
+    urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_TRUST)
+)
 
 
 class Failed(Exception):
@@ -53,7 +60,8 @@ def send(address: str, called: str, made: Dataset) -> None:
     entity = AE(CALLING_AE)
     entity.add_requested_context(Verification)
     entity.add_requested_context(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)
-    association = entity.associate(host, int(port), ae_title=called)
+    tls = (_TRUST, host) if os.environ.get("TRY_DICOM_TLS") == "only" else None
+    association = entity.associate(host, int(port), ae_title=called, tls_args=tls)
     if not association.is_established:
         raise Failed(f"{address} takes no association; where `aes` is set, it must hold {{title: {CALLING_AE}}}")
     try:
@@ -69,7 +77,8 @@ def send(address: str, called: str, made: Dataset) -> None:
 def get(url: str) -> bytes:
     """Raises Failed."""
     try:
-        with _DIRECT.open(url, timeout=10) as answer:
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {_TOKEN}"} if _TOKEN else {})
+        with _DIRECT.open(request, timeout=10) as answer:
             body: bytes = answer.read()
             return body
     except OSError as error:

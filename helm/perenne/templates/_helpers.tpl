@@ -64,13 +64,53 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
     "peer" (dict "host" "0.0.0.0" "port" 11111)
     "dimse" (dict "host" "0.0.0.0" "port" 11112)
     "http" (dict "host" "0.0.0.0" "port" 8080) -}}
-{{- if .Values.tier.credentialsSecret.name -}}
-{{- $_ := set $forced "tier" (dict "credentials_file" "/etc/perenne/s3/credentials") -}}
+{{- if .Values.tier.claimName -}}
+{{- $_ := set $forced "tier" (dict "kind" "directory" "directory" "/mnt/tier") -}}
 {{- end -}}
-{{- if .Values.tier.caSecret.name -}}
-{{- $_ := set $forced "tier" (merge (dict "ca_file" "/etc/perenne/s3-ca/ca.crt") (default dict $forced.tier)) -}}
+{{- range $secret := fromJsonArray (include "perenne.secrets" .) -}}
+{{- range $section, $keys := $secret.config | default dict -}}
+{{- $_ := set $forced $section (merge (get $forced $section | default dict) $keys) -}}
+{{- end -}}
 {{- end -}}
 {{- mustMergeOverwrite (deepCopy .Values.config) $forced | toJson -}}
+{{- end -}}
+
+{{- /* Every secret that is mounted: below /etc/perenne, with the keys of the configuration that name its files. */ -}}
+{{- define "perenne.secrets" -}}
+{{- $secrets := list -}}
+{{- with .Values.tls -}}{{- if .secretName -}}
+{{- $secrets = append $secrets (dict "name" "tls" "secretName" .secretName "path" "tls"
+    "config" (dict "tls" (dict "authority_file" "/etc/perenne/tls/authority.pem"))) -}}
+{{- end -}}{{- end -}}
+{{- with .Values.httpToken -}}{{- if .name -}}
+{{- $secrets = append $secrets (dict "name" "http-token" "secretName" .name "path" "http-token" "key" .key "file" "token"
+    "config" (dict "http" (dict "token_file" "/etc/perenne/http-token/token"))) -}}
+{{- end -}}{{- end -}}
+{{- with .Values.zookeeper.credentialsSecret -}}{{- if .name -}}
+{{- $secrets = append $secrets (dict "name" "zookeeper" "secretName" .name "path" "zookeeper" "key" .key "file" "credentials"
+    "config" (dict "coordination" (dict "credentials_file" "/etc/perenne/zookeeper/credentials"))) -}}
+{{- end -}}{{- end -}}
+{{- with .Values.tier.credentialsSecret -}}{{- if .name -}}
+{{- $secrets = append $secrets (dict "name" "s3" "secretName" .name "path" "s3" "key" .key "file" "credentials"
+    "config" (dict "tier" (dict "credentials_file" "/etc/perenne/s3/credentials"))) -}}
+{{- end -}}{{- end -}}
+{{- with .Values.tier.caSecret -}}{{- if .name -}}
+{{- $secrets = append $secrets (dict "name" "s3-ca" "secretName" .name "path" "s3-ca" "key" .key "file" "ca.crt"
+    "config" (dict "tier" (dict "ca_file" "/etc/perenne/s3-ca/ca.crt"))) -}}
+{{- end -}}{{- end -}}
+{{- range .Values.secretFiles -}}
+{{- $secrets = append $secrets (dict "name" (printf "secret-%s" .name) "secretName" .secretName "path" (printf "secrets/%s" .name)) -}}
+{{- end -}}
+{{- $secrets | toJson -}}
+{{- end -}}
+
+{{- define "perenne.httpScheme" -}}
+{{ ternary "https" "http" (dig "http" "tls" false .Values.config) }}
+{{- end -}}
+
+{{- /* off, beside or only. */ -}}
+{{- define "perenne.dicomTls" -}}
+{{ dig "dimse" "tls" "off" .Values.config }}
 {{- end -}}
 
 {{- define "perenne.toml" -}}

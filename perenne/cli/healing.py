@@ -1,0 +1,173 @@
+"""The verbs that look after what is stored: verify, repair, reindex."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perenne.config import Config, ConfigError
+from perenne.config_reading import load_config
+from storage.errors import StorageError
+
+DirectoryArgument = Annotated[Path | None, typer.Argument(help="A node's data directory; else that of --config.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The node's TOML file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make them verbs of `perenne`."""
+    for verb in (verify, repair, reindex):
+        app.command()(verb)
+
+
+def _fail(text: str, code: int = 1) -> typer.Exit:
+    sys.stderr.write(f"perenne: {text}\n")
+    return typer.Exit(code)
+
+
+def _config(file: Path | None) -> Config:
+    try:
+        return load_config(file, os.environ)
+    except ConfigError as error:
+        raise _fail(str(error), 2) from error
+
+
+def _directory(given: Path | None, config: Path | None) -> Path:
+    if given is None and config is None:
+        raise _fail("name a data directory, or give --config FILE", 2)
+    return given if given is not None else _config(config).node.data_dir
+
+
+def verify(
+    directory: DirectoryArgument = None,
+    config: ConfigOption = None,
+    tier: Annotated[bool, typer.Option("--tier", help="Verify the tier of --config instead.")] = False,
+    study: Annotated[str, typer.Option(help="One Study Instance UID: its payloads alone.")] = "",
+    deep: Annotated[
+        bool, typer.Option("--deep/--light", help="Every payload against its digest; or headers, tables, chain alone.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Read everything again, from the medium: is each record there, whole, and what its digest says?
+
+    A node may be running or not: nothing is locked and nothing written. It also notices what is not there: records,
+    segments, table entries, a log that is shorter than its node knew, an object of the tier without which a restore
+    would fail. Exit code 0 all is well, 1 something is wrong with the data, 2 bad usage.
+
+    Example: `perenne verify /var/lib/perenne`, `perenne verify --tier --config node.toml --light`. What it finds
+    in a node that runs is mended by `perenne repair --config FILE`, or by itself at the next scrub.
+    """
+    if not tier:
+        from perenne.cli.verify import verify_directory
+
+        found = _directory(directory, config)
+        raise typer.Exit(verify_directory(found, deep=deep, study=study, as_json=as_json))
+    if directory is not None or config is None:
+        raise _fail("--tier needs --config FILE, and no data directory", 2)
+    from perenne.cli.verify_tier import verify_tier
+    from perenne.config_tier import blocking_store
+    from replication.tier.port import TierError
+
+    settings = _config(config).tier
+    try:
+        store = blocking_store(settings, os.environ)
+    except TierError as error:
+        raise _fail(str(error), 2) from error
+    try:
+        raise typer.Exit(verify_tier(settings, store, deep=deep, study=study, as_json=as_json))
+    except TierError as error:
+        raise _fail(str(error)) from error
+
+
+def repair(
+    directory: Annotated[Path | None, typer.Argument(help="The data directory of a node that does not run.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Another node's data directory (it may run).")] = None,
+    from_tier: Annotated[bool, typer.Option("--from-tier", help="Take what is missing from --config's tier.")] = False,
+    config: ConfigOption = None,
+    zookeeper: Annotated[str, typer.Option(help="host:port,… instead of a configuration.")] = "",
+    cluster: Annotated[Path | None, typer.Option("--cluster", help="A cluster.json written by script/up.")] = None,
+    node: Annotated[list[str] | None, typer.Option("--node", help="Ask these nodes only; may be repeated.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long to wait for each node.")] = 60.0,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Mend damaged records from another node or from the tier.
+
+    Without a directory: every node that runs is asked, through ZooKeeper, to mend now what it knows to be damaged, and
+    says what is left. (It does so by itself too; this does not wait for the next try.)
+
+    With the directory of a node that does NOT run: everything is read, and what is wrong is taken from `--from
+    OTHER_DATA_DIR` or `--from-tier --config FILE`: single records, or whole segments where nothing can be believed any
+    more. Each byte is proved by chain and digest before it is put in place, and what lay there is kept in lost+found.
+    After Ctrl-C run it again: it finds what is still to be done.
+
+    Example: `perenne repair --config node.toml`; `perenne repair /var/lib/perenne --from /mnt/n2/perenne --dry-run`.
+    Exit code 0 nothing is damaged (any more), 1 something is left, 2 bad usage.
+    """
+    if directory is None:
+        from perenne.cli.repair import repair_running
+        from perenne.cli.status import NoCluster
+        from perenne.cli.switchover import zookeeper_of
+
+        if source is not None or from_tier:
+            raise _fail("--from and --from-tier mend the directory of a stopped node: name it", 2)
+        try:
+            hosts = zookeeper or (zookeeper_of(cluster) if cluster else _config(config).coordination.zookeeper)
+        except NoCluster as error:
+            raise _fail(str(error), 2) from error
+        if not hosts:
+            raise _fail("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
+        raise typer.Exit(repair_running(hosts, node or [], seconds=seconds, dry_run=dry_run, as_json=as_json))
+    if (source is None) == (not from_tier):
+        raise _fail("say where to take sound bytes from: --from OTHER_DATA_DIR, or --from-tier --config FILE", 2)
+    raise typer.Exit(_offline(directory, source, config, dry_run=dry_run, as_json=as_json))
+
+
+def _offline(directory: Path, source: Path | None, config: Path | None, *, dry_run: bool, as_json: bool) -> int:
+    from perenne.cli.repair import repair_offline
+    from perenne.config_tier import blocking_store
+    from replication.tier.port import TierError
+
+    if source is not None and not (source / "log").is_dir():
+        raise _fail(f"{source} holds no log: give the [node] data_dir of another node", 2)
+    if source is None and config is None:
+        raise _fail("--from-tier needs --config FILE", 2)
+    try:
+        settings = _config(config).tier
+        tier = (settings, blocking_store(settings, os.environ)) if source is None else None
+        return repair_offline(directory, other=source, tier=tier, dry_run=dry_run, as_json=as_json)
+    except TierError as error:
+        raise _fail(str(error)) from error
+    except StorageError as error:
+        raise _fail(f"{error}{_step(error)}") from error
+
+
+def reindex(
+    directory: DirectoryArgument = None,
+    config: ConfigOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the index of a node that does not run anew from its log, and say at which rate.
+
+    The index is derived from the log and holds nothing that the log does not. It is made beside the old one and takes
+    its place when it is complete; an interrupted reindex goes on where it was. (A node that finds its index missing or
+    damaged does the same by itself, while it takes stores.)
+
+    Example: `perenne reindex /var/lib/perenne`. Exit code 0 done, 1 some records cannot be read, 2 bad usage.
+    """
+    from perenne.cli.reindex import reindex as run
+
+    try:
+        raise typer.Exit(run(_directory(directory, config), dry_run=dry_run, as_json=as_json))
+    except StorageError as error:
+        raise _fail(f"{error}{_step(error)}") from error
+
+
+def _step(error: StorageError) -> str:
+    from storage.errors import LogLocked
+
+    return ": stop the node first" if isinstance(error, LogLocked) else ""

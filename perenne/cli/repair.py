@@ -1,0 +1,157 @@
+"""`perenne repair`: asks running nodes to mend what they know to be damaged, or mends the log of a stopped one."""
+
+import asyncio
+import json
+import secrets
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+
+from perenne.cli.offline_log import OfflineNode, locked_node
+from perenne.cli.progress import shown
+from perenne.cli.repair_offline import Repaired, Source, Surveyed, mend, survey
+from perenne.cli.repair_sources import DirectorySource, TierSource
+from perenne.config import TierConfig
+from perenne.config_tier import patient_store
+from perenne.session import SessionWaiter
+from replication.coordination.port import Coordination, CoordinationUnavailable, Operation
+from replication.coordination.zookeeper import ZooKeeperCoordination
+from replication.tier.port import BlockingStore
+
+PAUSE_S: Final = 0.1
+
+
+def repair_offline(
+    directory: Path,
+    *,
+    other: Path | None,
+    tier: tuple[TierConfig, BlockingStore] | None,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Return the exit code: 1 while anything is left. Raises StorageError, TierError."""
+    with locked_node(directory) as node:
+        return _repaired(node, other, tier, dry_run=dry_run, as_json=as_json)
+
+
+def _repaired(
+    node: OfflineNode,
+    other: Path | None,
+    tier: tuple[TierConfig, BlockingStore] | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    directory = node.directory
+    sizes = sum(path.stat().st_size for path in (directory / "log").glob("*.tar"))
+    with shown("reading", sizes, quiet=as_json) as reached:
+        wrong = survey(directory, reached)
+    if dry_run or wrong.sound:
+        _tell(asdict(wrong), _would(wrong), as_json=as_json)
+        return int(not wrong.sound)
+    with ExitStack() as stack:
+        done = mend(node, wrong, _source(node, other, tier, stack))
+    _tell(asdict(done), _did(done), as_json=as_json)
+    return int(bool(done.left))
+
+
+def _source(
+    node: OfflineNode, other: Path | None, tier: tuple[TierConfig, BlockingStore] | None, stack: ExitStack
+) -> Source:
+    if other is not None:
+        return DirectorySource(other)
+    assert tier is not None, "one of the two was asked for"
+    runner = stack.enter_context(asyncio.Runner())
+    store = patient_store(*tier)
+    stack.callback(lambda: runner.run(store.close()))
+    return TierSource(store, runner, node.disk)
+
+
+def _would(wrong: Surveyed) -> list[str]:
+    if wrong.sound:
+        return ["nothing is wrong"]
+    lines = [f"segment {first}: {why}" for first, why in sorted(wrong.segments.items())]
+    lines += [f"records {first} to {last}: no segment holds them" for first, last in wrong.missing]
+    if wrong.records:
+        lines.append(f"records to mend: {', '.join(map(str, wrong.records[:20]))} ({len(wrong.records)})")
+    if wrong.frames:
+        lines.append(f"segments to write anew around their records: {', '.join(map(str, wrong.frames))}")
+    return lines
+
+
+def _did(done: Repaired) -> list[str]:
+    counts = (
+        f"{len(done.segments)} segments taken over, {len(done.records)} records repaired,"
+        f" {len(done.frames)} segments written anew around their records, {len(done.left)} left"
+    )
+    saved = [f"what lay there is kept in {len(done.saved)} files of lost+found"] if done.saved else []
+    return [*done.left, counts, *saved]
+
+
+def _tell(facts: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+    typer.echo(json.dumps(facts) if as_json else "\n".join(lines))
+
+
+def repair_running(hosts: str, names: list[str], *, seconds: float, dry_run: bool, as_json: bool) -> int:
+    """Ask each node, one after the other; return the exit code: 1 while anything is left or a node did not answer."""
+    results = asyncio.run(_asked(hosts, names, seconds, dry_run=dry_run))
+    if as_json:
+        typer.echo(json.dumps(results))
+    else:
+        for name, found in results.items():
+            typer.echo(f"{name}: {_line(found, dry_run=dry_run)}")
+    return int(any(found.get("left") or "error" in found for found in results.values()))
+
+
+def _line(found: dict[str, Any], *, dry_run: bool) -> str:
+    if "error" in found:
+        return str(found["error"])
+    left = ", ".join(map(str, found["left"]))
+    if dry_run:
+        return f"damaged: {left}" if left else "nothing is known to be damaged"
+    text = f"{found['damaged']} damaged, {found['repaired']} repaired, {len(found['left'])} left"
+    return f"{text}: {left}" if left else text
+
+
+async def _asked(hosts: str, names: list[str], seconds: float, *, dry_run: bool) -> dict[str, dict[str, Any]]:
+    coordination = ZooKeeperCoordination(hosts, session_timeout_ms=6000)
+    waiter = SessionWaiter()
+    await coordination.start(waiter)
+    try:
+        async with asyncio.timeout(seconds):
+            await waiter.event.wait()
+            live = await coordination.live_nodes()
+        wanted = names or sorted(live)
+        if not wanted:
+            return {"cluster": {"error": "no node runs"}}
+        return {
+            name: await _ask(coordination, name, seconds, dry_run=dry_run)
+            if name in live
+            else {"error": f"does not run: stop it for good and use perenne repair DATA_DIR, or start it ({name})"}
+            for name in wanted
+        }
+    except (TimeoutError, CoordinationUnavailable):
+        return {"cluster": {"error": f"ZooKeeper at {hosts} does not answer"}}
+    finally:
+        await coordination.close()
+
+
+async def _ask(coordination: Coordination, name: str, seconds: float, *, dry_run: bool) -> dict[str, Any]:
+    until = str(int((time.time() + seconds) * 1_000_000))
+    arguments = {"node": name, "until_us": until} | ({"look": "only"} if dry_run else {})
+    operation = Operation("repair", secrets.token_hex(8), arguments)
+    try:
+        async with asyncio.timeout(seconds):
+            await coordination.request_operation(operation)
+            while True:
+                for one in await coordination.operations():
+                    if one.id == operation.id and one.result is not None:
+                        found: dict[str, Any] = json.loads(one.result)
+                        return found
+                await asyncio.sleep(PAUSE_S)
+    except TimeoutError:
+        return {"error": f"did not answer within {seconds:.0f} s; see perenne status"}

@@ -1,0 +1,252 @@
+"""`perenne repair DATA_DIR`: mends the log of a node that does not run, from another node's directory or the tier.
+
+First whole segments, for what no open log could mend: one that is missing, or of which nothing can be believed. Then
+record by record, by the log's own rules (`Log.repair`). Each byte that is taken is proved by chain and digest, each
+that is replaced goes to lost+found first.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from perenne.cli.offline_log import OfflineNode
+from storage.errors import FormatError, LogContradiction, RecordAbsent, RecordCorrupt, StorageError
+from storage.install import verified_segment
+from storage.log import Log
+from storage.lostfound import DIRECTORY as LOST_AND_FOUND
+from storage.position import LogPoint, LogPosition
+from storage.reader import Payload
+from storage.segment import segment_name
+from storage.segment_file import PIECE, SegmentFile
+from storage.table import PAGE, decode_segment_header
+from storage.walk import Fault, Found, Walk
+
+STAGED: Final = "staging/repair.tar"
+
+
+@dataclass(slots=True)
+class Surveyed:
+    """What is wrong with a log. segments: by first record, those that no open log could mend; records: the others."""
+
+    segments: dict[int, str] = field(default_factory=dict[int, str])
+    records: list[int] = field(default_factory=list[int])
+    frames: list[int] = field(default_factory=list[int])
+    missing: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """Records of which no segment is there, as (first, last)."""
+
+    @property
+    def sound(self) -> bool:
+        return not (self.segments or self.records or self.frames or self.missing)
+
+
+@dataclass(slots=True)
+class Repaired:
+    """What was done, for a person. left: what could not be mended, and why."""
+
+    segments: list[str] = field(default_factory=list[str])
+    records: list[int] = field(default_factory=list[int])
+    frames: list[int] = field(default_factory=list[int])
+    saved: list[str] = field(default_factory=list[str])
+    left: list[str] = field(default_factory=list[str])
+
+
+class Source(Protocol):
+    """Where sound bytes come from. Nothing that it gives is believed."""
+
+    def segment(self, first: int) -> Path | None:
+        """A file that claims to be the sealed segment that begins with this record."""
+        ...
+
+    def record(self, epoch: int, sequence: int) -> Payload | None:
+        """A whole record, as it lies in a segment."""
+        ...
+
+
+def survey(directory: Path, reached: Callable[[int], None]) -> Surveyed:
+    """Read everything from the medium. reached: told of each segment's end, in bytes."""
+    walk = Walk(directory, verify=True, medium=True)
+    result, done = Surveyed(), 0
+    for path in walk.segments():
+        first, headless = int(path.stem), not _has_header(path)
+        for found in walk.segment(path):
+            why = _noted(found, first, result)
+            if why is not None and (headless or why.lost > 1):
+                # Neither its records nor its neighbours say where each begins: no open log could mend it.
+                result.segments[first] = why.text
+        done += path.stat().st_size
+        reached(done)
+    for fault in walk.finish():
+        result.missing.append((walk.end + 1, walk.end + fault.lost))
+    return result
+
+
+def _has_header(path: Path) -> bool:
+    try:
+        with SegmentFile(path, medium=True) as file:
+            decode_segment_header(file.read(0, PAGE))
+    except (FormatError, OSError):
+        return False
+    return True
+
+
+def _noted(found: Found | Fault, first: int, result: Surveyed) -> Fault | None:
+    """Sort what a walk says; return what cost a record."""
+    if isinstance(found, Found):
+        if found.damage is None:
+            return None
+        sequence = found.header.position.sequence
+        result.records.append(sequence)
+        return Fault(found.segment, sequence, found.damage, lost=1)
+    if found.note:
+        return None
+    if not found.lost or found.sequence is None:
+        result.frames.append(first)
+        return None
+    if found.sequence < first:
+        result.missing.append((found.sequence, first - 1))
+        return None
+    result.records += range(found.sequence, found.sequence + found.lost)
+    return found
+
+
+def mend(node: OfflineNode, wrong: Surveyed, source: Source) -> Repaired:
+    """Do what can be done. Raises StorageError when the log cannot even be opened afterwards."""
+    done = Repaired()
+    for first in sorted({*wrong.segments, *(first for first, _ in wrong.missing)}):
+        _mend_segment(node, first, source, done, upto=_last_missing(wrong, first))
+    with node.log() as log:
+        damaged = set(log.damaged()) | {one for one in wrong.records if log.judge(one)}
+        tail = log.tail
+        if tail is not None:
+            damaged |= set(range(tail.first, tail.last + 1))
+        for sequence in sorted(damaged):
+            _mend_record(node, log, sequence, source, done)
+        for segment in log.segments():
+            if saved := log.mend_frame(segment.first) if log.tail is None else []:
+                done.saved += saved
+    _look_again(node.directory, wrong, done)
+    return done
+
+
+def _look_again(directory: Path, wrong: Surveyed, done: Repaired) -> None:
+    """What lies around the records is mended by whoever opens the log: see that it is."""
+    walk = Walk(directory, verify=False, medium=True)
+    faults: dict[int, str] = {}
+    for path in walk.segments():
+        for found in walk.segment(path):
+            if isinstance(found, Fault) and not found.lost and not found.note:
+                faults[int(path.stem)] = found.text
+    done.frames = sorted(set(wrong.frames) - faults.keys())
+    done.left += [f"segment {first}: {text}" for first, text in sorted(faults.items())]
+
+
+def _last_missing(wrong: Surveyed, first: int) -> int:
+    return next((last for begin, last in wrong.missing if begin == first), first)
+
+
+def _mend_segment(node: OfflineNode, first: int, source: Source, done: Repaired, *, upto: int) -> None:
+    """Take over whole segments from `first` on, until `upto` is held."""
+    while first <= upto:
+        path = source.segment(first)
+        if path is None:
+            done.left.append(f"segment {first}: the source does not have it")
+            return
+        try:
+            end = _take(node, first, path, done)
+        except (StorageError, OSError) as error:
+            done.left.append(f"segment {first}: {error}")
+            return
+        done.segments.append(segment_name(first))
+        first = end.sequence + 1
+
+
+def _take(node: OfflineNode, first: int, path: Path, done: Repaired) -> LogPoint:
+    """Copy, prove, and only then put it in place. Raises StorageError, OSError; then nothing was changed."""
+    disk = node.disk
+    disk.make_directory("staging")
+    copy = disk.open(STAGED, create=True)
+    try:
+        copy.truncate(0)
+        with SegmentFile(path) as file:
+            offset = 0
+            while piece := file.read(offset, PIECE):
+                copy.pwrite([piece], offset)
+                offset += len(piece)
+        copy.sync()
+    finally:
+        copy.close()
+    try:
+        identity = node.identity
+        before = LogPoint(LogPosition(0, first - 1), _chain_before(node.directory, first))
+        segment, end = verified_segment(disk, STAGED, identity.cluster_id, identity.segment_bytes, before)
+        segment.file.close()
+        _fits(node, first, end)
+    except StorageError:
+        disk.remove(STAGED)
+        raise
+    if disk.exists(segment_name(first)):
+        disk.make_directory(LOST_AND_FOUND)
+        taken = set(disk.list(LOST_AND_FOUND))
+        name = next(name for n in range(1, len(taken) + 2) if (name := f"segment-{first:012d}-{n}.tar") not in taken)
+        disk.rename(segment_name(first), f"{LOST_AND_FOUND}/{name}")
+        done.saved.append(f"{LOST_AND_FOUND}/{name}")
+    disk.rename(STAGED, segment_name(first))
+    return end
+
+
+def _chain_before(directory: Path, first: int) -> bytes:
+    """This node's own chain up to the record before: nothing else may say what follows. Raises LogContradiction."""
+    walk = Walk(directory, verify=False)
+    for path in walk.segments():
+        if int(path.stem) >= first:
+            break
+        for _ in walk.segment(path):
+            pass
+    if walk.end != first - 1 or walk.chain is None:
+        raise LogContradiction(f"what lies before record {first} is damaged itself: it must be mended first")
+    return walk.chain
+
+
+def _fits(node: OfflineNode, first: int, end: LogPoint) -> None:
+    """It must end where this node's next segment begins, or where nothing follows. Raises LogContradiction."""
+    later = sorted(int(path.stem) for path in (node.directory / "log").glob("*.tar") if path.stem.isdecimal())
+    following = next((one for one in later if one > first), None)
+    if following is None:
+        floor = node.promise.floor
+        if floor.sequence == end.sequence and floor.chain != end.chain:
+            raise LogContradiction("it does not end as this node knows the log to be committed")
+        return
+    if end.sequence >= following:
+        raise LogContradiction(f"it ends with record {end.sequence}, but the next segment begins with {following}")
+    if end.sequence + 1 == following:
+        try:
+            header = decode_segment_header((node.directory / segment_name(following)).read_bytes()[:PAGE])
+        except FormatError:
+            return  # damaged as well: its own turn comes, and must follow from here
+        if header.chain_before != end.chain:
+            raise LogContradiction("the segment after it does not follow from it: it is of another branch")
+
+
+def _mend_record(node: OfflineNode, log: Log, sequence: int, source: Source, done: Repaired) -> None:
+    epoch = next((one.epoch for one in log.segments() if one.first <= sequence <= (one.last or one.first)), None)
+    if epoch is None and log.segments():
+        epoch = log.segments()[-1].epoch
+    if sequence > log.end.sequence and (log.tail is None or sequence != log.tail.first):
+        return  # it went to lost+found with the tail before it; the node is sent it again when it runs
+    found = source.record(epoch or 0, sequence)
+    if found is None:
+        done.left.append(f"record {sequence}: the source does not have it sound")
+        return
+    before = _saved(node)
+    try:
+        log.repair(sequence, found)
+    except (RecordCorrupt, RecordAbsent, LogContradiction) as error:
+        done.left.append(f"record {sequence}: {error}")
+        return
+    done.records.append(sequence)
+    done.saved += sorted(_saved(node) - before)
+
+
+def _saved(node: OfflineNode) -> set[str]:
+    return {f"{LOST_AND_FOUND}/{name}" for name in node.disk.list(LOST_AND_FOUND)}

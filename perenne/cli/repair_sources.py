@@ -1,0 +1,95 @@
+"""Where `perenne repair` takes sound bytes from: another node's data directory, or the tier."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from replication.tier.keys import LOG, parse_run
+from replication.tier.lending import RANGE_BYTES, lend
+from replication.tier.port import ObjectStore
+from storage.disk import RealDisk
+from storage.rawrecord import WholeRecord
+from storage.reader import Payload
+from storage.staging import Staged, StagingArea
+from storage.table import PAGE
+from storage.walk import Bytes, Found, Walk
+
+POOL_BYTES: Final = 64 * 1024 * 1024
+
+
+class DirectorySource:
+    """The data directory of another node of the cluster, which may be running: nothing is locked or written."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def segment(self, first: int) -> Path | None:
+        path = self._directory / "log" / f"{first:012d}.tar"
+        return path if path.exists() else None
+
+    def record(self, epoch: int, sequence: int) -> Payload | None:
+        paths = sorted((self._directory / "log").glob("*.tar"))
+        held = [path for path in paths if path.stem.isdecimal() and int(path.stem) <= sequence]
+        if not held:
+            return None
+        walk = Walk(self._directory, verify=True, wanted=lambda header: header.position.sequence == sequence)
+        walk.reached(int(held[-1].stem) - 1, None)
+        following = next((int(path.stem) for path in paths if path.stem.isdecimal() and path > held[-1]), None)
+        for found in walk.once(held[-1], following):
+            if isinstance(found, Found) and found.header.position.sequence == sequence and found.damage is None:
+                return WholeRecord(found.header, found.chain, _Lent(found.payload))
+        return None
+
+
+class _Lent:
+    """The payload of a record in another directory."""
+
+    def __init__(self, found: Bytes) -> None:
+        self._found = found
+        self.size = found.size
+
+    def parts(self) -> Iterator[memoryview]:
+        return (memoryview(piece) for piece in self._found.pieces())
+
+
+class TierSource:
+    """The bucket. scratch: a directory of this node for what is fetched."""
+
+    def __init__(self, store: ObjectStore, runner: asyncio.Runner, scratch: RealDisk) -> None:
+        self._store = store
+        self._runner = runner
+        self._scratch = scratch
+        self._lent: Staged | None = None
+        self._area = StagingArea(scratch, memory_instance_bytes=POOL_BYTES // 4, pool_bytes=POOL_BYTES)
+
+    def segment(self, first: int) -> Path | None:
+        return self._runner.run(self._segment(first))
+
+    async def _segment(self, first: int) -> Path | None:
+        """Only an object that is a whole segment, with its table, can be taken as one."""
+        async for key in self._store.list(LOG):
+            run = parse_run(key)
+            if run is None or run.first != first:
+                continue
+            head = await self._store.get_range(key, 0, PAGE)
+            if head.startswith(b"segment.table\0"):
+                return await self._fetched(key)
+        return None
+
+    async def _fetched(self, key: str) -> Path:
+        path = self._scratch.path("staging/repair-fetched.tar")
+        assert path is not None, "a real disk"
+        with path.open("wb") as file:
+            offset = 0
+            while piece := await self._store.get_range(key, offset, RANGE_BYTES):
+                file.write(piece)
+                offset += len(piece)
+        return path
+
+    def record(self, epoch: int, sequence: int) -> Payload | None:
+        if self._lent is not None:
+            self._lent.release()
+        found = self._runner.run(lend(self._store, epoch, sequence, self._area))
+        self._lent = found[2] if found is not None else None
+        return None if found is None else WholeRecord(*found)

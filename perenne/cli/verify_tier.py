@@ -1,0 +1,147 @@
+"""`perenne verify --tier`: whether a restore would find everything in the bucket, and find it unaltered."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import typer
+
+from perenne.cli.progress import shown
+from perenne.config import TierConfig
+from perenne.config_tier import patient_store
+from replication.tier.contents import Link, read_run
+from replication.tier.keys import LOG, Run, parse_run
+from replication.tier.port import BlockingStore, NotThere, ObjectDamaged, ObjectStore
+from replication.tier.tip import Branch, Broken, TipSearch
+from storage.errors import FormatError, RecordCorrupt
+from storage.position import RecordKind
+
+AT_ONCE: Final = 8
+
+
+@dataclass(slots=True)
+class TierVerified:
+    """What was found. wrong: one line for each thing that a person must know."""
+
+    deep: bool
+    study: str
+    objects: int = 0
+    orphans: int = 0
+    complete_upto: int = 0
+    instances: int = 0
+    wrong: list[str] = field(default_factory=list[str])
+
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "objects": self.objects,
+            "orphans": self.orphans,
+            "complete_upto": self.complete_upto,
+            "wrong": self.wrong,
+        }
+        return facts | ({"study": self.study, "instances": self.instances} if self.study else {})
+
+    def text(self) -> str:
+        study = f"study {self.study}: {self.instances} instances; " if self.study else ""
+        proof = "" if self.deep else " by their names and sizes"
+        return (
+            f"{study}{self.objects} objects hold records 1 to {self.complete_upto}{proof},"
+            f" {self.orphans} of dead branches; {len(self.wrong)} faults"
+        )
+
+
+def verify_tier(settings: TierConfig, blocking: BlockingStore, *, deep: bool, study: str, as_json: bool) -> int:
+    """Return the exit code. Raises TierError when the store cannot be asked."""
+    result = asyncio.run(_verified(settings, blocking, deep=deep, study=study, quiet=as_json))
+    if study and not result.instances:
+        result.wrong.append(f"no instance of study {study} was found")
+    if as_json:
+        typer.echo(json.dumps(result.facts()))
+    else:
+        for line in result.wrong:
+            typer.echo(line)
+        typer.echo(result.text())
+    return int(bool(result.wrong))
+
+
+async def _verified(
+    settings: TierConfig, blocking: BlockingStore, *, deep: bool, study: str, quiet: bool
+) -> TierVerified:
+    store = patient_store(settings, blocking)
+    try:
+        runs = [run async for key in store.list(LOG) if (run := parse_run(key)) is not None]
+        result = TierVerified(deep or bool(study), study, objects=len(runs))
+        if result.deep:
+            await _deep(store, runs, result, quiet=quiet)
+        else:
+            await _light(store, runs, result, quiet=quiet)
+        return result
+    finally:
+        await store.close()
+
+
+async def _deep(store: ObjectStore, runs: list[Run], result: TierVerified, *, quiet: bool) -> None:
+    """Follow the chain from the tip down to record 1, as a restore would; then read what that did not need."""
+    search = TipSearch(runs)
+    read: set[Run] = set()
+    with shown("reading", len(runs), quiet=quiet, of_bytes=False) as reached:
+        while (run := search.wanted) is not None:
+            links = await _links(store, run, result, first=run not in read)
+            read.add(run)
+            reached(len(read))
+            if links is None:
+                search.unreadable("it cannot be read, or is altered")
+            else:
+                search.found(links)
+        for run in runs:
+            if run not in read:
+                await _links(store, run, result, first=True)
+                read.add(run)
+                reached(len(read))
+    if isinstance(search.outcome, Branch):
+        result.complete_upto, result.orphans = search.outcome.tip.sequence, len(search.outcome.orphans)
+    elif isinstance(search.outcome, Broken):
+        why = "; ".join(search.outcome.why) or "no object holds it"
+        result.wrong.append(f"record {search.outcome.sequence} cannot be restored: {why}")
+
+
+async def _links(store: ObjectStore, run: Run, result: TierVerified, *, first: bool) -> tuple[Link, ...] | None:
+    """The records of one object, each checked; None when it is not what its name says."""
+    try:
+        data = await store.get(run.key)
+        links = await asyncio.to_thread(read_run, run, data)
+    except (NotThere, ObjectDamaged, RecordCorrupt, FormatError) as error:
+        if first:
+            result.wrong.append(f"{run.key}: {error}")
+        return None
+    if first and result.study:
+        result.instances += sum(
+            link.header.kind is RecordKind.INSTANCE and link.header.path.startswith(f"{result.study}/")
+            for link in links
+        )
+    return links
+
+
+async def _light(store: ObjectStore, runs: list[Run], result: TierVerified, *, quiet: bool) -> None:
+    """By the names: no number is missing up to the highest. By asking for each: it is there."""
+    reach = 0
+    for run in sorted(runs, key=lambda run: (run.first, -run.last)):
+        if run.first > reach + 1:
+            result.wrong.append(f"no object holds records {reach + 1} to {run.first - 1}")
+        reach = max(reach, run.last)
+    result.complete_upto = reach
+    with shown("asking", len(runs), quiet=quiet, of_bytes=False) as reached:
+        for at in range(0, len(runs), AT_ONCE):
+            some = runs[at : at + AT_ONCE]
+            for run, why in zip(some, await asyncio.gather(*(_asked(store, run) for run in some)), strict=True):
+                if why:
+                    result.wrong.append(f"{run.key}: {why}")
+            reached(at + len(some))
+
+
+async def _asked(store: ObjectStore, run: Run) -> str:
+    try:
+        info = await store.head(run.key)
+    except NotThere:
+        return "it is listed, and is not there"
+    return "" if info.size else "it is empty"

@@ -1,0 +1,219 @@
+"""Eviction: a full disk lets go of sealed segments that the tier holds, proved, and reads them back in ranges.
+
+A segment is evicted only while enough other members keep everything, and only after its object was read back and each
+record in it proved. Off unless `storage.evict_below_free_bytes` says otherwise.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from replication.tier.keys import run_name
+from replication.tier.port import ObjectStore, TierError
+from storage.errors import RecordsElsewhere, StorageError
+from storage.evicted import Stub
+from storage.position import EpochSpan
+from storage.reader import StoredRecord
+from storage.staging import Staged
+
+if TYPE_CHECKING:
+    from replication.replicator import Replicator
+
+_LOG: Final = logging.getLogger("perenne.evicting")
+BLOCK: Final = 1024 * 1024
+PAUSE_S: Final = 10.0
+KEPT_WHOLE: Final = 1024 * 1024
+"""Larger evicted records pass through a file: whoever wants them may be slow, and the tier may go away meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eviction:
+    """below_free_bytes: evict while less is free; 0 for never. tier_alone: no other node has to keep what is evicted.
+
+    cache_bytes: memory for what was read back.
+    """
+
+    below_free_bytes: int = 0
+    tier_alone: bool = False
+    cache_bytes: int = 64 * 1024 * 1024
+
+
+class TierSource:
+    """Evicted records, from the tier, for threads; blocks that were read lately stay in memory. They are not checked
+    here: whoever reads a record checks it, as always.
+    """
+
+    def __init__(self, store: ObjectStore, cache_bytes: int) -> None:
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._most = max(1, cache_bytes // BLOCK)
+        self._blocks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+        self.ranges = 0
+        """Ranges asked of the tier."""
+        self.failures = 0
+
+    def read(self, stub: Stub, offset: int, size: int) -> bytes:
+        if threading.get_ident() == self._thread:
+            raise RecordsElsewhere(stub.first, "the event loop does not wait for the tier")
+        key = run_name(stub.first, stub.last).key
+        first, last = offset // BLOCK, (offset + size - 1) // BLOCK
+        data = b"".join(self._block(stub, key, number) for number in range(first, last + 1))
+        return data[offset - first * BLOCK :][:size]
+
+    def forget(self, stub: Stub) -> None:
+        key = run_name(stub.first, stub.last).key
+        with self._lock:
+            for known in [known for known in self._blocks if known[0] == key]:
+                del self._blocks[known]
+
+    def _block(self, stub: Stub, key: str, number: int) -> bytes:
+        with self._lock:
+            if (found := self._blocks.get((key, number))) is not None:
+                self._blocks.move_to_end((key, number))
+                return found
+        self.ranges += 1
+        try:
+            work = self._store.get_range(key, number * BLOCK, BLOCK)
+            data = asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        except (TierError, RuntimeError, CancelledError) as error:  # the last two: the node stops
+            self.failures += 1
+            raise RecordsElsewhere(stub.first, str(error)) from error
+        with self._lock:
+            self._blocks[key, number] = data
+            while len(self._blocks) > self._most:
+                self._blocks.popitem(last=False)
+        return data
+
+
+class Spooled:
+    """An evicted record's payload, whole and checked, in a file of this node until nobody wants it."""
+
+    def __init__(self, staged: Staged) -> None:
+        self._staged = staged
+        self.size = staged.size
+
+    def parts(self) -> Iterator[memoryview]:
+        yield from self._staged.parts()
+
+    def __del__(self) -> None:
+        self._staged.release()
+
+
+async def read_record(replicator: "Replicator", sequence: int, *, whole_limit: int) -> StoredRecord:
+    """Read a record, wherever its bytes are; raises as `Log.read`. What the tier has does not keep local reads waiting,
+    and what is handed out does not depend on the tier any more.
+    """
+    loop = asyncio.get_running_loop()
+    log = replicator.log
+    if not log.is_evicted(sequence):
+        return await loop.run_in_executor(replicator.readers, lambda: log.read(sequence, whole_limit=whole_limit))
+
+    def fetch() -> StoredRecord:
+        stored = log.read(sequence, whole_limit=min(whole_limit, KEPT_WHOLE))
+        if stored.payload.size <= KEPT_WHOLE:
+            return stored
+        receiving = replicator.staging.begin_raw(stored.header.kind)
+        try:
+            for part in stored.payload.parts():
+                receiving.write(part)
+        except StorageError:
+            receiving.abandon()
+            raise
+        return StoredRecord(stored.header, stored.chain, Spooled(receiving.finish()))
+
+    return await loop.run_in_executor(replicator.distant, fetch)
+
+
+class Evictor:
+    """One node's. why_not: what keeps it from evicting although the disk is full; None while nothing does."""
+
+    def __init__(self, replicator: "Replicator", settings: Eviction, store: ObjectStore | None) -> None:
+        self._replicator = replicator
+        self._settings = settings
+        self.source = TierSource(store, settings.cache_bytes) if store is not None else None
+        replicator.log.elsewhere.source = self.source
+        self.why_not: str | None = None
+        self.evicted = 0
+
+    @property
+    def evicts(self) -> bool:
+        """Whether this node may lack segments: then nobody else relies on it to keep them."""
+        return self._settings.below_free_bytes > 0 or any(s.evicted for s in self._replicator.log.segments())
+
+    def report(self) -> dict[str, object]:
+        """For `/status`."""
+        source = self.source
+        return {
+            "below_free_bytes": self._settings.below_free_bytes,
+            "evicted": self.evicted,
+            "why_not": self.why_not,
+            "ranges_read": source.ranges if source is not None else 0,
+            "failed_reads": source.failures if source is not None else 0,
+        }
+
+    def start(self) -> None:
+        if self._settings.below_free_bytes > 0 and self._replicator.tiering is not None:
+            self._replicator.spawn(self._run())
+
+    async def _run(self) -> None:
+        while not self._replicator.closed:
+            while await self.evict_one():
+                pass
+            await asyncio.sleep(PAUSE_S)
+
+    async def evict_one(self) -> bool:
+        """Evict the oldest segment that may go, if there is too little room. Returns whether one went."""
+        replicator = self._replicator
+        if replicator.disk.free_bytes() >= self._settings.below_free_bytes:
+            self.why_not = None
+            return False
+        self.why_not = self._keepers_missing()
+        span = self._oldest() if self.why_not is None else None
+        if span is None or replicator.tiering is None:
+            self.why_not = self.why_not or "no committed segment is left to evict"
+            return False
+        self.why_not = await replicator.tiering.prove(span)
+        if self.why_not is None:
+            try:
+                freed = await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.evict(span.first)))
+            except StorageError as error:
+                self.why_not = str(error)
+            else:
+                self.evicted += 1
+                _LOG.info("evicted a segment", extra={"first": span.first, "last": span.last, "bytes": freed})
+        if self.why_not is not None:
+            _LOG.warning("a segment cannot be evicted", extra={"first": span.first, "reason": self.why_not})
+        return self.why_not is None
+
+    def _keepers_missing(self) -> str | None:
+        """Beside the tier, members that keep everything must hold what is evicted here, as Success promised."""
+        if self._settings.tier_alone:
+            return None
+        replicator = self._replicator
+        situation = replicator.core.situation
+        state = situation.cluster
+        members = {member.id for member in state.in_sync} if state is not None else set[str]()
+        others = members - {replicator.me.id}
+        keepers = [node for node, live in replicator.live.items() if node in others and not live.evicts]
+        needed = situation.settings.copies_required - 1
+        if len(keepers) >= needed:
+            return None
+        return f"only {len(keepers)} of {needed} other members keep all: the tier would be alone with what is evicted"
+
+    def _oldest(self) -> EpochSpan | None:
+        """A record after it is committed, and durably known to be: the log is never cut back to it."""
+        log = self._replicator.log
+        floor = self._replicator.core.situation.floor.sequence
+        for segment in log.segments():
+            if not segment.sealed or segment.last is None or segment.last >= floor:
+                return None
+            if not segment.evicted:
+                return log.sealed_at(segment.first)
+        return None

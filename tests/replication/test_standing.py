@@ -1,0 +1,19 @@
+"""The copy of `state` that a node keeps for a person's verbs: read back as written, and never believed when damaged."""
+
+from pathlib import Path
+
+from replication.core.values import Change, ClusterState, Member, Phase, ReplicaId
+from replication.standing import FILE, recall, remember
+from storage.disk import RealDisk
+
+STATE = ClusterState(Change(7, "a"), 4, None, Phase.ACTIVE, frozenset({Member(ReplicaId("n1"), "disk-1")}))
+
+
+def test_what_was_written_down_is_recalled_and_what_is_damaged_is_not(tmp_path: Path) -> None:
+    disk = RealDisk(tmp_path)
+    assert recall(disk) is None
+    remember(disk, STATE)
+    assert recall(disk) == STATE
+    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-20])
+    assert recall(disk) is None
+    disk.close()
