@@ -2,10 +2,13 @@
 the guard that names it (tests/simulation/guards.py).
 """
 
+import pytest
 from msgspec.structs import replace
 
+from replication.core import events as ev
 from replication.messages import Align, Confirmed, Heartbeat, OpenStream, Rejected, StreamEnd, to_point
-from storage.position import GENESIS
+from storage.position import GENESIS, LogPoint
+from tests.core.hands import both, met
 from tests.core.paper_disk import PaperRecord
 from tests.core.puppets import Puppet, log_of, next_record, on_stage, state_of, tell
 
@@ -90,3 +93,27 @@ def test_a_follower_that_was_told_of_a_commit_freezes_rather_than_cut_it() -> No
     node.cluster.run(10)
     assert [record.uid for record in node.disk.log.records] == ["", "1.1", "1.2"]
     assert node.frozen is not None
+
+
+def test_a_cut_that_found_no_room_is_not_waited_for_once_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the node neither follows nor stands again before it is restarted (simulation seed 40258)."""
+    cluster = met("ab")
+    first, other = both(cluster)
+    cluster.separate(first, other)
+    cluster.offer(first, "1.1")
+    cluster.run(20)
+    cluster.pause(first)
+    cluster.run_until(lambda: cluster.leader is not None and cluster.leader.name == other)
+    node = cluster.node(first)
+
+    def no_room(_: LogPoint) -> None:
+        node.feed(ev.LocalFailed("no room", full=True))
+
+    with monkeypatch.context() as full:
+        full.setattr(node, "_truncate", no_room)
+        cluster.resume(first)
+        cluster.heal()
+        cluster.run_until(lambda: node.replica.situation.full)
+    node.feed(ev.DataPathChanged(None))
+    cluster.run_until(lambda: cluster.in_sync() == {first, other} and not node.replica.following.working)
+    assert not node.replica.situation.fenced

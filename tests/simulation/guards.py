@@ -59,6 +59,14 @@ GUARDS = (
         shown_by=TRAPS + "test_trap_13_an_addition_counts_before_it_is_confirmed",
     ),
     Guard(
+        "a cut that found no room is not waited for",
+        REPLICA,
+        "            self.following.working = False  # a cut that found no room says so by this alone\n",
+        "",
+        shown_by="tests/core/test_guards_follower.py::"
+        "test_a_cut_that_found_no_room_is_not_waited_for_once_there_is_room",
+    ),
+    Guard(
         "copies required",
         COMMIT,
         "    if in_sync_size < minimum_copies:\n",
