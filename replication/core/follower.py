@@ -69,7 +69,8 @@ class Following:
         return self.stream is not None and self._situation.now_ms - self.stream.heard_ms <= within_ms
 
     def begin_anew(self, reason: str) -> None:
-        """The log's end is not what the leader believes: let it ask again."""
+        """The log's end is not what the leader believes: let it ask again. A cut without room is not under way."""
+        self.working = False
         if self.stream is not None:
             self.stream.aligned = False
             self._reject(self.stream.link, self.stream.epoch, reason)

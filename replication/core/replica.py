@@ -399,7 +399,6 @@ class Replica(Roles):
         if situation.full:
             situation.full, situation.fenced, self._left = False, None, False
             situation.ledger.resync()
-            self.following.working = False  # a cut that found no room says so by this alone
             self.following.begin_anew("there is room again")
 
     # Offers

@@ -60,9 +60,9 @@ GUARDS = (
     ),
     Guard(
         "a cut that found no room is not waited for",
-        REPLICA,
-        "            self.following.working = False  # a cut that found no room says so by this alone\n",
-        "",
+        FOLLOWER,
+        'not under way."""\n        self.working = False\n',
+        'not under way."""\n',
         shown_by="tests/core/test_guards_follower.py::"
         "test_a_cut_that_found_no_room_is_not_waited_for_once_there_is_room",
     ),
