@@ -101,7 +101,10 @@ class InSyncSet:
         if not self.may_write():
             return
         state = self._writer.confirmed.state
-        ready = self._streams.ready(epoch_record)
+        # `tierfloor` may be raised in the moment before a change that adds a node: who lacks what it names could not
+        # lead when all others are gone, nor be led by the tier, which is no way for a member.
+        confirmed = self._streams.confirmations()
+        ready = {m for m in self._streams.ready(epoch_record) if confirmed[m] >= self._tier.asked}
         # Whoever left the set by a stall may hold everything still, and is not taken back before it moves again.
         gone = self.gone(state.in_sync | ready)
         wanted = desired_set(

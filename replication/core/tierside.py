@@ -61,6 +61,8 @@ class TierSide:
         """The commit point at which the tier is about to enter: it is filled from there on before it is claimed."""
         self.counted = 0
         """The last record for which the tier was counted: put, and then checked against `state` (section 4, rule 3)."""
+        self.asked = 0
+        """The last record for which it may have been counted: a transaction without an answer may come true."""
         self.marked = False
         self.failed: str | None = None
         """Why the last thing that was asked of the bucket was not done."""
@@ -289,6 +291,7 @@ class TierSide:
         point = situation.ledger.point_at(sequence)
         assert point is not None, "what is to be committed is in the log"
         self._check = _Check(situation.next_request(), point)
+        self.asked = sequence
         floor = situation.tier_floor
         version = floor.version if floor is not None else None
         situation.emit(CountTier(self._check.request, point, state_version, version))
