@@ -72,4 +72,11 @@ EVICTING_GUARDS = (
         "        if False:\n            return None",
         shown_by=STORED + "test_points_and_epochs_never_ask_the_tier",
     ),
+    Guard(
+        "a scrub leaves what is left of an evicted segment as it is",
+        LOG,
+        "        if segment.evicted:\n            return []",
+        "        if False:\n            return []",
+        shown_by=STORED + "test_a_scrub_mends_nothing_of_it_and_what_the_tier_has_damaged_is_not_its_finding",
+    ),
 )

@@ -161,3 +161,16 @@ def test_what_is_written_damaged_or_cut_is_not_evicted_and_what_is_evicted_not_c
         log.evict(RECORDS)
     with pytest.raises(LogContradiction, match="evicted"):
         log.truncate_after(span.last - 1)
+
+
+def test_a_scrub_mends_nothing_of_it_and_what_the_tier_has_damaged_is_not_its_finding(holder: Holder) -> None:
+    holder.evict(1)
+    path = holder.directory / holder.log.segments()[0].name
+    before = path.read_bytes()
+    assert holder.log.mend_frame(1) == []
+    assert path.read_bytes() == before
+    holder.kept.data[1] = bytes(len(holder.kept.data[1]))
+    assert not holder.log.judge(1)
+    holder.kept.away = True
+    assert not holder.log.judge(1)
+    assert holder.log.intact
