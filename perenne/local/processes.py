@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -9,18 +10,31 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 
 class DidNotStart(Exception):
     """A process ended, or did not come up in time; the text shows the end of its log."""
 
 
+_PORTS: Final = 12_000, 32_000
+
+
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now. Another process may still take one before it is used."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Return ports that nobody listens on now. Another process may still take one before it is used.
+
+    They lie below those that the kernel hands out by itself: one of those may become the near end of any connection in
+    the moment between this look and its use, and does when several test runs work beside each other.
+    """
+    sockets: list[socket.socket] = []
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
+        while len(sockets) < count:
+            one = socket.socket()
+            sockets.append(one)
+            try:
+                one.bind(("127.0.0.1", secrets.randbelow(_PORTS[1] - _PORTS[0]) + _PORTS[0]))
+            except OSError:
+                sockets.pop().close()
         return [int(one.getsockname()[1]) for one in sockets]
     finally:
         for one in sockets:

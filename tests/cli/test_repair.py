@@ -183,9 +183,8 @@ def san(nodes: tuple[Path, Path], tmp_path: Path) -> TierConfig:
     settings = TierConfig(kind="directory", directory=mount)
     blocking_store(settings, {}).prepare()
     log = Log.open(RealDisk(nodes[1]), IDENTITY, host_rebooted=False, spares=0)[0]
-    cuts = [(1, 4), (5, 7), *((number, number) for number in range(15, 22))]
+    cuts = [(1, 4), (5, 7), (8, 14), *((number, number) for number in range(15, 22))]
     bodies = {cut: b"".join(map(log.read_raw, range(cut[0], cut[1] + 1))) for cut in cuts}
-    bodies[8, 14] = (nodes[1] / SECOND).read_bytes()
 
     async def put() -> None:
         store = patient_store(settings, blocking_store(settings, {}))

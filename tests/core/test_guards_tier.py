@@ -39,6 +39,12 @@ def in_set(node: PaperNode) -> bool:
     return state is not None and TIER_MEMBER in state.state.in_sync
 
 
+def members(node: PaperNode) -> set[str]:
+    state = node.cluster.service.state
+    assert state is not None
+    return {member.id for member in state.state.in_sync}
+
+
 def alone(node: PaperNode, b: Puppet) -> None:
     """The one follower is gone for good."""
     node.cluster.break_link(b.link)
@@ -380,3 +386,18 @@ def test_trap_4_a_leader_that_rebuilds_speaks_to_no_member_before_it_is_active()
     bucket.sends(whole)
     node.cluster.run_until(lambda: bool(b.heard(OpenStream)), 2000)
     assert node.disk.log.end.sequence == 4
+
+
+def test_a_node_enters_only_with_all_that_the_tier_may_have_been_counted_for() -> None:
+    """The transaction that counts record 4 is on its way, and may be applied just before the change that adds b."""
+    node, b, bucket = with_tier()
+    bucket.marks()
+    assert [effect.point.sequence for effect in bucket.asked(fx.CountTier)] == [4]
+    again = Puppet(node, "b", b.log)
+    node.cluster.run(20)
+    again.follows()
+    again.confirms(3)
+    node.cluster.run(1000)
+    assert members(node) == {"a", "tier"}
+    again.confirms(4)
+    node.cluster.run_until(lambda: "b" in members(node), 2000)

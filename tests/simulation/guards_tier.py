@@ -39,6 +39,13 @@ TIER_GUARDS = (
         shown_by=TIER + "test_the_tier_is_claimed_from_the_commit_point_on",
     ),
     Guard(
+        "a node enters only with all that the tier may have been counted for",
+        IN_SYNC,
+        " if confirmed[m] >= self._tier.asked}",
+        "}",
+        shown_by=TIER + "test_a_node_enters_only_with_all_that_the_tier_may_have_been_counted_for",
+    ),
+    Guard(
         "the tier is required while it enters",
         IN_SYNC,
         "        return members | {TIER_MEMBER} if self._tier.entering is not None else members\n",
