@@ -312,10 +312,18 @@ class Leadership:
             self._recover()
 
     def unsound(self, sequence: int) -> bool:
-        """Whether a member that is counted is known to hold this record damaged: then no Success may rest on it."""
-        if sequence in self._situation.damaged:
+        """Whether no Success may rest on this record: a member that is counted is known to hold it damaged, or the
+        tier, which took a node's place later, has not got it, and without the tier the copies are too few.
+        """
+        situation, required = self._situation, self.set.required()
+        if sequence in situation.damaged:
             return True
-        said, required = self.streams.damage(), self.set.required()
+        lacking = (
+            TIER_MEMBER in required and sequence <= situation.told.sequence and self.tier.upto(sequence) < sequence
+        )
+        if lacking and len(required) - 1 < situation.settings.minimum_copies:
+            return True
+        said = self.streams.damage()
         return bool(said) and any(
             damage.more or sequence in damage.sequences for member, damage in said.items() if member in required
         )

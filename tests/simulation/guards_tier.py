@@ -46,6 +46,13 @@ TIER_GUARDS = (
         shown_by=TIER + "test_a_node_enters_only_with_all_that_the_tier_may_have_been_counted_for",
     ),
     Guard(
+        "no Success rests on a record that the tier has not got",
+        LEADER,
+        "        if lacking and len(required) - 1 < situation.settings.minimum_copies:\n",
+        "        if False:\n",
+        shown_by=TIER + "test_no_success_rests_on_a_record_that_the_tier_has_not_got",
+    ),
+    Guard(
         "the tier is required while it enters",
         IN_SYNC,
         "        return members | {TIER_MEMBER} if self._tier.entering is not None else members\n",
