@@ -100,9 +100,9 @@ def repair(
     says what is left. (It does so by itself too; this does not wait for the next try.)
 
     With the directory of a node that does NOT run: everything is read, and what is wrong is taken from `--from
-    OTHER_DATA_DIR` or `--from-tier --config FILE`: single records, or whole segments where nothing can be believed any
-    more. Each byte is proved by chain and digest before it is put in place, and what lay there is kept in lost+found.
-    After Ctrl-C run it again: it finds what is still to be done.
+    OTHER_DATA_DIR`: single records, or whole segments where nothing can be believed any more; or with `--from-tier
+    --config FILE`, single records alone. Each byte is proved by chain and digest before it is put in place, and what
+    lay there is kept in lost+found. After Ctrl-C run it again: it finds what is still to be done.
 
     Example: `perenne repair --config node.toml`; `perenne repair /var/lib/perenne --from /mnt/n2/perenne --dry-run`.
     Exit code 0 nothing is damaged (any more), 1 something is left, 2 bad usage.
@@ -111,16 +111,19 @@ def repair(
         from perenne.cli.repair import repair_running
         from perenne.cli.status import NoCluster
         from perenne.cli.switchover import zookeeper_of
+        from perenne.config_tls import zookeeper_access
 
         if source is not None or from_tier:
             raise _fail("--from and --from-tier mend the directory of a stopped node: name it", 2)
+        settings = _config(config)
         try:
-            hosts = zookeeper or (zookeeper_of(cluster) if cluster else _config(config).coordination.zookeeper)
+            hosts = zookeeper or (zookeeper_of(cluster) if cluster else settings.coordination.zookeeper)
         except NoCluster as error:
             raise _fail(str(error), 2) from error
         if not hosts:
             raise _fail("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
-        raise typer.Exit(repair_running(hosts, node or [], seconds=seconds, dry_run=dry_run, as_json=as_json))
+        access = zookeeper_access(settings)
+        raise typer.Exit(repair_running(hosts, node or [], access, seconds=seconds, dry_run=dry_run, as_json=as_json))
     if (source is None) == (not from_tier):
         raise _fail("say where to take sound bytes from: --from OTHER_DATA_DIR, or --from-tier --config FILE", 2)
     raise typer.Exit(_offline(directory, source, config, dry_run=dry_run, as_json=as_json))

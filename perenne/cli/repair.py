@@ -18,6 +18,7 @@ from perenne.cli.repair_sources import DirectorySource, TierSource
 from perenne.config import TierConfig
 from perenne.config_tier import patient_store
 from perenne.session import SessionWaiter
+from replication.coordination.access import Access
 from replication.coordination.port import Coordination, CoordinationUnavailable, Operation
 from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.tier.port import BlockingStore
@@ -96,9 +97,11 @@ def _tell(facts: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
     typer.echo(json.dumps(facts) if as_json else "\n".join(lines))
 
 
-def repair_running(hosts: str, names: list[str], *, seconds: float, dry_run: bool, as_json: bool) -> int:
+def repair_running(
+    hosts: str, names: list[str], access: Access, *, seconds: float, dry_run: bool, as_json: bool
+) -> int:
     """Ask each node, one after the other; return the exit code: 1 while anything is left or a node did not answer."""
-    results = asyncio.run(_asked(hosts, names, seconds, dry_run=dry_run))
+    results = asyncio.run(_asked(hosts, names, seconds, access, dry_run=dry_run))
     if as_json:
         typer.echo(json.dumps(results))
     else:
@@ -117,8 +120,10 @@ def _line(found: dict[str, Any], *, dry_run: bool) -> str:
     return f"{text}: {left}" if left else text
 
 
-async def _asked(hosts: str, names: list[str], seconds: float, *, dry_run: bool) -> dict[str, dict[str, Any]]:
-    coordination = ZooKeeperCoordination(hosts, session_timeout_ms=6000)
+async def _asked(
+    hosts: str, names: list[str], seconds: float, access: Access, *, dry_run: bool
+) -> dict[str, dict[str, Any]]:
+    coordination = ZooKeeperCoordination(hosts, session_timeout_ms=6000, access=access)
     waiter = SessionWaiter()
     await coordination.start(waiter)
     try:
@@ -152,6 +157,8 @@ async def _ask(coordination: Coordination, name: str, seconds: float, *, dry_run
                     if one.id == operation.id and one.result is not None:
                         found: dict[str, Any] = json.loads(one.result)
                         return found
+                if name not in await coordination.live_nodes():
+                    return {"error": "ended meanwhile; start it, or use perenne repair DATA_DIR"}
                 await asyncio.sleep(PAUSE_S)
     except TimeoutError:
         return {"error": f"did not answer within {seconds:.0f} s; see perenne status"}

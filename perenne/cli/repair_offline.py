@@ -52,7 +52,9 @@ class Repaired:
 
 
 class Source(Protocol):
-    """Where sound bytes come from. Nothing that it gives is believed."""
+    """Where sound bytes come from. Nothing that it gives is believed. lacking: why a segment is not to be had there."""
+
+    lacking: str
 
     def segment(self, first: int) -> Path | None:
         """A file that claims to be the sealed segment that begins with this record."""
@@ -115,6 +117,18 @@ def mend(node: OfflineNode, wrong: Surveyed, source: Source) -> Repaired:
     done = Repaired()
     for first in sorted({*wrong.segments, *(first for first, _ in wrong.missing)}):
         _mend_segment(node, first, source, done, upto=_last_missing(wrong, first))
+    try:
+        _mend_inside(node, wrong, source, done)
+    except FormatError:
+        if not done.left:
+            raise
+        return done  # without those segments the log cannot be opened: what is wrong besides waits for them
+    _look_again(node.directory, wrong, done)
+    return done
+
+
+def _mend_inside(node: OfflineNode, wrong: Surveyed, source: Source, done: Repaired) -> None:
+    """Single records, and what lies around them, in a log that can be opened."""
     with node.log() as log:
         damaged = set(log.damaged()) | {one for one in wrong.records if log.judge(one)}
         tail = log.tail
@@ -125,8 +139,6 @@ def mend(node: OfflineNode, wrong: Surveyed, source: Source) -> Repaired:
         for segment in log.segments():
             if saved := log.mend_frame(segment.first) if log.tail is None else []:
                 done.saved += saved
-    _look_again(node.directory, wrong, done)
-    return done
 
 
 def _look_again(directory: Path, wrong: Surveyed, done: Repaired) -> None:
@@ -150,7 +162,7 @@ def _mend_segment(node: OfflineNode, first: int, source: Source, done: Repaired,
     while first <= upto:
         path = source.segment(first)
         if path is None:
-            done.left.append(f"segment {first}: the source does not have it")
+            done.left.append(f"segment {first}: {source.lacking}")
             return
         try:
             end = _take(node, first, path, done)

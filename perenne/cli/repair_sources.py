@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from replication.tier.keys import LOG, parse_run
-from replication.tier.lending import RANGE_BYTES, lend
+from replication.tier.lending import lend
 from replication.tier.port import ObjectStore
 from storage.disk import RealDisk
 from storage.rawrecord import WholeRecord
 from storage.reader import Payload
 from storage.staging import Staged, StagingArea
-from storage.table import PAGE
 from storage.walk import Bytes, Found, Walk
 
 POOL_BYTES: Final = 64 * 1024 * 1024
@@ -20,6 +18,8 @@ POOL_BYTES: Final = 64 * 1024 * 1024
 
 class DirectorySource:
     """The data directory of another node of the cluster, which may be running: nothing is locked or written."""
+
+    lacking = "the other directory does not have it"
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -56,6 +56,8 @@ class _Lent:
 class TierSource:
     """The bucket. scratch: a directory of this node for what is fetched."""
 
+    lacking = "a tier gives single records back: take it --from another node's directory, or use `perenne restore`"
+
     def __init__(self, store: ObjectStore, runner: asyncio.Runner, scratch: RealDisk) -> None:
         self._store = store
         self._runner = runner
@@ -64,28 +66,8 @@ class TierSource:
         self._area = StagingArea(scratch, memory_instance_bytes=POOL_BYTES // 4, pool_bytes=POOL_BYTES)
 
     def segment(self, first: int) -> Path | None:
-        return self._runner.run(self._segment(first))
-
-    async def _segment(self, first: int) -> Path | None:
-        """Only an object that is a whole segment, with its table, can be taken as one."""
-        async for key in self._store.list(LOG):
-            run = parse_run(key)
-            if run is None or run.first != first:
-                continue
-            head = await self._store.get_range(key, 0, PAGE)
-            if head.startswith(b"segment.table\0"):
-                return await self._fetched(key)
+        """The objects of a tier are bare records: they have no table, and make no segment by themselves."""
         return None
-
-    async def _fetched(self, key: str) -> Path:
-        path = self._scratch.path("staging/repair-fetched.tar")
-        assert path is not None, "a real disk"
-        with path.open("wb") as file:
-            offset = 0
-            while piece := await self._store.get_range(key, offset, RANGE_BYTES):
-                file.write(piece)
-                offset += len(piece)
-        return path
 
     def record(self, epoch: int, sequence: int) -> Payload | None:
         if self._lent is not None:

@@ -315,9 +315,9 @@ class Leadership:
         """Whether no Success may rest on this record: a member that is counted is known to hold it damaged, or the
         tier, which took a node's place later, has not got it, and without the tier the copies are too few.
         """
-        situation, required = self._situation, self.set.required()
-        if sequence in situation.damaged:
+        if sequence in self._situation.damaged:
             return True
+        situation, required = self._situation, self.set.required()
         lacking = (
             TIER_MEMBER in required and sequence <= situation.told.sequence and self.tier.upto(sequence) < sequence
         )

@@ -109,7 +109,8 @@ def test_what_was_cut_is_listed_inspected_and_reaches_the_cluster_once(tmp_path:
             (lost / name).write_bytes((moved / name).read_bytes())
         code, said = lines("resubmit", str(data_dir), *to)
         assert (code, said[-1]["taken"]) == (0, 2)
-        assert node.status()["instances"] == 2
+        assert node.running is not None
+        wait_until(lambda: node.status()["instances"] == 2, [node.running], "both are indexed, once")
         assert len(list(moved.iterdir())) == 4
 
     (lost / names[0]).write_bytes((moved / names[0]).read_bytes())

@@ -199,15 +199,24 @@ def san(nodes: tuple[Path, Path], tmp_path: Path) -> TierConfig:
     return settings
 
 
-@pytest.mark.parametrize("damage", [damage_records, damage_everything_of_a_segment])
-def test_every_damage_is_mended_from_the_tier(
-    nodes: tuple[Path, Path], san: TierConfig, damage: Callable[[Path], None]
-) -> None:
+def test_damaged_records_are_mended_from_the_tier(nodes: tuple[Path, Path], san: TierConfig) -> None:
     one, other = nodes
-    damage(one)
+    damage_records(one)
     tier = (san, blocking_store(san, {}))
     assert repair_offline(one, other=None, tier=tier, dry_run=False, as_json=False) == 0
     assert segments(one) == segments(other)
+
+
+def test_a_segment_of_which_nothing_can_be_believed_is_not_to_be_had_from_the_tier(
+    nodes: tuple[Path, Path], san: TierConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, _ = nodes
+    damage_everything_of_a_segment(one)
+    before = segments(one)
+    tier = (san, blocking_store(san, {}))
+    assert repair_offline(one, other=None, tier=tier, dry_run=False, as_json=False) == 1
+    assert "perenne restore" in capsys.readouterr().out
+    assert segments(one) == before
 
 
 def tier_verified(

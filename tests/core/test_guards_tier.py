@@ -2,8 +2,6 @@
 each test fails without the guard that names it (tests/simulation/guards_tier.py).
 """
 
-import pytest
-
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.values import TIER_MEMBER, CasOutcome, TierMode
@@ -388,42 +386,3 @@ def test_trap_4_a_leader_that_rebuilds_speaks_to_no_member_before_it_is_active()
     bucket.sends(whole)
     node.cluster.run_until(lambda: bool(b.heard(OpenStream)), 2000)
     assert node.disk.log.end.sequence == 4
-
-
-def test_a_node_enters_only_with_all_that_the_tier_may_have_been_counted_for() -> None:
-    """The transaction that counts record 4 is on its way, and may be applied just before the change that adds b."""
-    node, b, bucket = with_tier()
-    bucket.marks()
-    assert [effect.point.sequence for effect in bucket.asked(fx.CountTier)] == [4]
-    again = Puppet(node, "b", b.log)
-    node.cluster.run(20)
-    again.follows()
-    again.confirms(3)
-    node.cluster.run(1000)
-    assert members(node) == {"a", "tier"}
-    again.confirms(4)
-    node.cluster.run_until(lambda: "b" in members(node), 2000)
-
-
-@pytest.mark.parametrize("followed", [True, False])
-def test_no_success_rests_on_a_record_that_the_tier_has_not_got(followed: bool) -> None:
-    """What b had is sent again while node a and the tier, which is claimed from later on, are all that counts."""
-    node, b, bucket = led_by_a()
-    node.cluster.offer("a", "1.2")
-    node.cluster.run(10)
-    b.confirms(4)
-    node.cluster.offer("a", "1.3")
-    node.cluster.run(10)
-    bucket.lists(*([run_of(node.disk.log, 1, 4)] if followed else []))
-    alone(node, b)
-    for _ in range(1 if followed else 2):
-        bucket.stores()
-        node.cluster.run(300)
-    assert in_set(node)
-    assert [effect.first for effect in bucket.asked(fx.PutRun)][:2] == ([5] if followed else [1, 5])
-    bucket.marks()
-    bucket.counts()
-    ticket = node.cluster.offer("a", "1.2")
-    node.cluster.run(50)
-    assert (node.disk.log.end.sequence == 6) is not followed
-    assert (ticket in node.settled) is followed

@@ -99,7 +99,7 @@ def test_a_read_is_answered_from_the_tier_when_the_disk_is_bad_and_the_peer_is_g
         log = (first.directory / "node.log").read_text()
         assert '"from": "tier"' in log
 
-        asked = ("repair", "--cluster", str(cluster.directory / "cluster.json"))
+        asked = ("repair", "--cluster", str(cluster.directory / "cluster.json"), "--node", first.id)
         done = rig.perenne(*asked, "--dry-run", "--json")
         left = json.loads(done.stdout)[first.id]["left"]
         assert (done.returncode, len(left)) == (1, 1)

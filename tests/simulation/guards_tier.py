@@ -13,6 +13,7 @@ MEMBERSHIP = "replication/core/membership.py"
 TIP = "replication/tier/tip.py"
 
 TIER = "tests/core/test_guards_tier.py::"
+COPIES = "tests/core/test_guards_tier_copies.py::"
 TRAPS = "tests/simulation/test_tier_traps.py::"
 TIP_TESTS = "tests/tier/test_tip.py::"
 
@@ -43,14 +44,14 @@ TIER_GUARDS = (
         IN_SYNC,
         " if confirmed[m] >= self._tier.asked}",
         "}",
-        shown_by=TIER + "test_a_node_enters_only_with_all_that_the_tier_may_have_been_counted_for",
+        shown_by=COPIES + "test_a_node_enters_only_with_all_that_the_tier_may_have_been_counted_for",
     ),
     Guard(
         "no Success rests on a record that the tier has not got",
         LEADER,
         "        if lacking and len(required) - 1 < situation.settings.minimum_copies:\n",
         "        if False:\n",
-        shown_by=TIER + "test_no_success_rests_on_a_record_that_the_tier_has_not_got",
+        shown_by=COPIES + "test_no_success_rests_on_a_record_that_the_tier_has_not_got",
     ),
     Guard(
         "the tier is required while it enters",
