@@ -3,13 +3,14 @@
 The only home of prometheus_client. Every series exists from the start, with base units (docs/observability.md).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from monitoring.senders import Senders
 from replication.api import ReplicatorStatistics, Role
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
@@ -28,10 +29,11 @@ class Metrics:
         *,
         version: str,
         expiries: Callable[[], Mapping[str, float]] = dict,
+        titles: Iterable[str] = (),
     ) -> None:
-        """expiries: when the certificate of each listener ends, in Unix seconds."""
+        """expiries: when the certificate of each listener ends, in Unix seconds. titles: calling AEs told apart."""
         self.registry = registry = CollectorRegistry(auto_describe=False)
-        Gauge("perenne_build", "Version of this node", ["version"], registry=registry).labels(version).set(1)
+        Gauge("perenne_build_info", "Version of this node", ["version"], registry=registry).labels(version).set(1)
         self._refused = Counter("perenne_connections_refused", "Connections dropped at once", registry=registry)
         self._opened = Counter("perenne_associations_opened", "Associations accepted", registry=registry)
         self._rejected = Counter(
@@ -53,6 +55,7 @@ class Metrics:
         for reason in _CLOSES:
             self._closed.labels(reason)
         self._stores_by_status = {int(status, 16): self._stores.labels(status) for status in _STATUSES}
+        self._senders = Senders(titles, registry)
         registry.register(_Snapshot(snapshot))
         registry.register(_Certificates(expiries))
 
@@ -68,15 +71,18 @@ class Metrics:
     def association_opened(self, calling_ae: str) -> None:
         self._opened.inc()
         self._open.inc()
+        self._senders.association(calling_ae, accepted=True)
 
-    def association_rejected(self, reason: str) -> None:
+    def association_rejected(self, reason: str, calling_ae: str) -> None:
         self._rejected.labels(reason).inc()
+        self._senders.association(calling_ae, accepted=False)
 
     def association_closed(self, reason: str, seconds: float) -> None:
         self._closed.labels(reason).inc()
         self._open.dec()
 
-    def stored(self, size: int, seconds: float, status: int) -> None:
+    def stored(self, size: int, seconds: float, status: int, calling_ae: str) -> None:
+        self._senders.store(calling_ae, received=status == 0)
         histogram = self._stores_by_status.get(status)
         if histogram is None:
             histogram = self._stores_by_status[status] = self._stores.labels(f"{status:04X}")
@@ -261,6 +267,7 @@ def _counters(s: ReplicatorStatistics) -> Iterator[Metric]:
 
 def _lags(s: ReplicatorStatistics) -> Iterator[Metric]:
     records = GaugeMetricFamily("perenne_replica_lag_records", "Records a replica lacks", labels=["replica"])
+    size = GaugeMetricFamily("perenne_replica_lag_bytes", "Bytes of uncommitted records among them", labels=["replica"])
     seconds = GaugeMetricFamily("perenne_replica_lag_seconds", "Age of the oldest of them", labels=["replica"])
     blocked = GaugeMetricFamily(
         "perenne_replica_blocked", "1 while a damaged record keeps it from catching up", labels=["replica"]
@@ -268,7 +275,9 @@ def _lags(s: ReplicatorStatistics) -> Iterator[Metric]:
     for lag in s.lags:
         blocked.add_metric([lag.replica], float(lag.blocked_at > 0))
         records.add_metric([lag.replica], lag.records)
+        size.add_metric([lag.replica], lag.bytes)
         seconds.add_metric([lag.replica], lag.seconds)
     yield records
+    yield size
     yield seconds
     yield blocked

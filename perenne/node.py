@@ -18,6 +18,7 @@ from monitoring.drill import DrillMetrics
 from monitoring.health import judge
 from monitoring.http import HttpServer
 from monitoring.metrics import Metrics
+from monitoring.room import RoomMetrics
 from perenne import VERSION, logs
 from perenne.config import Config
 from perenne.config_tier import blocking_store, eviction, patient_store
@@ -181,8 +182,10 @@ class Node:
             # Room for what the log thread may be zeroing now and for the segment after it: refuse before it is full.
             reserve_bytes=max(config.storage.reserve_bytes, 2 * cluster.segment_bytes),
         )
-        self._metrics = Metrics(self.statistics, version=VERSION, expiries=self._keyrings.expiries)
+        titles = [one.title for one in config.ae]
+        self._metrics = Metrics(self.statistics, version=VERSION, expiries=self._keyrings.expiries, titles=titles)
         self._metrics.registry.register(DrillMetrics(config.node.data_dir / "drill.json"))
+        self._metrics.registry.register(RoomMetrics(config.node.data_dir))
         self.dimse = DimseServer(
             config.dimse_settings(),
             self.replicator,

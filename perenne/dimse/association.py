@@ -243,7 +243,7 @@ class Association(asyncio.BufferedProtocol):
     def _negotiate(self, request: AssociationRequest) -> None:
         rejection = self._judge(request)
         if rejection is not None:
-            self._host.observer.association_rejected(rejection.name.lower())
+            self._host.observer.association_rejected(rejection.name.lower(), request.calling_ae)
             _LOG.warning(
                 "association rejected",
                 extra={

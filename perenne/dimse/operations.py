@@ -180,7 +180,7 @@ class Operations:
         if answer.status != codes.SUCCESS:
             self._service.tell(answer)
         self._link.send(incoming.context.context_id, response_to(incoming.command, answer.status, answer.comment))
-        self._observer.stored(incoming.size, self._clock() - incoming.started, answer.status)
+        self._observer.stored(incoming.size, self._clock() - incoming.started, answer.status, self._calling_ae)
 
     def _give_up(self, intake: Intake | None) -> None:
         if intake is None:

@@ -130,13 +130,13 @@ class Ledger:
     def association_opened(self, calling_ae: str) -> None:
         self.opened.append(calling_ae)
 
-    def association_rejected(self, reason: str) -> None:
+    def association_rejected(self, reason: str, calling_ae: str) -> None:
         self.rejected.append(reason)
 
     def association_closed(self, reason: str, seconds: float) -> None:
         self.closed.append(reason)
 
-    def stored(self, size: int, seconds: float, status: int) -> None:
+    def stored(self, size: int, seconds: float, status: int, calling_ae: str) -> None:
         self.stores.append((size, status))
 
     def echoed(self) -> None:

@@ -1,0 +1,28 @@
+"""The room on the file system of the data directory, read at each scrape."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+
+class RoomMetrics:
+    """A collector. Raises OSError when the directory is gone: the node is then not to be scraped as if it were well."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        facts = os.statvfs(self._directory)
+        yield GaugeMetricFamily(
+            "perenne_disk_free_bytes",
+            "Room that the data directory's file system has for this node",
+            value=facts.f_bavail * facts.f_frsize,
+        )
+        yield GaugeMetricFamily(
+            "perenne_disk_capacity_bytes", "Size of that file system", value=facts.f_blocks * facts.f_frsize
+        )
