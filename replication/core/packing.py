@@ -57,9 +57,12 @@ class Packing:
         insort(self._waiting, run)
 
     def takes(self, gap: tuple[int, int]) -> bool:
-        """Whether the records of a gap in the bucket begin with a whole segment, which goes up as one object."""
+        """Whether the records of a gap in the bucket begin with a whole segment, which goes up as one object.
+
+        Only the segment that is looked at now: an earlier one may wait for what follows it, and so for this gap.
+        """
         span = self._situation.ledger.sealed_at(gap[0])
-        return span is not None and self._next <= span.first == gap[0] and span.last <= gap[1]
+        return span is not None and self._next == span.first == gap[0] and span.last <= gap[1]
 
     # What is due
 

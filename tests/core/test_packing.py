@@ -185,6 +185,16 @@ def test_a_segment_of_which_a_part_is_there_is_filled_up_with_small_objects_firs
     assert asked(bucket) == [(1, 3)]
 
 
+def test_a_missing_segment_does_not_wait_for_one_that_waits_for_it() -> None:
+    """The bucket was away while the second segment filled; the first is not replaced before something follows it."""
+    node, _, bucket = led_by_a()
+    bucket.lists(*small(node, (1, 1), (2, 3)))
+    assert asked(bucket) == []
+    assert [(effect.first, effect.last) for effect in bucket.asked(fx.PutRun)] == [(4, 5)]
+    bucket.stores()
+    assert asked(bucket) == [(1, 3)]
+
+
 def test_a_rate_is_kept() -> None:
     node, b, bucket = led_by_a()
     node.replica.situation.settings = replace(node.replica.situation.settings, tier_pack_bytes_per_s=1000)

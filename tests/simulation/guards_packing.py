@@ -10,6 +10,13 @@ SIMULATED = "tests/simulation/test_tier.py::"
 
 PACKING_GUARDS = (
     Guard(
+        "a missing segment does not wait for one that waits for it",
+        PACKING,
+        "self._next == span.first == gap[0] and",
+        "self._next <= span.first == gap[0] and",
+        shown_by=CORE + "test_a_missing_segment_does_not_wait_for_one_that_waits_for_it",
+    ),
+    Guard(
         "the object that reaches furthest is never replaced",
         PACKING,
         "            followed = self._coverage.upto(span.last + 1) > span.last\n",
