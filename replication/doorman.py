@@ -81,13 +81,14 @@ class Door:
 
     async def _shake_hands(self, accepted: socket.socket, behind: Callable[[], asyncio.BaseProtocol]) -> None:
         loop = asyncio.get_running_loop()
+        caller = "gone"
         try:
             caller = str(accepted.getpeername())
             await loop.connect_accepted_socket(behind, accepted, ssl=self._server(), ssl_handshake_timeout=HANDSHAKE_S)
         except OSError as error:  # ssl.SSLError and TimeoutError are such
             self.turned_away += 1
             reason = error.reason if isinstance(error, ssl.SSLError) else str(error) or type(error).__name__
-            _LOG.warning("turned a connection away: no handshake", extra={"reason": reason})
+            _LOG.warning("turned a connection away: no handshake", extra={"from": caller, "reason": reason})
             accepted.close()
         else:
             _LOG.debug("let a connection in", extra={"from": caller})
