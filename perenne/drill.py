@@ -10,6 +10,7 @@ import time
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,7 +114,7 @@ async def carried_out(config: Config, drill: Drill, store: ObjectStore, progress
             pieces = newest(plan, drill.newest) if drill.newest else drawn(plan, drill.sample, chance)
             found = await rehearse(store, plan, pieces, place, progress, chance)
             what = f"the newest {len(pieces)} objects" if drill.newest else f"{len(pieces)} objects drawn at random"
-        differs = _compared(drill.nodes, found.instances)
+        differs = compared_with(drill.nodes, found.instances)
         compared = len(found.instances) if drill.nodes else 0
         return Outcome(source_of(config), what, found, holes, compared, differs)
     finally:
@@ -146,8 +147,10 @@ async def _everything(
     return found
 
 
-def _compared(nodes: Sequence[str], instances: Sequence[RecordHeader]) -> tuple[str, ...]:
-    """Ask every node for the instances; say which it does not serve with the very bytes that came back."""
+def compared_with(nodes: Sequence[str], instances: Sequence[RecordHeader]) -> tuple[str, ...]:
+    """Ask every node for the instances; say which it does not serve with the very bytes that came back. What was
+    deleted since (410) is no difference. A node that does not answer is named once.
+    """
     differs: list[str] = []
     for node in nodes:
         address = urllib.parse.urlsplit(node if "://" in node else f"http://{node}")
@@ -156,6 +159,8 @@ def _compared(nodes: Sequence[str], instances: Sequence[RecordHeader]) -> tuple[
             for header in instances:
                 if why := _differs(connection, header):
                     differs.append(f"{header.path} at {node}: {why}")
+        except (OSError, http.client.HTTPException) as error:
+            differs.append(f"{node} cannot be compared with: no answer ({error})")
         finally:
             connection.close()
     return tuple(differs)
@@ -163,14 +168,12 @@ def _compared(nodes: Sequence[str], instances: Sequence[RecordHeader]) -> tuple[
 
 def _differs(connection: http.client.HTTPConnection, header: RecordHeader) -> str:
     uid = header.path.rsplit("/", 1)[-1].removesuffix(".dcm").split(".v")[0]
-    try:
-        connection.request("GET", f"/instances/{uid}")
-        answer = connection.getresponse()
-        body = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        connection.close()
-        return f"no answer ({error})"
-    if answer.status != 200:
+    connection.request("GET", f"/instances/{uid}")
+    answer = connection.getresponse()
+    body = answer.read()
+    if answer.status == HTTPStatus.GONE:
+        return ""
+    if answer.status != HTTPStatus.OK:
         return f"it says {answer.status}"
     return "" if digests_of(header.kind, [body]).digest == header.digest else "it serves other bytes"
 

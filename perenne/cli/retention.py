@@ -43,7 +43,7 @@ SHOWN: Final = 20
 app = typer.Typer(no_args_is_help=True)
 hold_app = typer.Typer(no_args_is_help=True, help="Keep studies from being deleted, by whatever verb, until released.")
 app.add_typer(hold_app, name="hold")
-RulesOption = Annotated[Path, typer.Option("--config", "-c", help="A node's TOML file, with its [retention] section.")]
+RulesOption = Annotated[Path, typer.Option("--config", "-c", help="A node's TOML file, with its retention section.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="A node's TOML file: names ZooKeeper.")]
 
 

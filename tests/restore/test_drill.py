@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,9 +12,11 @@ from typer.testing import CliRunner
 
 from monitoring.drill import DrillMetrics
 from perenne.cli.commands import app
+from perenne.drill import compared_with
 from replication.tier.keys import Run
 from storage.disk import RealDisk
 from storage.log import Log
+from storage.position import LogPosition, RecordHeader, RecordKind
 from tests.restore.archive import IDENTITY, Archive, groups, put
 from tests.tier.rig import directory_reached
 
@@ -92,3 +96,23 @@ def test_a_drill_is_refused_without_a_clear_wish(place: Path) -> None:
     assert drill(place, "--newest", "3", "--all")[0] == 2
     (place / "node.toml").write_text('[node]\nid = "n1"\n')
     assert drill(place, "--all")[0] == 2
+
+
+def test_what_was_deleted_is_no_difference_and_a_silent_node_is_named_once() -> None:
+    class Gone(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(410)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    position = LogPosition(1, 2)
+    header = RecordHeader(position, RecordKind.INSTANCE, bytes(32), bytes(32), 0, "study/series/1.2.dcm", 1000)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Gone)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"127.0.0.1:{server.server_address[1]}"
+    assert compared_with([address], [header, header]) == ()
+    server.shutdown()
+    server.server_close()
+    (said,) = compared_with([address], [header, header])
+    assert "no answer" in said
