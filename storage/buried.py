@@ -139,7 +139,7 @@ class Burials:
     def notes(self, *what: str, subject: str | None = None) -> tuple[KnownNote, ...]:
         """All notes of these kinds, oldest first; of one subject where it is given."""
         marks = ",".join("?" * len(what))
-        query = f"SELECT sequence, time_us, what, subject, facts FROM small WHERE what IN ({marks})"  # noqa: S608
+        query = f"SELECT sequence, time_us, what, subject, facts FROM small WHERE what IN ({marks})"  # noqa: S608 - question marks
         if subject is None:
             rows = self._rows(query + " ORDER BY sequence", *what)
         else:

@@ -160,7 +160,7 @@ def spool(head: bytes, stream: Stream, folder: Path, most: int) -> InFile:
                 if size > most:
                     raise Unreadable(f"it is larger than {most:,} bytes, the most that --largest allows")
                 file.write(piece)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: half a file is not left behind
         path.unlink(missing_ok=True)
         raise
     return InFile(path, size, temporary=True)

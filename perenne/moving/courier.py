@@ -146,7 +146,7 @@ class Courier:
                 return await sender.store(
                     one.sop_class_uid, one.sop_instance_uid, one.transfer_syntax_uid, checked(one)
                 )
-        except BaseException:
+        except BaseException:  # cancelled too: the journal owes a word on whatever was offered
             self._journal.note(BROKEN, one.sop_instance_uid, **facts)
             await self.hang_up()
             raise

@@ -107,7 +107,7 @@ class Examiner:
         content = self._content(find, head, stream, inflated)
         try:
             found = self._instance(find, content, bare=not is_part10(head))
-        except BaseException:
+        except BaseException:  # Ctrl-C too: a temporary file is not left behind
             content.discard()
             raise
         if isinstance(found, LeftOut):

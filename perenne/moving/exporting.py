@@ -44,7 +44,7 @@ def export(sources: Iterable[Source], target: Target | None) -> Exported:
                 _take(one, target, done, seen)
         if target is not None:
             target.finish()
-    except BaseException:
+    except BaseException:  # Ctrl-C too: what is not whole gets no name
         if target is not None:
             target.abandon()
         raise

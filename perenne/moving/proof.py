@@ -46,7 +46,7 @@ def _gathered(place: Callable[[], Iterator[bytes | memoryview]], size: int, fold
                 hasher.update(piece)
                 file.write(piece)
                 written += len(piece)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: half a file is not left behind
         path.unlink()
         raise
     return InFile(path, written, temporary=True), hasher.finish().digest

@@ -56,18 +56,25 @@ def behind(cluster: LocalCluster) -> object:
 
 
 def test_the_tier_takes_a_lost_followers_place_and_gives_back_a_lost_leaders_log(tmp_path: Path, tier: str) -> None:
-    files, more = tmp_path / "in", tmp_path / "more"
+    few, files, more = tmp_path / "few", tmp_path / "in", tmp_path / "more"
+    rig.slices(few, 10, first=30_000)
     rig.slices(files, 120, first=10_000)
     rig.slices(more, 120, first=20_000)
     sent = rig.as_sent(files, tmp_path / "witness") | rig.as_sent(more, tmp_path / "witness-more")
+    sent |= rig.as_sent(few, tmp_path / "witness-few")
     with rig.running_cluster(tmp_path / "cluster", nodes=2, extra=tier) as cluster:
         first, second = rig.leader(cluster), rig.follower(cluster)
+        # These are small objects before their segment is sealed, whatever the bucket's pace: it must replace them.
+        begun = rig.Sending(few, first.dicom_port, tmp_path / "few.txt")
+        begun.finish()
+        cluster.wait_for(lambda: behind(cluster) == 0, "the bucket has followed the first few")
         sending = rig.Sending(files, first.dicom_port, tmp_path / "report.txt")
         sending.finish()
-        acknowledged = sending.acknowledged()
-        assert len(acknowledged) == 120
+        acknowledged = begun.acknowledged() | sending.acknowledged()
+        assert len(acknowledged) == 130
         cluster.wait_for(lambda: behind(cluster) == 0, "the bucket has followed")
         cluster.wait_for(lambda: packing(first)["segments"] > 0, "a sealed segment is one object")
+        cluster.wait_for(lambda: packing(first)["replaced"] > 0, "what it replaces is deleted")
 
         rig.signalled(second.running).kill()
         cluster.wait_for(lambda: "tier" in first.status()["in_sync"], "the tier takes the follower's place")

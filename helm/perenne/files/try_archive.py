@@ -20,7 +20,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE
-from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttributeAccessIssue]
+from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttributeAccessIssue] - made at import
 
 CALLING_AE: Final = "PERENNE-TEST"
 PATIENCE_S: Final = 30.0
