@@ -172,6 +172,8 @@ class ProcessLoop:
         self.deferred: list[Handle] = []
         self.threads_behind_us: Callable[[], int] = lambda: 0
         self.failed: Callable[[str, BaseException | None], None] = self._no_failure
+        self._tasks: list[asyncio.Task[Any]] = []
+        """Every task of this process, so that none is collected half-way: `bury` ends them all, in order."""
         self._net = net
 
     def _no_failure(self, message: str, error: BaseException | None) -> None:
@@ -192,11 +194,12 @@ class ProcessLoop:
     def bury(self) -> None:
         """End what stands at some `await` of a dead process, so that nothing of it wakes up later."""
         self.dead = True
-        for task in asyncio.all_tasks(self.real):
+        for task in [task for task in self._tasks if not task.done()]:
             setattr(task, "_log_destroy_pending", False)  # noqa: B010 - asyncio's own name for it
             coroutine = cast("Coroutine[Any, Any, Any]", task.get_coro())
             with contextlib.suppress(BaseException):
                 coroutine.close()
+        self._tasks.clear()
 
     def enter(self, work: Callable[[], T]) -> T:
         """Run something as this process would, outside its own callbacks."""
@@ -242,7 +245,9 @@ class ProcessLoop:
     def create_task(
         self, work: Coroutine[Any, Any, T], *, name: str | None = None, context: Any = None
     ) -> "asyncio.Task[T]":
-        return asyncio.Task(work, loop=self.real, name=name)
+        task = asyncio.Task(work, loop=self.real, name=name)
+        self._tasks.append(task)
+        return task
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         error = context.get("exception")
