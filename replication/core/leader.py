@@ -216,6 +216,13 @@ class Leadership:
             return  # it is filled up to the end of the log, which must not run away from it
         if not situation.ports.catalogue.complete:
             return  # a duplicate would not be known for one
+        end = situation.ledger.end.sequence
+        self._number()
+        if situation.ledger.end.sequence > end and self._claim() is not None:
+            self.set.tend_tier()  # somebody waits for it
+
+    def _number(self) -> None:
+        situation = self._situation
         for ticket in self._proposals.held():
             before = situation.ledger.end.sequence
             kind = self._proposals.kind_of(ticket)

@@ -194,12 +194,18 @@ class ProcessLoop:
     def bury(self) -> None:
         """End what stands at some `await` of a dead process, so that nothing of it wakes up later."""
         self.dead = True
-        for task in [task for task in self._tasks if not task.done()]:
-            setattr(task, "_log_destroy_pending", False)  # noqa: B010 - asyncio's own name for it
-            coroutine = cast("Coroutine[Any, Any, Any]", task.get_coro())
-            with contextlib.suppress(BaseException):
-                coroutine.close()
-        self._tasks.clear()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            self._end(task)
+
+    def _end(self, task: "asyncio.Task[Any]") -> None:
+        """Close a task; the one that stands in this very callback ends by itself."""
+        if task.done():
+            return
+        setattr(task, "_log_destroy_pending", False)  # noqa: B010 - asyncio's own name for it
+        coroutine = cast("Coroutine[Any, Any, Any]", task.get_coro())
+        with contextlib.suppress(BaseException):
+            coroutine.close()
 
     def enter(self, work: Callable[[], T]) -> T:
         """Run something as this process would, outside its own callbacks."""
@@ -246,7 +252,10 @@ class ProcessLoop:
         self, work: Coroutine[Any, Any, T], *, name: str | None = None, context: Any = None
     ) -> "asyncio.Task[T]":
         task = asyncio.Task(work, loop=self.real, name=name)
-        self._tasks.append(task)
+        if self.dead:  # asked for by what a coroutine does at its end
+            self._end(task)
+        else:
+            self._tasks.append(task)
         return task
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
