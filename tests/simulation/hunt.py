@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from replication.core.values import TIER_MEMBER
 from tests.simulation.cluster import Cluster
 from tests.simulation.machine import Machine
 from tests.simulation.phases import phase_of
@@ -10,6 +11,8 @@ from tests.simulation.process import Process
 Quarry = tuple[str, str]
 """A kind of fault and a phase of the protocol."""
 PAUSE_US = 400_000
+LEAD_US = 1_200_000
+THROUGH_THE_TIER = "rebuilding from the tier"
 STIRRED = 0.8
 """How likely a fault of the background is while it is hunted for."""
 Dial = tuple[object, str]
@@ -38,6 +41,7 @@ class Hunt:
         self._kind, self._phase = quarry
         self._strike = strike
         self._again_us = 0
+        self._lead_us = LEAD_US
         self._before: float | None = None
         """The chance of a fault of the background while another one is set."""
 
@@ -46,6 +50,9 @@ class Hunt:
         nothing new.
         """
         cluster = self._cluster
+        if self._phase == THROUGH_THE_TIER and cluster.world.now_us >= self._lead_us:
+            self._lead_us = cluster.world.now_us + LEAD_US
+            cluster.world.at(0, None, self._lead)
         if cluster.world.now_us < self._again_us or phase_of(cluster) != self._phase:
             self.calm()
             return
@@ -57,6 +64,16 @@ class Hunt:
             target = cluster.chance.choice(list(cluster.machines.values()))
         self._pause()
         cluster.world.at(0, None, self._strike, self._kind, target)
+
+    def _lead(self) -> None:
+        """Towards a takeover through the tier: the leader alone with it, and then no leader any more."""
+        leader, state = self._cluster.leader(), self._cluster.state
+        if leader is None or state is None:
+            return
+        if state.in_sync != {leader.member, TIER_MEMBER}:
+            self._strike("isolate", leader)
+        elif self._strike("wipe", leader):
+            self._strike("mend", leader)
 
     def struck(self, kind: str) -> None:
         """A fault of the background struck."""
