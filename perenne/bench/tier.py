@@ -25,7 +25,15 @@ CONCURRENCY = (1, 4, 8)
 def tier(seconds: float, repeat: int) -> Results:
     """Instances per second, in turns: both meet the same disturbances."""
     results: Results = {"tier, through a node": {}, "tier, bare boto3 loop": {}, "tier, node / boto3": {}}
+    for label in SIZES:
+        _one_size(label, seconds, repeat, results)
+    return results
+
+
+def _one_size(label: str, seconds: float, repeat: int, results: Results) -> None:
+    """A cluster of its own: nothing of another size is still being packed into large objects beside it."""
     node_rates, bare_rates, ratios = results.values()
+    sop_class, size = SIZES[label]
     with tempfile.TemporaryDirectory(prefix="perenne-bench-") as name:
         work = Path(name)
         store = start_store(work / "seaweedfs")
@@ -35,22 +43,20 @@ def tier(seconds: float, repeat: int) -> Results:
             cluster.start(1, lambda _: None)
             leader = cluster.wait_ready()
             cluster.wait_for(lambda: "tier" in leader.status()["in_sync"], "the tier is a member")
-            for label, (sop_class, size) in SIZES.items():
-                for many in CONCURRENCY:
-                    through: list[float] = []
-                    bare: list[float] = []
-                    for _ in range(repeat):
-                        stored = rate(leader.dicom_port, AE_TITLE, sop_class, size, associations=many, seconds=seconds)
-                        through.append(uvloop.run(stored))
-                        bare.append(_bare(store, sop_class, size, many, seconds))
-                    key = f"{label} x{many} per s"
-                    node_rates[key], bare_rates[key] = statistics.median(through), statistics.median(bare)
-                    ratios[key] = statistics.median(a / b for a, b in zip(through, bare, strict=True))
-                    say(f"{key}: {node_rates[key]:.1f}, boto3 {bare_rates[key]:.1f}, ratio {ratios[key]:.2f}")
+            for many in CONCURRENCY:
+                through: list[float] = []
+                bare: list[float] = []
+                for _ in range(repeat):
+                    stored = rate(leader.dicom_port, AE_TITLE, sop_class, size, associations=many, seconds=seconds)
+                    through.append(uvloop.run(stored))
+                    bare.append(_bare(store, sop_class, size, many, seconds))
+                key = f"{label} x{many} per s"
+                node_rates[key], bare_rates[key] = statistics.median(through), statistics.median(bare)
+                ratios[key] = statistics.median(a / b for a, b in zip(through, bare, strict=True))
+                say(f"{key}: {node_rates[key]:.1f}, boto3 {bare_rates[key]:.1f}, ratio {ratios[key]:.2f}")
         finally:
             cluster.kill()
             store.kill()
-    return results
 
 
 def _section(store: Store, work: Path) -> str:
