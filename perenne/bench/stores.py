@@ -15,7 +15,7 @@ from perenne.bench.cluster import cluster_of
 from perenne.bench.load import SIZES, echo_rate, rate
 from perenne.bench.results import Results, say
 from perenne.local.cluster import AE_TITLE, LocalNode
-from perenne.local.processes import Running, free_ports, start, wait_until
+from perenne.local.processes import Running, free_ports, listens, start, wait_until
 
 
 @contextmanager
