@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,34 +41,34 @@ def _one_size(label: str, away_ms: int, seconds: float, repeat: int, results: Re
     """A cluster of its own: nothing of another size is still being packed into large objects beside it."""
     node_rates, bare_rates, ratios = results.values()
     sop_class, size = SIZES[label]
-    with tempfile.TemporaryDirectory(prefix="perenne-bench-") as name:
-        work = Path(name)
+    with ExitStack() as ending:
+        work = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="perenne-bench-")))
         store = start_store(work / "seaweedfs")
-        (port,) = free_ports(1)
-        way = start([*_DELAY, str(port), str(store.port), str(away_ms)], work / "way.log", work)
-        wait_until(lambda: listens(port), [way], "the way to the bucket is open")
-        endpoint = f"http://127.0.0.1:{port}" if away_ms else store.endpoint
+        ending.callback(store.kill)
+        endpoint = store.endpoint
+        if away_ms:
+            (port,) = free_ports(1)
+            way = start([*_DELAY, str(port), str(store.port), str(away_ms)], work / "way.log", work)
+            ending.callback(way.kill)
+            wait_until(lambda: listens(port), [way], "the way to the bucket is open")
+            endpoint = f"http://127.0.0.1:{port}"
         cluster = LocalCluster(work / "cluster")
         cluster.extra = _section(endpoint, work)
-        try:
-            cluster.start(1, lambda _: None)
-            leader = cluster.wait_ready()
-            cluster.wait_for(lambda: "tier" in leader.status()["in_sync"], "the tier is a member")
-            for many in CONCURRENCY:
-                through: list[float] = []
-                bare: list[float] = []
-                for _ in range(repeat):
-                    stored = rate(leader.dicom_port, AE_TITLE, sop_class, size, associations=many, seconds=seconds)
-                    through.append(uvloop.run(stored))
-                    bare.append(_bare(endpoint, sop_class, size, many, seconds))
-                key = f"{label} x{many}{f', {away_ms} ms away' if away_ms else ''}"
-                node_rates[key], bare_rates[key] = statistics.median(through), statistics.median(bare)
-                ratios[key] = statistics.median(a / b for a, b in zip(through, bare, strict=True))
-                say(f"{key}: {node_rates[key]:.1f}, boto3 {bare_rates[key]:.1f}, ratio {ratios[key]:.2f}")
-        finally:
-            cluster.kill()
-            way.kill()
-            store.kill()
+        ending.callback(cluster.kill)
+        cluster.start(1, lambda _: None)
+        leader = cluster.wait_ready()
+        cluster.wait_for(lambda: "tier" in leader.status()["in_sync"], "the tier is a member")
+        for many in CONCURRENCY:
+            through: list[float] = []
+            bare: list[float] = []
+            for _ in range(repeat):
+                stored = rate(leader.dicom_port, AE_TITLE, sop_class, size, associations=many, seconds=seconds)
+                through.append(uvloop.run(stored))
+                bare.append(_bare(endpoint, sop_class, size, many, seconds))
+            key = f"{label} x{many}{f', {away_ms} ms away' if away_ms else ''}"
+            node_rates[key], bare_rates[key] = statistics.median(through), statistics.median(bare)
+            ratios[key] = statistics.median(a / b for a, b in zip(through, bare, strict=True))
+            say(f"{key}: {node_rates[key]:.1f}, boto3 {bare_rates[key]:.1f}, ratio {ratios[key]:.2f}")
 
 
 def _section(endpoint: str, work: Path) -> str:
