@@ -18,7 +18,7 @@ from storage.evicted import Stub
 from storage.metadata import PROMISE_FILE, Promise, newest_promise
 from storage.position import GENESIS, RecordHeader, chain_after
 from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
-from storage.segment import verify_payload
+from storage.segment import verify_rest
 from storage.segment_file import PIECE, SegmentFile, snapshot
 from storage.table import (
     EMPTY_ENTRY,
@@ -29,6 +29,7 @@ from storage.table import (
     SegmentHeader,
     data_offset,
     decode_entry,
+    entry_of,
 )
 
 _ATTEMPTS: Final = 6
@@ -53,13 +54,18 @@ class Bytes:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One record that can be read. damage: None when its digest and chain hold and its entry agrees."""
+    """One record that can be read. damage: None when its digest and chain hold and its entry agrees.
+
+    tombstone: its payload was taken away, since this record covers it; 0 where the payload is here. What `payload`
+    gives of such a stub is a text that says so.
+    """
 
     segment: Path
     header: RecordHeader
     chain: bytes
     payload: Bytes
     damage: str | None = None
+    tombstone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +270,9 @@ class _Segment:
                 if entry is None and promised:
                     missing = "missing" if self._slot(sequence) == EMPTY_ENTRY else "damaged"
                     yield Fault(self._path, sequence, f"its table entry is {missing}; the record itself is there")
-                payload = Bytes(self._path, offset + decoded.payload_offset, decoded.header.size)
-                yield Found(self._path, decoded.header, decoded.chain, payload, damage)
+                size = decoded.length - decoded.payload_offset if decoded.tombstone else decoded.header.size
+                payload = Bytes(self._path, offset + decoded.payload_offset, size)
+                yield Found(self._path, decoded.header, decoded.chain, payload, damage, decoded.tombstone)
                 offset, chain = offset + decoded.length, decoded.chain
             elif entry is not None:
                 yield from self._told(sequence - 1)
@@ -299,13 +306,12 @@ class _Segment:
             return "it does not follow from the record before"
         if self._facts.header is not None and header.position.epoch != self._facts.header.epoch:
             return "it is of another epoch than its segment"
-        facts = (header.position, header.kind, decoded.length, header.digest, decoded.chain)
-        if entry is not None and (entry.position, entry.kind, entry.length, entry.digest, entry.chain) != facts:
+        if entry is not None and entry != entry_of(decoded, offset, entry.segment):
             return "its table entry is of another record"
-        if self._walk.verify and self._walk.wanted(header):
+        if decoded.tombstone or (self._walk.verify and self._walk.wanted(header)):
             start, length = offset + decoded.payload_offset, decoded.length - decoded.payload_offset
             try:
-                verify_payload(header, self._file.pieces(start, length))
+                verify_rest(decoded, self._file.pieces(start, length))
             except RecordCorrupt as error:
                 return error.reason
             except OSError as error:
