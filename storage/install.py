@@ -27,8 +27,8 @@ def verified_segment(
 ) -> tuple[Segment, LogPoint, Mapping[int, int]]:
     """Return the segment, ready to be renamed, its last point, and its stubs with the tombstones that they name.
 
-    Every entry, record and chain is checked, and that the rest is zero. tolerated: records known to be damaged, of which
-    only the entry must be right. Raises RecordCorrupt, FormatError, or LogContradiction when it does not
+    Every entry, record and chain is checked, and that the rest is zero. tolerated: records known to be damaged, of
+    which only the entry must be right. Raises RecordCorrupt, FormatError, or LogContradiction when it does not
     continue from `end`.
     """
     file = disk.open(staged_name)

@@ -274,10 +274,10 @@ class LogReader:
         entry = self.entry(sequence)
         return entry is not None and entry.stub
 
-    def cover(self, sequence: int) -> tuple[RecordHeader, Covered]:
-        """Of a stub: its header, and the instance as the tombstone names it. Raises as `read`."""
+    def cover(self, sequence: int) -> tuple[StoredStub, Covered]:
+        """What is left of a deleted instance, and the instance as the tombstone names it. Raises as `read`."""
         stub = self._covered_by(sequence)
-        return stub.header, self._believed.cover(stub.header, stub.tombstone)
+        return stub, self._believed.cover(stub.header, stub.tombstone)
 
     def _covered_by(self, sequence: int) -> StoredStub:
         found = self.read_any(sequence)
