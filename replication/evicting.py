@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from replication.tier.keys import run_name
 from replication.tier.port import ObjectStore, TierError
-from storage.errors import RecordsElsewhere, StorageError
+from storage.errors import PayloadGone, RecordsElsewhere, StorageError
 from storage.evicted import Stub
 from storage.position import EpochSpan
-from storage.reader import StoredRecord
+from storage.reader import StoredRecord, StoredStub
 from storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -129,6 +129,18 @@ async def read_record(replicator: "Replicator", sequence: int, *, whole_limit: i
         return StoredRecord(stored.header, stored.chain, Spooled(receiving.finish()))
 
     return await loop.run_in_executor(replicator.distant, fetch)
+
+
+async def read_any(replicator: "Replicator", sequence: int, *, whole_limit: int) -> StoredRecord | StoredStub:
+    """Like `read_record`; of a deleted instance whose payload was taken away, what is left of it."""
+    log = replicator.log
+    if log.is_stub(sequence):
+        threads = replicator.distant if log.is_evicted(sequence) else replicator.readers
+        return await asyncio.get_running_loop().run_in_executor(threads, log.read_any, sequence)
+    try:
+        return await read_record(replicator, sequence, whole_limit=whole_limit)
+    except PayloadGone:  # since it was looked at
+        return await asyncio.get_running_loop().run_in_executor(replicator.readers, log.read_any, sequence)
 
 
 class Evictor:

@@ -20,7 +20,7 @@ from replication.core.situation import Ports, Settings
 from replication.core.values import Identity, ReplicaId
 from replication.deleting import Deleting
 from replication.doorman import Door
-from replication.evicting import read_record
+from replication.evicting import read_any
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
 from replication.incoming import Payload
@@ -135,14 +135,13 @@ class Replicator:
         log.damage.changed = self._hop_damage
         self.feeder = Feeder(
             log,
-            disk,
             self.recent,
             self.network,
             self.readers,
             end=lambda: self.core.situation.ledger.end.sequence,
             committed=lambda: self.core.situation.told,
             in_sync=self._is_in_sync,
-            read=lambda sequence: read_record(self, sequence, whole_limit=WHOLE_LIMIT),
+            read=lambda sequence: read_any(self, sequence, whole_limit=WHOLE_LIMIT),
         )
         self.operations = Operations(self)
         self.coordinator = Coordinator(

@@ -165,7 +165,10 @@ class LogAppender(LogReader):
         arrived = [sequence for sequence, by in self.waiting.items() if by <= self._durable.sequence]
         for sequence in arrived:
             del self.waiting[sequence]
-        self.damage.clear(*(sequence for sequence in arrived if self._is_believed(sequence)))
+        believed = [sequence for sequence in arrived if self._is_believed(sequence)]
+        self.damage.clear(*believed)
+        if len(believed) < len(arrived):
+            self.damage.changed()  # the others are damaged for good now, and somebody may mend them
 
     def _is_believed(self, sequence: int) -> bool:
         try:

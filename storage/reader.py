@@ -111,6 +111,10 @@ class LogReader:
             raise RecordAbsent(sequence)
         return sealed_records(segment)
 
+    def lend_segment(self, sequence: int) -> Segment:
+        """The sealed segment that holds this record, as it is now. Raises RecordAbsent, RecordsElsewhere."""
+        return self.sealed_records(sequence).segment
+
     def is_evicted(self, sequence: int) -> bool:
         """Whether reading this record means to ask the tier: it may take long, and fail."""
         found = self._find(sequence)
