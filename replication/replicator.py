@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from replication.api import CommitOutcome, Draft, NotPromised
+from replication.compacting import Compactor
 from replication.comparing import Comparer
 from replication.coordination.port import ClusterRecord, Coordination, LiveNode, NodeRegistration, Operation
 from replication.coordinator import Coordinator
@@ -96,8 +97,7 @@ class Replicator:
     ) -> None:
         self.settings = settings
         self.me = settings.core.identity
-        self.log = log
-        self.index = index
+        self.log, self.index = log, index
         self.staging = staging
         self.disk = disk
         self._loop = asyncio.get_running_loop()
@@ -157,6 +157,7 @@ class Replicator:
         self.tiering = Tiering(self, tier, prove_tier, spool) if tier is not None else None
         self.lookups = Lookups(self)
         self.deleting = Deleting(self)
+        self.compactor: Compactor | None = None  # the node sets it
         self.mender = Mender(self)
         self.comparer = Comparer(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}

@@ -24,13 +24,38 @@ class Compactable(Struct, frozen=True):
     size: int
 
 
-def compactable(index: "Index", upto: int, after: int, limit: int) -> list[Compactable]:
-    """What tombstones up to record `upto` cover, of the records behind `after`, oldest first. May take long."""
+class Extent(Struct, frozen=True):
+    """How much of one study there is to take away."""
+
+    study: str
+    instances: int
+    size: int
+
+
+def compactable(index: "Index", upto: int, after: int, last: int) -> list[Compactable]:
+    """What tombstones up to record `upto` cover, of the records behind `after` up to `last`, oldest first. May take
+    long.
+    """
     query = (
         "SELECT sequence, deleted_by, study_instance_uid, size FROM instance WHERE deleted_by <> 0 AND stub = 0"
-        " AND deleted_by <= ? AND sequence > ? ORDER BY sequence LIMIT ?"
+        " AND deleted_by <= ? AND sequence > ? AND sequence <= ? ORDER BY sequence"
     )
-    return [Compactable(int(r[0]), int(r[1]), str(r[2]), int(r[3])) for r in index.survey(query, upto, after, limit)]
+    return [Compactable(int(r[0]), int(r[1]), str(r[2]), int(r[3])) for r in index.survey(query, upto, after, last)]
+
+
+def next_compactable(index: "Index", upto: int, after: int) -> int:
+    """The first such record behind `after`; 0 when there is none."""
+    query = "SELECT MIN(sequence) FROM instance WHERE deleted_by <> 0 AND stub = 0 AND deleted_by <= ? AND sequence > ?"
+    return int(index.survey(query, upto, after)[0][0] or 0)
+
+
+def extent(index: "Index", upto: int) -> list[Extent]:
+    """By study, what tombstones up to record `upto` cover and what still has its payload. May take long."""
+    query = (
+        "SELECT study_instance_uid, COUNT(*), SUM(size) FROM instance WHERE deleted_by <> 0 AND stub = 0"
+        " AND deleted_by <= ? GROUP BY study_instance_uid ORDER BY 1"
+    )
+    return [Extent(str(r[0]), int(r[1]), int(r[2])) for r in index.survey(query, upto)]
 
 
 def stubs_among(index: "Index", sequences: Sequence[int]) -> dict[int, int]:

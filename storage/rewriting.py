@@ -126,6 +126,16 @@ class Rewriter(LogAppender):
         written = self._written(name, sealed, new, ())
         return Compacted(written, name, repairs, tuple(new), segment.size - written.size)
 
+    def may_take(self, sequence: int, tombstone: int) -> bool:
+        """Whether `prepare_compaction` would take this payload away: it is there, and this very log covers it."""
+        segment = self._segment_of(sequence)
+        try:
+            _, decoded = self._locate(segment, sequence)
+            self._believed.cover(decoded.header, tombstone)
+        except StorageError:
+            return False
+        return not decoded.tombstone
+
     def adopt_compaction(self, compacted: Compacted) -> int:
         """Put the compacted form in the place of the old one; return how many bytes became free. Whoever reads the
         segment right now reads on in the old file.

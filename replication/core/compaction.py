@@ -5,12 +5,13 @@ said with a note in the log, so that each node acts by the same word, and by its
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from msgspec import Struct
 
 from replication.core.values import ReplicaId
 
-COMPACTION = "compaction"
+COMPACTION: Final = "compaction"
 """The kind of note. Its subject: the last tombstone that may be acted upon."""
 
 

@@ -87,7 +87,6 @@ def rig(root: Path, readers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
     wire = Wire()
     feeder = Feeder(
         log,
-        disk,
         recent,
         cast(PeerNetwork, wire),
         readers,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.compacted import compactable, stubs_among
+from storage.compacted import compactable, extent, next_compactable, stubs_among
 from storage.deletion import Covered, Tombstone
 from storage.digest import digests_of
 from storage.disk import RealDisk
@@ -115,6 +115,8 @@ def test_what_only_the_payload_said_is_forgotten_and_the_rest_stays(archive: Arc
     seal(archive)
     assert [c.sequence for c in compactable(archive.index, at, 0, 9)] == [first, third]
     assert not compactable(archive.index, at - 1, 0, 9), "only what these tombstones cover"
+    assert [next_compactable(archive.index, at, after) for after in (0, first, third)] == [first, third, 0]
+    assert [(one.study, one.instances) for one in extent(archive.index, at)] == [("1.2", 1), ("1.22", 1)]
     assert archive.index.survey("SELECT patient_name FROM study") == [("WRONG^NAME",)]
     archive.compact(first, third)
     assert archive.index.survey("SELECT patient_name FROM study") == [("RIGHT^NAME",)]
