@@ -118,7 +118,11 @@ class Mender:
         if replicator.tiering is not None:
             lent = await replicator.tiering.lend(sequence)
             if lent is not None:
-                await self._put_back(sequence, *lent, TIER)
+                header, chain, staged = lent
+                if isinstance(staged, Staged):
+                    await self._put_back(sequence, header, chain, staged, TIER)
+                else:
+                    await self._put_stub_back(sequence, header, chain, Gone(staged), TIER)
 
     async def _put_back(
         self, sequence: int, header: RecordHeader, chain: bytes, staged: Staged, source: ReplicaId

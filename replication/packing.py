@@ -87,12 +87,15 @@ class Packer:
         return ev.TierDeleted(effect.request)
 
     async def prove(self, span: EpochSpan) -> str | None:
-        """Read back the object that should hold a segment; say why it does not prove it, None when it does."""
+        """Read back the object that should hold a segment as it is here; say why it does not, None when it does."""
         try:
             end = self._log.point_at(span.last)
             if end is None:
                 raise RecordAbsent(span.last)
-            await self._prove(run_name(span.first, end), end)
+            run = run_name(span.first, end)
+            if (await self._store.head(run.key)).size != self._log.sealed_records(span.first).size:
+                return f"{run.key} has another form than the segment here: one of them was compacted"
+            await self._prove(run, end)
         except (TierError, StorageError) as error:
             return str(error)
         return None

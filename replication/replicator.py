@@ -329,7 +329,7 @@ class Replicator:
         else:
             self.readers.submit(staged.release)  # removing its file syncs a directory
 
-    def hold(self, payload: Staged) -> int:
+    def hold(self, payload: Payload) -> int:
         """Keep a payload until the core has decided about it; returns its handle."""
         return self._held.add(payload)
 

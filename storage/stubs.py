@@ -5,6 +5,7 @@ What a stub says of itself proves nothing: whoever can take a payload away can w
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from storage.deletion import Covered, NotUnderstood, Tombstone, decode_small
@@ -82,3 +83,32 @@ class Believed:
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return content
+
+
+class Unbelieved:
+    """Stubs of a log that is read from its beginning, until the tombstones come by that cover them."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, list[RecordHeader]] = {}
+        self._denied: list[int] = []
+
+    def stub(self, header: RecordHeader, tombstone: int) -> None:
+        self._waiting.setdefault(tombstone, []).append(header)
+
+    def tombstone(self, sequence: int, payload: Callable[[], bytes]) -> None:
+        """This record is a sound one; payload(): what it says."""
+        waiting = self._waiting.pop(sequence, [])
+        if not waiting:
+            return
+        try:
+            content = decode_small(RecordKind.TOMBSTONE, payload())
+        except NotUnderstood:
+            content = None
+        for header in waiting:
+            if not isinstance(content, Tombstone) or cover_of(content, header) is None:
+                self._denied.append(header.position.sequence)
+
+    def left(self) -> list[int]:
+        """Those that no tombstone covered: they are damaged."""
+        missing = (header.position.sequence for waiting in self._waiting.values() for header in waiting)
+        return sorted([*self._denied, *missing])

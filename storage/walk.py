@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from storage.digest import PayloadHasher
 from storage.errors import RecordCorrupt
 from storage.evicted import Stub
 from storage.metadata import PROMISE_FILE, Promise, newest_promise
-from storage.position import GENESIS, RecordHeader, chain_after
+from storage.position import GENESIS, RecordHeader, RecordKind, chain_after
 from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
 from storage.segment import verify_rest
 from storage.segment_file import PIECE, SegmentFile, snapshot
+from storage.stubs import Unbelieved
 from storage.table import (
     EMPTY_ENTRY,
     ENTRY_BYTES,
@@ -104,6 +104,7 @@ class Walk:
     _segment_bytes: int | None = None
     _names: list[Path] = field(default_factory=list[Path])
     _promise: Promise | None = None
+    _stubs: Unbelieved = field(default_factory=Unbelieved)
 
     def segments(self) -> list[Path]:
         """The segment files, oldest first."""
@@ -115,6 +116,19 @@ class Walk:
 
     def segment(self, path: Path) -> Iterator[Found | Fault]:
         """Walk one segment; to be called for each in order."""
+        for one in self._segment(path):
+            if isinstance(one, Found):
+                self._believe(one)
+            yield one
+
+    def _believe(self, one: Found) -> None:
+        """Whether stubs are to be believed shows when their tombstones come by; `finish` says which are not."""
+        if one.tombstone:
+            self._stubs.stub(one.header, one.tombstone)
+        elif one.header.kind is RecordKind.TOMBSTONE and one.damage is None:
+            self._stubs.tombstone(one.header.position.sequence, lambda: b"".join(map(bytes, one.payload.pieces())))
+
+    def _segment(self, path: Path) -> Iterator[Found | Fault]:
         following = next((name for name in self._names if name > path), None)
         if following is not None and following.exists():
             with contextlib.suppress(FileNotFoundError):  # cut since it was listed
@@ -123,7 +137,12 @@ class Walk:
             yield from self._newest(path)
 
     def finish(self) -> Iterator[Fault]:
-        """What only the whole log can show: that it ends where this node once knew records to be committed."""
+        """What only the whole log can show: that tombstones cover what lost its payload, and that it ends where this node
+        once knew records to be committed.
+        """
+        for sequence in self._stubs.left():
+            text = "its payload was taken away, and no tombstone here covers it"
+            yield Fault(self.directory / "log", sequence, text, lost=1)
         floor = self._promise.floor.sequence if self._promise is not None else 0
         if floor > self.end:
             text = f"the log ends with record {self.end}, but this node knew {floor} to be committed"
@@ -389,18 +408,3 @@ class _Segment:
                 return True
             offset += len(piece)
         return False
-
-
-def copy_checked(found: Found, to: Path) -> bool:
-    """Write a payload to a new file; False, and no file, when it does not match its digest. Raises OSError."""
-    hasher = PayloadHasher(found.header.kind)
-    part = to.with_name(f"{to.name}.part")  # Ctrl-C leaves no file that looks whole
-    with part.open("wb") as file:
-        for piece in found.payload.pieces():
-            hasher.update(piece)
-            file.write(piece)
-    if hasher.finish().digest != found.header.digest:
-        part.unlink()
-        return False
-    part.replace(to)
-    return True

@@ -80,7 +80,10 @@ def survey(directory: Path, reached: Callable[[int], None]) -> Surveyed:
         done += path.stat().st_size
         reached(done)
     for fault in walk.finish():
-        result.missing.append((walk.end + 1, walk.end + fault.lost))
+        if fault.sequence is not None and fault.sequence <= walk.end:
+            result.records.append(fault.sequence)
+        else:
+            result.missing.append((walk.end + 1, walk.end + fault.lost))
     return result
 
 

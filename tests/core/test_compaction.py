@@ -4,11 +4,13 @@ import pytest
 from msgspec.structs import replace
 
 from replication.core.compaction import Permission, Standing, Tombstones, permitted
+from replication.core.values import ReplicaId
 
 DAY = 86_400_000_000
 NOW = 100 * DAY
 OLD = Tombstones(((10, 60 * DAY), (20, 61 * DAY), (30, 62 * DAY)))
-SOUND = Standing(committed=50, nodes={"a": 50, "b": 40})
+A, B, C = ReplicaId("a"), ReplicaId("b"), ReplicaId("c")
+SOUND = Standing(committed=50, nodes={A: 50, B: 40})
 
 
 def asked(standing: Standing = SOUND, tombstones: Tombstones = OLD, days: int = 30) -> Permission:
@@ -25,8 +27,8 @@ def test_what_everybody_holds_and_nobody_can_undo_may_go() -> None:
     ("standing", "upto", "says"),
     [
         (replace(SOUND, committed=29), 20, "30 is not committed"),
-        (replace(SOUND, nodes={"a": 50, "b": 19}), 10, "tombstone 20: b"),
-        (replace(SOUND, nodes={"a": 50, "b": 0, "c": 9}), 0, "tombstone 10: b c"),
+        (replace(SOUND, nodes={A: 50, B: 19}), 10, "tombstone 20: b"),
+        (replace(SOUND, nodes={A: 50, B: 0, C: 9}), 0, "tombstone 10: b c"),
         (replace(SOUND, tier=29), 20, "complete up to 29"),
         (replace(SOUND, tier=0), 0, "complete up to 0"),
     ],
