@@ -137,8 +137,8 @@ class Walk:
             yield from self._newest(path)
 
     def finish(self) -> Iterator[Fault]:
-        """What only the whole log can show: that tombstones cover what lost its payload, and that it ends where this node
-        once knew records to be committed.
+        """What only the whole log can show: that tombstones cover what lost its payload, and that it ends where this
+        node once knew records to be committed.
         """
         for sequence in self._stubs.left():
             text = "its payload was taken away, and no tombstone here covers it"

@@ -123,3 +123,29 @@ def test_nothing_goes_before_its_time(tmp_path: Path) -> None:
         assert plan["instances"] == 0 and "can be undone for 30 days" in plan["why_not"]
         assert anna.types("compact", "--yes")["instances"] == 0
         assert anna.types("delete", "undo", request, "--yes")["back"] == 1
+
+
+@pytest.mark.timeout(120)
+def test_stubs_arrive_record_by_record_where_a_segment_is_damaged(tmp_path: Path) -> None:
+    images = [image(number) for number in range(KEPT)]
+    gone, stay = images[3:9], images[:3] + images[9:]
+    with running_cluster(tmp_path / "c", 3, UNDO.format(days=0)) as cluster:
+        first, wiped = rig.leader(cluster), rig.follower(cluster)
+        assert {status for status, _ in store(first, *images)} == {0}
+        anna = Operator(cluster, "Anna")
+        named = [word for uid, _ in gone for word in ("--instance", uid)]
+        anna.types("delete", *named, "--reason", "wrong patient", "--yes")
+        assert anna.types("compact", "--yes")["left"] == 0
+        signalled(wiped.running).kill()
+        cluster.wait_for(lambda: len(rig.in_sync(cluster)) == 2, "the set goes on without it")
+        shutil.rmtree(wiped.data_dir)
+        rig.rot(first, stay[5][1])
+        cluster.start_node(wiped)
+        cluster.wait_for(
+            lambda: len(rig.in_sync(cluster)) == 3 and wiped.ready() and rig.damaged(wiped) == 0, "it is filled"
+        )
+        assert "a segment was refused" in (wiped.directory / "node.log").read_text()
+        cluster.wait_for(lambda: rig.damaged(first) == 0, "what was damaged is repaired")
+        held = rig.extracted(wiped)
+        assert all(held[uid] == data for uid, data in stay) and not held.keys() & {uid for uid, _ in gone}
+        assert len([name for name in listed(wiped) if name.endswith(".deleted.txt")]) == len(gone)
