@@ -19,7 +19,7 @@ from replication.coordination.port import CoordinationCorrupt, CoordinationUnava
 from replication.core.compaction import COMPACTION, Permission, Standing, Tombstones, permitted
 from storage.compacted import Compactable, compactable, extent, next_compactable, tombstones
 from storage.deletion import Note
-from storage.errors import LogContradiction, RecordCorrupt, StorageError
+from storage.errors import LogContradiction, RecordCorrupt, RecordsElsewhere, StorageError
 from storage.indexer import Indexer
 from storage.position import EpochSpan
 from storage.rewriting import Compacted
@@ -223,7 +223,7 @@ class Compactor:
             ready = compacted
             try:
                 freed = await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.adopt_compaction(ready)))
-            except LogContradiction as error:
+            except (LogContradiction, RecordsElsewhere) as error:
                 _LOG.info("a segment is compacted later", extra={"first": span.first, "reason": str(error)})
                 return 0
         taken = await loop.run_in_executor(self._thread, self._strip, there)

@@ -54,21 +54,21 @@ class Compacted:
 class Rewriter(LogAppender):
     """The part of the log that changes what is sealed."""
 
-    def evict(self, sequence: int) -> int:
+    def evict(self, sequence: int, proved: SealedRecords | None = None) -> int:
         """Let go of the records of the sealed segment that holds this one; return the bytes that become free.
 
-        Whether they lie elsewhere, proved, is the caller's to know, and that the record after them is committed: then
-        the log is never cut back to here. Table and chain digests stay. Whoever reads the
+        Whether they lie elsewhere is the caller's to know, in the very form that `proved` has, and that the record
+        after them is committed: then the log is never cut back to here. Table and chain digests stay. Whoever reads the
         segment right now reads on in the old file. Raises RecordAbsent, RecordCorrupt, LogContradiction, StorageFull.
         """
         self._refuse_if_unfit()
         sealed = self.sealed_records(sequence)
         segment, span = sealed.segment, sealed.span
+        if proved is not None and proved.segment is not segment:
+            raise LogContradiction(f"{segment.name} was written anew since it was proved elsewhere")
         end = self.point_at(span.last)
         if end is None or self._damaged_in(span):
             raise LogContradiction(f"{segment.name} has damage in it: it is repaired before it is evicted")
-        if self.stubs_in(segment.first):
-            raise LogContradiction(f"{segment.name} was compacted: what the tier holds of it lies at other places")
         stub = Stub(span.first, end, segment.size, sealed.offset, sealed.offset + sealed.size)
         content = stub_content(segment.file.pread(segment.data_offset, 0), stub)
         self._disk.write_atomically(segment.name, content)
@@ -140,12 +140,18 @@ class Rewriter(LogAppender):
         """Put the compacted form in the place of the old one; return how many bytes became free. Whoever reads the
         segment right now reads on in the old file.
 
-        Raises LogContradiction when something was mended in it meanwhile: then it is to be prepared anew.
+        Raises LogContradiction when something was mended in it meanwhile: then it is to be prepared anew; and
+        RecordsElsewhere, RecordAbsent, RecordCorrupt.
         """
         self._refuse_if_unfit()
         first = compacted.segment.first
-        old = self.sealed_records(first).segment
-        if old.repairs != compacted.repairs or self._damaged_in(self.sealed_records(first).span):
+        try:
+            sealed = self.sealed_records(first)
+        except StorageError:  # evicted since
+            self.drop_compaction(compacted)
+            raise
+        old = sealed.segment
+        if old.repairs != compacted.repairs or self._damaged_in(sealed.span):
             self.drop_compaction(compacted)
             raise LogContradiction(f"{old.name} was mended while it was compacted: it is done anew")
         self._guarded(lambda: self._disk.rename(compacted.name, old.name))
@@ -156,13 +162,6 @@ class Rewriter(LogAppender):
         """Nobody wants it any more."""
         compacted.segment.file.close()
         self._disk.remove(compacted.name)
-
-    def stubs_in(self, first: int) -> list[int]:
-        """The stubs of the segment that begins with `first`, as its table says."""
-        segment = self._segment_of(first)
-        count = segment.last - segment.first + 1
-        table = segment.file.pread(count * ENTRY_BYTES, ENTRIES_OFFSET)
-        return [e.position.sequence for e in segment.entries(table, count) if e is not None and e.stub]
 
     def wait_for_tombstones(self) -> None:
         """After a start: which damaged records are stubs whose tombstones may still come."""

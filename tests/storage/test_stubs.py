@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage.disk import RealDisk
-from storage.errors import LogContradiction, PayloadGone, RecordCorrupt
+from storage.errors import PayloadGone, RecordCorrupt
 from storage.log import Log
 from storage.position import LogPoint
 from storage.reader import BytesPayload, StoredRecord, StoredStub
@@ -214,12 +214,6 @@ def test_a_damaged_stub_is_repaired_by_either_form() -> None:
         assert log.read_raw(2) == offered and log.intact
         log.close()
         assert opened(disk).end == source.end
-
-
-def test_a_compacted_segment_is_not_evicted() -> None:
-    _, source, _ = leader()
-    with pytest.raises(LogContradiction, match="compacted"):
-        source.evict(1)
 
 
 def test_what_is_cut_with_a_stub_in_it_goes_to_lost_and_found_as_it_is() -> None:
