@@ -12,7 +12,7 @@ from replication.incoming import Gone
 from replication.incoming import Payload as Arrived
 from replication.messages import Fetch, Fetched, FetchEnd, to_point
 from storage.errors import FormatError, LogContradiction, RecordCorrupt, StorageError, StorageFull
-from storage.position import LogPoint, RecordHeader
+from storage.position import LogPoint, RecordHeader, RecordKind
 from storage.rawrecord import WholeRecord
 from storage.reader import BytesPayload, Payload
 from storage.record import encode_stub
@@ -132,6 +132,8 @@ class Mender:
                 return False
         finally:
             staged.release()
+        if header.kind is RecordKind.INSTANCE:
+            await asyncio.to_thread(self._replicator.index.refilled, sequence)
         return self._done(sequence, source)
 
     async def _put_stub_back(

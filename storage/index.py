@@ -235,6 +235,11 @@ class Index:
         with self._lock, self._connection:
             compacted.strip(self._connection, [_instance(r) for r in stubs], describe, _series, _study)
 
+    def refilled(self, sequence: int) -> None:
+        """A record that had lost its payload was repaired with it: compaction is to come by again."""
+        with self._lock, self._connection:
+            self._connection.execute("UPDATE instance SET stub = 0 WHERE sequence = ?", (sequence,))
+
     def _take_in(self, batch: Iterable[IndexedRecord | IndexedSmall]) -> None:
         """In the order of the log: what a tombstone covers came before it."""
         run: list[IndexedRecord] = []

@@ -130,6 +130,21 @@ def test_what_only_the_payload_said_is_forgotten_and_the_rest_stays(archive: Arc
     assert b"GONE^NAME" not in everything and b"WRONG^NAME" not in everything and b"RIGHT^NAME" in everything
 
 
+def test_what_was_repaired_with_its_payload_is_compacted_again(archive: Archive) -> None:
+    first = archive.store("1.5.1", "1.3", "1.2", "SOME^NAME")
+    at = archive.delete(first)
+    seal(archive)
+    whole = archive.log.read_raw(first)
+    archive.compact(first)
+    archive.log.note_damage(first)
+    archive.log.repair(first, whole)
+    assert archive.log.read_raw(first) == whole
+    archive.index.refilled(first)
+    assert [c.sequence for c in compactable(archive.index, at, 0, 9)] == [first]
+    archive.compact(first)
+    assert archive.log.is_stub(first) and archive.index.everything() == archive.anew()
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_an_index_built_anew_says_the_same_whatever_was_deleted_and_compacted(archive: Archive, seed: int) -> None:
     rng = random.Random(seed)

@@ -12,7 +12,8 @@ from storage.errors import PayloadGone, RecordCorrupt
 from storage.log import Log
 from storage.position import LogPoint
 from storage.reader import BytesPayload, StoredRecord, StoredStub
-from storage.record import encode_stub
+from storage.record import decode_header, encode_stub
+from storage.walk import Found, Walk
 from tests.storage.compacting import bury, compact, filled, opened
 from tests.storage.log_helpers import append
 from tests.storage.memory_disk import MemoryDisk
@@ -225,3 +226,23 @@ def test_what_is_cut_with_a_stub_in_it_goes_to_lost_and_found_as_it_is() -> None
     names = log.truncate_after(1)
     assert len(names) == at - 1 and log.intact and not log.waiting
     log.close()
+
+
+def test_a_log_read_offline_says_which_stubs_no_tombstone_covers(tmp_path: Path) -> None:
+    _, source, at = leader()
+    before = opened(MemoryDisk())
+    filled(before, RECORDS)
+    for upto, wrong in ((at - 1, [2, 4]), (at + 3, [4])):
+        log = opened(RealDisk(tmp_path / str(upto)))
+        for sequence in range(1, upto + 1):
+            if sequence in (2, 4):
+                header = before.read(sequence).header
+                log.append_stub(header, decode_header(before.read_raw(sequence)).chain, at)
+            else:
+                take(log, before if sequence < at else source, sequence)
+        log.sync()
+        log.close()
+        walk = Walk(tmp_path / str(upto), verify=True)
+        records = [one for path in walk.segments() for one in walk.segment(path)]
+        assert all(isinstance(one, Found) and one.damage is None for one in records)
+        assert [(fault.sequence, fault.lost) for fault in walk.finish()] == [(sequence, 1) for sequence in wrong]
