@@ -15,7 +15,7 @@ from storage.indexer import Indexer
 from storage.log import Log, LogIdentity
 from tests.integration import rig
 from tests.integration.rig import made, running_cluster, signalled, store
-from tests.integration.test_deletes import STUDY, Operator, read
+from tests.integration.test_deletes import OLD, STUDY, Operator, read, scan_of_2010
 
 UNDO = "[retention]\nundo_days = {days}\n\n"
 KEPT = 40
@@ -69,18 +69,21 @@ def test_what_was_deleted_is_gone_from_every_disk_and_nothing_else_is(tmp_path: 
     gone, stay = images[3:9], images[:3] + images[9:]
     with running_cluster(tmp_path / "c", 2, UNDO.format(days=0)) as cluster:
         first, second = rig.leader(cluster), rig.follower(cluster)
+        wanted = scan_of_2010(first)
         assert {status for status, _ in store(first, *images)} == {0}
         anna = Operator(cluster, "Anna")
         named = [word for uid, _ in gone for word in ("--instance", uid)]
         request = anna.types("delete", *named, "--reason", "wrong patient", "--yes")["request"]
+        other = anna.types("delete", "--study", OLD, "--reason", "old", "--yes")["request"]
         held = ("retention", "hold")
+        anna.types(*held, "add", OLD, "--reason", "a claim")
         anna.types(*held, "add", STUDY, "--reason", "court order")
-        assert anna.types("compact", "--dry-run")["held"] == len(gone)
+        assert anna.types("compact", "--dry-run")["held"] == len(gone) + 1
         assert anna.types("compact", "--yes")["instances"] == 0, "what is on hold stays"
         anna.types(*held, "remove", STUDY, "--reason", "settled")
 
         plan = anna.types("compact", "--dry-run")
-        assert (plan["instances"], plan["held"]) == (len(gone), 0) and plan["bytes"] > 6 * 150_000
+        assert (plan["instances"], plan["held"]) == (len(gone), 1) and plan["bytes"] > 6 * 150_000
         assert all(on_disk(node, data) for node in cluster.nodes for _, data in gone)
         done = anna.types("compact", "--yes")
         assert (done["instances"], done["left"]) == (len(gone), 0)
@@ -91,6 +94,8 @@ def test_what_was_deleted_is_gone_from_every_disk_and_nothing_else_is(tmp_path: 
             stubs = [name for name in listed(node) if name.endswith(".deleted.txt")]
             assert sorted(stubs) == sorted(f"{STUDY}/{STUDY}.0/{uid}.dcm.deleted.txt" for uid, _ in gone)
             assert b"perenne_compacted_instances_total 6.0" in node.get("/metrics")[1]
+            assert f"{OLD}/{OLD}.0/{wanted}.dcm" in listed(node), "what is on hold stays, though its segment is new"
+        assert anna.types("delete", "undo", other, "--yes")["back"] == 1
         refused = anna.types("delete", "undo", request, "--yes", code=1)
         assert "6 instances were compacted on 20" in refused["cause"]
 
@@ -98,7 +103,7 @@ def test_what_was_deleted_is_gone_from_every_disk_and_nothing_else_is(tmp_path: 
         shutil.rmtree(second.data_dir)
         cluster.start_node(second)
         cluster.wait_for(
-            lambda: second.ready() and rig.instances(second) == len(stay) and rig.damaged(second) == 0,
+            lambda: second.ready() and rig.instances(second) == len(stay) + 1 and rig.damaged(second) == 0,
             "a wiped node catches up",
         )
         assert not any(on_disk(second, data) for _, data in gone)
