@@ -104,13 +104,12 @@ def _describing(connection: sqlite3.Connection, column: str, uid: object) -> int
     moments += [(by, False, sequence) for sequence, by in found if by]
     living: set[int] = set()
     said = 0
-    for at, (moment, comes, sequence) in enumerate(ordered := sorted(moments)):
+    for _, comes, sequence in sorted(moments):
         if comes:
             living.add(sequence)
             said = said or sequence
             continue
         living.discard(sequence)
-        same_tombstone = at + 1 < len(ordered) and ordered[at + 1][0] == moment
-        if not living and not same_tombstone:
+        if not living:
             said = 0
     return said

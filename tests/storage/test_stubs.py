@@ -6,6 +6,7 @@ Method: a leader's compacted log is copied into another, by records and by whole
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from storage.disk import RealDisk
 from storage.errors import PayloadGone, RecordCorrupt
@@ -13,6 +14,7 @@ from storage.log import Log
 from storage.position import LogPoint
 from storage.reader import BytesPayload, StoredRecord, StoredStub
 from storage.record import decode_header, encode_stub
+from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, encode_entry
 from storage.walk import Found, Walk
 from tests.storage.compacting import bury, compact, filled, opened
 from tests.storage.log_helpers import append
@@ -246,3 +248,20 @@ def test_a_log_read_offline_says_which_stubs_no_tombstone_covers(tmp_path: Path)
         records = [one for path in walk.segments() for one in walk.segment(path)]
         assert all(isinstance(one, Found) and one.damage is None for one in records)
         assert [(fault.sequence, fault.lost) for fault in walk.finish()] == [(sequence, 1) for sequence in wrong]
+
+
+def test_a_segment_whose_table_lies_about_a_stub_is_refused() -> None:
+    origin, source, _ = leader()
+    name = source.segments()[0].name
+    for sequence in (2, 4):
+        entry = source.entry(sequence)
+        assert entry is not None
+        disk = MemoryDisk()
+        follower = opened(disk)
+        altered = origin.copy()
+        slot = ENTRIES_OFFSET + (sequence - 1) * ENTRY_BYTES
+        lie = encode_entry(replace(entry, stub=not entry.stub))
+        altered.files[name].volatile[slot : slot + ENTRY_BYTES] = lie
+        with pytest.raises(RecordCorrupt, match="entry does not match"):
+            install(follower, disk, altered, name)
+        assert follower.end.sequence == 0 and follower.damaged() == ()
