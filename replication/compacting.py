@@ -36,6 +36,7 @@ QUIET_S: Final = 1.0
 PATIENCE_S: Final = 60.0
 """So long one segment waits for a quiet second; then it is written all the same."""
 DAILY_S: Final = 86_400.0
+FIRST_S: Final = 3600.0
 NICENESS: Final = 10
 
 
@@ -156,14 +157,15 @@ class Compactor:
         return Standing(committed, nodes, tier)
 
     async def _permit_daily(self) -> None:
-        """Whoever leads a day after its start, and every day from then on."""
+        """An hour after the start, and every day from then on, if this node leads then."""
+        await asyncio.sleep(FIRST_S)
         while True:
-            await asyncio.sleep(DAILY_S)
             if self._replicator.core.leadership is not None:
                 try:
                     await self.permit("daily")
                 except (NotPromised, OnHold) as error:
                     _LOG.warning("nothing is compacted today", extra={"reason": str(error)})
+            await asyncio.sleep(DAILY_S)
 
     # What every node does
 

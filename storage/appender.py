@@ -162,7 +162,11 @@ class LogAppender(LogReader):
 
     def believe_stubs(self) -> None:
         """Believe the stubs whose tombstones are durable here by now; those that they do not cover stay damaged."""
+        if not self.waiting:
+            return
         arrived = [sequence for sequence, by in self.waiting.items() if by <= self._durable.sequence]
+        if not arrived:
+            return
         for sequence in arrived:
             del self.waiting[sequence]
         believed = [sequence for sequence in arrived if self._is_believed(sequence)]

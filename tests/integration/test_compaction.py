@@ -7,8 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from perenne.cli.commands import app
 from perenne.local.cluster import LocalNode
+from perenne.local.processes import wait_until
 from storage.disk import RealDisk
 from storage.index import Index
 from storage.indexer import Indexer
@@ -18,7 +21,7 @@ from tests.integration.rig import made, running_cluster, signalled, store
 from tests.integration.test_deletes import OLD, STUDY, Operator, read, scan_of_2010
 
 UNDO = "[retention]\nundo_days = {days}\n\n"
-KEPT = 40
+KEPT = 32
 
 
 def image(number: int) -> tuple[str, bytes]:
@@ -154,3 +157,18 @@ def test_stubs_arrive_record_by_record_where_a_segment_is_damaged(tmp_path: Path
         held = rig.extracted(wiped)
         assert all(held[uid] == data for uid, data in stay) and not held.keys() & {uid for uid, _ in gone}
         assert len([name for name in listed(wiped) if name.endswith(".deleted.txt")]) == len(gone)
+
+
+@pytest.mark.timeout(60)
+def test_a_standalone_node_compacts_through_its_data_directory(tmp_path: Path) -> None:
+    images = [image(number) for number in range(KEPT)]
+    extra = rig.SOLO + "segment_bytes = 4194304\n\n" + UNDO.format(days=0)
+    with rig.standalone(tmp_path / "n", extra) as node:
+        wait_until(node.ready, [signalled(node.running)], "the node takes stores")
+        assert {status for status, _ in store(node, *images)} == {0}
+        where = ("--config", str(node.config), "--json", "--as", "Anna", "--yes")
+        for words in (("delete", "--instance", images[3][0], "--reason", "blurred"), ("compact",)):
+            done = CliRunner().invoke(app, [*words, *where])
+            assert done.exit_code == 0, (done.output, done.exception)
+        assert json.loads(done.output)["instances"] == 1
+        assert not on_disk(node, images[3][1]) and on_disk(node, images[4][1])
