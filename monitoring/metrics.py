@@ -128,6 +128,7 @@ class _Snapshot:
         yield from _tier(s)
         yield from _capacity(s)
         yield from _scrub(s)
+        yield from _compaction(s)
 
 
 def _gauges(s: ReplicatorStatistics) -> Iterator[Metric]:
@@ -249,6 +250,17 @@ def _scrub(s: ReplicatorStatistics) -> Iterator[Metric]:
     }
     for name, (text, value) in plain.items():
         yield CounterMetricFamily(name, text, value=value)
+
+
+def _compaction(s: ReplicatorStatistics) -> Iterator[Metric]:
+    done = s.compaction
+    yield CounterMetricFamily(
+        "perenne_compacted_instances", "Deleted instances whose bytes compaction took away", value=done.instances
+    )
+    yield CounterMetricFamily("perenne_compacted_bytes", "Bytes that compaction freed", value=done.bytes)
+    yield GaugeMetricFamily(
+        "perenne_compaction_left", "Deleted instances that may go and are still here", value=done.left
+    )
 
 
 def _counters(s: ReplicatorStatistics) -> Iterator[Metric]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from perenne.dimse.settings import AllowedAe, DimseSettings
-from storage.scrub import ScrubSettings
 
 MEBIBYTE: Final = 1024 * 1024
 
@@ -327,6 +326,12 @@ class RetentionConfig:
     grace_days: int = 30
     """Nothing that arrived in the last so many days is proposed, whatever its study date says."""
 
+    undo_days: int = 30
+    """For so long a delete can be undone: compaction leaves alone what younger tombstones cover."""
+
+    compact_daily: bool = False
+    """Once a day the leader permits what `perenne compact` would. Off: bytes go only when somebody says so."""
+
     returning_aes: str = "IMPORT PERENNE-LOST"
     """Calling AE titles, with spaces between them, that send what was stored before: `perenne import`, `lost-found
     resubmit`, an archive that is moved here. From them what was deleted is refused with 0124; from others it is new."""
@@ -366,15 +371,6 @@ class Config:
         if self.standalone and self.cluster.allow_solo:
             return 1
         return self.cluster.copies_required
-
-    def scrub_settings(self) -> ScrubSettings:
-        """The scrub's own view, in its units."""
-        scrub = self.scrub
-        return ScrubSettings(
-            light_every_s=scrub.light_every_ms / 1000,
-            deep_every_s=scrub.deep_every_ms / 1000,
-            bytes_per_s=scrub.per_second_bytes,
-        )
 
     def dimse_settings(self) -> DimseSettings:
         """The DICOM port's own view, in its units."""

@@ -143,7 +143,9 @@ async def _everything(
                 continue
             if one.damage is not None:
                 found.wrong.append(f"read back: record {one.header.position.sequence}: {one.damage}")
-            found.remember(one.header, chance)
+            if not one.tombstone:
+                found.remember(one.header, chance)
+    found.wrong.extend(f"read back: record {fault.sequence}: {fault.text}" for fault in walk.finish())
     return found
 
 

@@ -71,6 +71,8 @@ def look(data_dir: Path, name: str, *, verify: bool) -> Saved:
         with file.open("rb") as content:
             decoded = decode_header(content.read(HEADER_LIMIT))
             damage = _damage(decoded, content.fileno(), size) if verify else None
+            if decoded.tombstone:
+                damage = "it was deleted, and compaction took its bytes away"
             content.seek(decoded.payload_offset)
             head = content.read(min(decoded.header.size, META_LIMIT_BYTES))
     except StorageError as error:

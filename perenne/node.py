@@ -24,6 +24,7 @@ from perenne.config import Config
 from perenne.config_tier import blocking_store, eviction, patient_store
 from perenne.config_tls import door, keyrings, token, zookeeper_access
 from perenne.dimse.server import DimseServer
+from perenne.housekeeping import compaction_settings, scrub_settings
 from perenne.joining import CannotStart, identified
 from perenne.limits import raise_descriptor_limit
 from perenne.notify import notified
@@ -31,6 +32,7 @@ from perenne.retention import TWO_PERSON
 from perenne.standing import StandingReport
 from perenne.tls import TlsUnusable
 from replication.api import InstanceBytes, ReplicatorStatistics
+from replication.compacting import Compactor
 from replication.coordination.port import (
     ClusterRecord,
     Coordination,
@@ -203,7 +205,8 @@ class Node:
             open_metrics=config.http.open_metrics,
         )
         self._renewal = asyncio.ensure_future(self._keyrings.renew())
-        self._scrubber = Scrubber(self.replicator, disk, config.scrub_settings())
+        self._scrubber = Scrubber(self.replicator, disk, scrub_settings(config))
+        self.replicator.compactor = self._compactor = Compactor(self.replicator, compaction_settings(config))
 
     def _loop_age(self) -> float:
         return (self._runtime.now_ms() - self.replicator.ticked_ms) / 1000
@@ -226,6 +229,7 @@ class Node:
         self._watchdog.start()
         self.replicator.spawn(self._standing.keep())
         self._scrubber.start()
+        self._compactor.start()
         ports = {"dicom": self.dimse.port, "http": self.http.port, "peer": self.replicator.network.port}
         _LOG.info("the node runs", extra={"node": self.replicator.me.id, **ports})
         if self._config.tier.on and not self._config.uses_tier:
@@ -243,6 +247,7 @@ class Node:
         self._renewal.cancel()
         await self.replicator.close()
         await asyncio.to_thread(self._scrubber.close)
+        await asyncio.to_thread(self._compactor.close)
         await self.dimse.close()
         await self.http.close()
         self.index.close()
@@ -331,6 +336,7 @@ class Node:
             "capacity": asdict(s.capacity) | self._evictor.report(),
             **surveyed,
             "scrub": asdict(s.scrub),
+            "compaction": asdict(s.compaction),
             "disk": {
                 "free_bytes": self._disk.free_bytes(),
                 "damaged_records": s.damaged_records,

@@ -97,6 +97,8 @@ def retention_findings(config: "Config") -> Iterator[tuple[str, str, str]]:
         yield "retention.approval", f"{retention.approval!r} is no approval", f"Use {ONE_PERSON} or {TWO_PERSON}."
     if not 0 <= retention.grace_days <= 36_500:
         yield "retention.grace_days", f"{retention.grace_days} is outside of 0 to 36500", "30 is the default."
+    if not 0 <= retention.undo_days <= 36_500:
+        yield "retention.undo_days", f"{retention.undo_days} is outside of 0 to 36500", "30 is the default."
     try:
         parse_rules(retention.rules)
     except RuleUnfit as error:

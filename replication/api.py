@@ -157,6 +157,17 @@ class TierReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionReport:
+    """Since this process began, instances whose payloads were taken away and bytes that became free; and how many
+    instances could not be compacted yet although that is permitted.
+    """
+
+    instances: int = 0
+    bytes: int = 0
+    left: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ScrubReport:
     """What a node knows from reading its log again.
 
@@ -227,6 +238,7 @@ class ReplicatorStatistics:
     strangers: int
     """Connections to the peer port that ended without a handshake, or a greeting that fits."""
     scrub: ScrubReport
+    compaction: CompactionReport
 
 
 class InstanceBytes(Protocol):

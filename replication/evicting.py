@@ -13,12 +13,13 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from replication.packing import OTHER_FORM
 from replication.tier.keys import run_name
 from replication.tier.port import ObjectStore, TierError
-from storage.errors import RecordsElsewhere, StorageError
+from storage.errors import PayloadGone, RecordsElsewhere, StorageError
 from storage.evicted import Stub
 from storage.position import EpochSpan
-from storage.reader import StoredRecord
+from storage.reader import StoredRecord, StoredStub
 from storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -131,6 +132,18 @@ async def read_record(replicator: "Replicator", sequence: int, *, whole_limit: i
     return await loop.run_in_executor(replicator.distant, fetch)
 
 
+async def read_any(replicator: "Replicator", sequence: int, *, whole_limit: int) -> StoredRecord | StoredStub:
+    """Like `read_record`; of a deleted instance whose payload was taken away, what is left of it."""
+    log = replicator.log
+    if log.is_stub(sequence):
+        threads = replicator.distant if log.is_evicted(sequence) else replicator.readers
+        return await asyncio.get_running_loop().run_in_executor(threads, log.read_any, sequence)
+    try:
+        return await read_record(replicator, sequence, whole_limit=whole_limit)
+    except PayloadGone:  # since it was looked at
+        return await asyncio.get_running_loop().run_in_executor(replicator.readers, log.read_any, sequence)
+
+
 class Evictor:
     """One node's. why_not: what keeps it from evicting although the disk is full; None while nothing does."""
 
@@ -140,6 +153,8 @@ class Evictor:
         self.source = TierSource(store, settings.cache_bytes) if store is not None else None
         replicator.log.elsewhere.source = self.source
         self.why_not: str | None = None
+        self._other_form: set[int] = set()
+        """Segments that the tier holds in another form, by their first records: they stay."""
         self.evicted = 0
 
     @property
@@ -179,15 +194,23 @@ class Evictor:
         if span is None or replicator.tiering is None:
             self.why_not = self.why_not or "no committed segment is left to evict"
             return False
+        try:
+            here = replicator.log.sealed_records(span.first)
+        except StorageError as error:
+            self.why_not = str(error)
+            return False
         self.why_not = await replicator.tiering.prove(span)
         if self.why_not is None:
             try:
-                freed = await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.evict(span.first)))
+                freed = await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.evict(span.first, here)))
             except StorageError as error:
                 self.why_not = str(error)
             else:
                 self.evicted += 1
                 _LOG.info("evicted a segment", extra={"first": span.first, "last": span.last, "bytes": freed})
+        elif self.why_not.endswith(OTHER_FORM):
+            self._other_form.add(span.first)
+            return True  # it stays here, and the next one is looked at
         if self.why_not is not None:
             _LOG.warning("a segment cannot be evicted", extra={"first": span.first, "reason": self.why_not})
         return self.why_not is None
@@ -214,6 +237,6 @@ class Evictor:
         for segment in log.segments():
             if not segment.sealed or segment.last is None or segment.last >= floor:
                 return None
-            if not segment.evicted:
+            if not segment.evicted and segment.first not in self._other_form:
                 return log.sealed_at(segment.first)
         return None

@@ -12,11 +12,11 @@ from replication.core.values import Identity, ReplicaId
 from replication.messages import Append, Fetched, FetchEnd, Segment, to_point, to_record
 from replication.peers import PeerNetwork
 from replication.recent import Recent, RecentRecord
-from storage.disk import Disk
 from storage.errors import StorageError
 from storage.log import Log
 from storage.position import LogPoint
-from storage.reader import StoredRecord
+from storage.reader import StoredRecord, StoredStub
+from storage.segment import Segment as LogSegment
 from storage.staging import PIECE
 
 _LOG: Final = logging.getLogger("perenne.feeder")
@@ -52,7 +52,6 @@ class Feeder:
     def __init__(
         self,
         log: Log,
-        disk: Disk,
         recent: Recent,
         network: PeerNetwork,
         readers: Executor,
@@ -60,11 +59,10 @@ class Feeder:
         end: Callable[[], int],
         committed: Callable[[], LogPoint],
         in_sync: Callable[[Identity], bool],
-        read: Callable[[int], Awaitable[StoredRecord]] | None = None,
+        read: Callable[[int], Awaitable[StoredRecord | StoredStub]] | None = None,
     ) -> None:
         """read(sequence): a record, wherever its bytes are; from the log where it is left out."""
         self._log = log
-        self._disk = disk
         self._recent = recent
         self._network = network
         self._readers = readers
@@ -145,6 +143,13 @@ class Feeder:
             self._network.send(link, message, record.payload)
         self._sent(stream, record.point, record.header.size)
 
+    def _send_stub(self, link: int, stream: _Stream, stub: StoredStub) -> None:
+        """What is left of a deleted instance; the tombstone follows on this very stream."""
+        points = to_point(stream.sent), to_point(self._committed())
+        record = to_record(stub.header, stub.chain, stub.tombstone)
+        self._network.send(link, Append(stream.epoch, *points, record))
+        self._sent(stream, LogPoint(stub.header.position, stub.chain), 0)
+
     def _sent(self, stream: _Stream, point: LogPoint, size: int) -> None:
         stream.sent = point
         stream.outstanding.append((point.sequence, size))
@@ -163,7 +168,7 @@ class Feeder:
                     return  # a follower takes a segment once all before it is durable there: its next word wakes us
                 end = self._log.point_at(last)
                 if end is not None:
-                    content = _SegmentFile(self._disk, segment.name, segment.bytes)
+                    content = _SegmentFile(self._log.lend_segment(sequence))
                     committed = to_point(self._committed())
                     message = Segment(stream.epoch, to_point(stream.sent), to_point(end), committed)
                     self._network.send(link, message, content)
@@ -174,7 +179,10 @@ class Feeder:
             stored = await self._read(sequence)
             stream.blocked_at = 0
             if self._streams.get(link) is stream:
-                self._send(link, stream, RecentRecord(stored.header, stored.chain, stored.payload))
+                if isinstance(stored, StoredStub):
+                    self._send_stub(link, stream, stored)
+                else:
+                    self._send(link, stream, RecentRecord(stored.header, stored.chain, stored.payload))
         except StorageError as error:
             # The stream stays: ended here, nobody would begin it again, and the follower would wait for ever.
             stream.blocked_at = sequence
@@ -185,8 +193,8 @@ class Feeder:
             stream.reading = False
         self.pump(link)
 
-    async def _read_log(self, sequence: int) -> StoredRecord:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._log.read, sequence)
+    async def _read_log(self, sequence: int) -> StoredRecord | StoredStub:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._log.read_any, sequence)
 
     def _may_go_whole(self, stream: _Stream, first: int, last: int) -> bool:
         """A segment with damage in it is refused as a whole; record by record, the sound part arrives and the rest is
@@ -203,8 +211,10 @@ class Feeder:
                 stored = await self._read(sequence)
                 if not await self._network.clear(link):
                     return
-                record = to_record(stored.header, stored.chain)
-                self._network.send(link, Fetched(nonce, to_point(previous), record), stored.payload)
+                taken = stored.tombstone if isinstance(stored, StoredStub) else 0
+                payload = None if isinstance(stored, StoredStub) else stored.payload
+                record = to_record(stored.header, stored.chain, taken)
+                self._network.send(link, Fetched(nonce, to_point(previous), record), payload)
                 previous = LogPoint(stored.header.position, stored.chain)
         except StorageError as error:
             reason = str(error)
@@ -213,19 +223,13 @@ class Feeder:
 
 @dataclass(frozen=True, slots=True)
 class _SegmentFile:
-    """A sealed segment as a payload: nobody writes to it any more."""
+    """A sealed segment as a payload: nobody writes to it any more. What takes its place meanwhile is another file."""
 
-    disk: Disk
-    name: str
-    size: int
+    segment: LogSegment
+
+    @property
+    def size(self) -> int:
+        return self.segment.size
 
     def parts(self) -> Iterator[memoryview]:
-        try:
-            file = self.disk.open(self.name)
-        except OSError as error:
-            raise StorageError(f"{self.name}: {error.strerror}") from error
-        try:
-            for at in range(0, self.size, PIECE):
-                yield memoryview(file.pread(min(PIECE, self.size - at), at))
-        finally:
-            file.close()
+        yield from (memoryview(piece) for piece in self.segment.raw(0, self.segment.size, PIECE))

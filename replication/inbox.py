@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from replication.api import Draft
 from replication.core import events as ev
 from replication.core.values import Identity
-from replication.incoming import Payload
+from replication.incoming import Gone, Payload
 from replication.messages import (
     Append,
     Chains,
@@ -72,7 +72,7 @@ class Inbox:
                 replicator.feed(ev.ProposalAnswered(link, message.ticket, message.outcome, message.reason))
             case Fetched() | FetchEnd() if replicator.mender.asked(message.nonce):
                 replicator.mender.answered(message, payload)
-            case Fetched() if isinstance(payload, Staged):
+            case Fetched() if isinstance(payload, (Staged, Gone)):
                 record = message.record
                 handle = self._held.add(payload)
                 previous = message.previous.log_point()
@@ -101,7 +101,7 @@ class Inbox:
                 return
             offer.staged.retain()
             payload = offer.staged
-        if not isinstance(payload, Staged):
+        if not isinstance(payload, (Staged, Gone)):
             replicator.network.close_link(link, "a record came without its payload")
             return
         previous, committed = message.previous.log_point(), message.committed.log_point()

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from replication.messages import Append, Fetched, LookupAnswer, Message, Propose, ProposeSmall, Segment
 from replication.wire import WireError
@@ -11,8 +12,18 @@ from storage.errors import StorageError
 from storage.position import RecordKind
 from storage.staging import Staged, StagingArea
 
-Payload = Staged | str | None
-"""What came with a message: an instance or a small record, the staged name of a segment, or nothing."""
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """In place of the payload of a deleted instance, which was taken away. tombstone: what is said to cover it."""
+
+    tombstone: int
+
+
+Payload = Staged | Gone | str | None
+"""What came with a message: an instance or a small record, what is left of one, the staged name of a segment, or
+nothing.
+"""
 Deliver = Callable[[Message, Payload], None]
 
 
@@ -27,7 +38,7 @@ class PayloadSink:
         self._count = count
         kind = RecordKind.INSTANCE
         if isinstance(message, (Append, Fetched)):
-            if size != message.record.size:
+            if size != message.record.size or message.record.tombstone:
                 raise WireError(f"a record of {message.record.size} bytes came with {size}")
             kind = message.record.header().kind
         elif isinstance(message, ProposeSmall):
@@ -102,7 +113,9 @@ class NoPayload:
         raise AssertionError("there is nothing to write")
 
     def finish(self) -> None:
-        self._deliver(self._message, None)
+        message = self._message
+        taken = message.record.tombstone if isinstance(message, (Append, Fetched)) else 0
+        self._deliver(message, Gone(taken) if taken else None)
 
     def abandon(self) -> None:
         pass

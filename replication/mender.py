@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from replication.core.values import TIER, ReplicaId
-from replication.incoming import Payload
+from replication.incoming import Gone
+from replication.incoming import Payload as Arrived
 from replication.messages import Fetch, Fetched, FetchEnd, to_point
-from storage.errors import LogContradiction, RecordCorrupt, StorageError, StorageFull
-from storage.position import LogPoint, RecordHeader
+from storage.errors import FormatError, LogContradiction, RecordCorrupt, StorageError, StorageFull
+from storage.position import LogPoint, RecordHeader, RecordKind
 from storage.rawrecord import WholeRecord
+from storage.reader import BytesPayload, Payload
+from storage.record import encode_stub
 from storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ class Mender:
         self._replicator = replicator
         # The core numbers its own fetches upwards from 1.
         self._nonces = itertools.count(-1, -1)
-        self._asked: dict[int, tuple[int, asyncio.Future[tuple[Fetched, Staged] | None]]] = {}
+        self._asked: dict[int, tuple[int, asyncio.Future[tuple[Fetched, Staged | Gone] | None]]] = {}
         self._busy = False
         self._again = asyncio.Event()
         self._tried = asyncio.Event()
@@ -40,22 +43,26 @@ class Mender:
 
     def wake(self) -> None:
         """Something is damaged."""
-        if not self._busy and self._replicator.log.damaged():
+        if not self._busy and self._wanted():
             self._busy = True
             self._replicator.spawn(self._mend_all())
 
-    async def _mend_all(self) -> None:
+    def _wanted(self) -> list[int]:
+        """What is damaged. A stub whose tombstone is on its way is nobody's to repair yet."""
         log = self._replicator.log
+        return [sequence for sequence in log.damaged() if not log.awaits(sequence)]
+
+    async def _mend_all(self) -> None:
         try:
-            while damaged := log.damaged():
-                for sequence in damaged:
+            while wanted := self._wanted():
+                for sequence in wanted:
                     await self._mend(sequence)
                     self._said()
                 self._rounds += 1
                 self._said()
-                left = log.damaged()
+                left = self._wanted()
                 if left:
-                    facts = {"records": len(left), "lowest": list(left[:10])}
+                    facts = {"records": len(left), "lowest": left[:10]}
                     _LOG.error(
                         "records are damaged here, and neither a node nor the tier could replace them", extra=facts
                     )
@@ -101,13 +108,21 @@ class Mender:
             found = await self._fetch(link.number, previous, sequence) if link is not None else None
             if found is None:
                 continue
-            message, staged = found
-            if await self._put_back(sequence, message.record.header(), message.record.chain, staged, replica):
+            message, payload = found
+            header, chain = message.record.header(), message.record.chain
+            if isinstance(payload, Gone):
+                if await self._put_stub_back(sequence, header, chain, payload, replica):
+                    return
+            elif await self._put_back(sequence, header, chain, payload, replica):
                 return
         if replicator.tiering is not None:
             lent = await replicator.tiering.lend(sequence)
             if lent is not None:
-                await self._put_back(sequence, *lent, TIER)
+                header, chain, staged = lent
+                if isinstance(staged, Staged):
+                    await self._put_back(sequence, header, chain, staged, TIER)
+                else:
+                    await self._put_stub_back(sequence, header, chain, Gone(staged), TIER)
 
     async def _put_back(
         self, sequence: int, header: RecordHeader, chain: bytes, staged: Staged, source: ReplicaId
@@ -117,13 +132,29 @@ class Mender:
                 return False
         finally:
             staged.release()
+        if header.kind is RecordKind.INSTANCE:
+            await asyncio.to_thread(self._replicator.index.refilled, sequence)
+        return self._done(sequence, source)
+
+    async def _put_stub_back(
+        self, sequence: int, header: RecordHeader, chain: bytes, gone: Gone, source: ReplicaId
+    ) -> bool:
+        """The instance was deleted, and its bytes are gone there: so they may be here, if this log says so too."""
+        try:
+            whole = BytesPayload(encode_stub(header, chain, gone.tombstone))
+        except FormatError as error:
+            _LOG.warning("what was fetched repairs nothing", extra={"sequence": sequence, "reason": str(error)})
+            return False
+        return await self._repair(sequence, whole) and self._done(sequence, source)
+
+    def _done(self, sequence: int, source: ReplicaId) -> bool:
         self.repaired += 1
         _LOG.warning("a damaged record was repaired", extra={"sequence": sequence, "from": source})
         return True
 
-    async def _fetch(self, link: int, previous: LogPoint, sequence: int) -> tuple[Fetched, Staged] | None:
+    async def _fetch(self, link: int, previous: LogPoint, sequence: int) -> tuple[Fetched, Staged | Gone] | None:
         nonce = next(self._nonces)
-        future: asyncio.Future[tuple[Fetched, Staged] | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[Fetched, Staged | Gone] | None] = asyncio.get_running_loop().create_future()
         self._asked[nonce] = (link, future)
         try:
             self._replicator.network.send(link, Fetch(nonce, to_point(previous), sequence))
@@ -134,7 +165,7 @@ class Mender:
         finally:
             del self._asked[nonce]
 
-    async def _repair(self, sequence: int, raw: WholeRecord) -> bool:
+    async def _repair(self, sequence: int, raw: Payload) -> bool:
         replicator = self._replicator
         try:
             await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.repair(sequence, raw)))
@@ -152,9 +183,9 @@ class Mender:
         """Whether an answer with this nonce is for the mender."""
         return nonce in self._asked
 
-    def answered(self, message: Fetched | FetchEnd, payload: Payload) -> None:
+    def answered(self, message: Fetched | FetchEnd, payload: Arrived) -> None:
         future = self._asked[message.nonce][1]
-        if isinstance(message, Fetched) and isinstance(payload, Staged) and not future.done():
+        if isinstance(message, Fetched) and isinstance(payload, (Staged, Gone)) and not future.done():
             future.set_result((message, payload))
             return
         if isinstance(payload, Staged):

@@ -27,7 +27,11 @@ def to_point(point: LogPoint) -> Point:
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """Everything that the chain proves of one record, and its chain. The payload travels behind the message."""
+    """Everything that the chain proves of one record, and its chain. The payload travels behind the message.
+
+    tombstone: of a deleted instance whose payload was taken away; then none travels. It is believed by whoever has the
+    tombstone.
+    """
 
     epoch: int
     sequence: int
@@ -38,6 +42,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     path: str
     size: int
     chain: bytes
+    tombstone: int = 0
 
     def header(self) -> RecordHeader:
         """Raises ValueError on a kind that this version does not know."""
@@ -46,7 +51,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
         return RecordHeader(position, kind, self.dataset, self.digest, self.time_us, self.path, self.size)
 
 
-def to_record(header: RecordHeader, chain: bytes) -> Record:
+def to_record(header: RecordHeader, chain: bytes, tombstone: int = 0) -> Record:
     position = header.position
     return Record(
         position.epoch,
@@ -58,6 +63,7 @@ def to_record(header: RecordHeader, chain: bytes) -> Record:
         header.path,
         header.size,
         chain,
+        tombstone,
     )
 
 

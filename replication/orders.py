@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from replication.api import ConflictRefused, Draft, NotPromised, OnHold
+from replication.compacting import Compactor, Plan
 from replication.coordination.port import Operation
 from replication.pages import (
     APPROVAL,
@@ -26,6 +27,7 @@ from replication.pages import (
 )
 from storage import listing
 from storage.buried import HOLD, RELEASE, KnownNote
+from storage.compacted import stubs_among
 from storage.dataset import UnreadableDataSet, read_meta
 from storage.deletion import Covered, Note, NotUnderstood, Tombstone
 from storage.errors import StorageError
@@ -54,6 +56,8 @@ class Orders:
             "notes": self._notes,
             "deleted": self._deleted,
             "restore": self._restore,
+            "compaction": self._compaction,
+            "compact": self._compact,
             "studies": self._studies,
         }
 
@@ -124,7 +128,27 @@ class Orders:
     async def _deleted(self, body: Body) -> dict[str, Any]:
         request, study, after = str(body["request"]), str(body["study"]), int(body["after"])
         found = await asyncio.to_thread(listing.deleted, self._replicator.index, request, study, after, PAGE)
-        return {"items": page_of(found)}
+        stubs = await asyncio.to_thread(stubs_among, self._replicator.index, [one.sequence for one in found])
+        return {"items": page_of(found), "gone": {str(s): self._compacted_us(by) for s, by in stubs.items()}}
+
+    def _compacted_us(self, tombstone: int) -> int:
+        compactor = self._replicator.compactor
+        return compactor.permitted_us(tombstone) if compactor is not None else 0
+
+    async def _compaction(self, _: Body) -> dict[str, Any]:
+        """How much could be taken away now."""
+        compactor = self._compactor()
+        return _plan(await compactor.plan()) | {"waits": compactor.waits}
+
+    async def _compact(self, body: Body) -> dict[str, Any]:
+        if not str(body["by"]):
+            raise OrderRefused("compaction says who wants it")
+        return _plan(await self._compactor().permit(str(body["by"])))
+
+    def _compactor(self) -> Compactor:
+        if self._replicator.compactor is None:
+            raise OrderRefused("this node does not compact")
+        return self._replicator.compactor
 
     async def _studies(self, body: Body) -> dict[str, Any]:
         found = await asyncio.to_thread(listing.studies, self._replicator.index, str(body["after"]), PAGE)
@@ -260,6 +284,18 @@ def _uids(body: Body) -> list[str]:
     if not 0 < len(uids) <= UIDS_LIMIT or str(body["level"]) not in listing.LEVELS:
         raise OrderRefused(f"an order names 1 to {UIDS_LIMIT} studies, series or instances")
     return uids
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    return {
+        "upto": plan.permission.upto,
+        "why_not": plan.permission.why_not,
+        "permitted": plan.permitted,
+        "instances": plan.instances,
+        "bytes": plan.size,
+        "held": plan.held,
+        "left": plan.left,
+    }
 
 
 def _first(parts: Any, size: int) -> list[memoryview]:

@@ -29,6 +29,7 @@ from storage.sealed import SealedRecords
 IN_MEMORY_BYTES: Final = 8 * 1024 * 1024
 """A segment with no more bytes is put from memory."""
 DELETES_AT_ONCE: Final = 4
+OTHER_FORM: Final = "it has another form than the segment here, since one of them was compacted"
 _STEP_S: Final = 0.005
 _LONGEST_STEP_S: Final = 0.1
 
@@ -87,12 +88,15 @@ class Packer:
         return ev.TierDeleted(effect.request)
 
     async def prove(self, span: EpochSpan) -> str | None:
-        """Read back the object that should hold a segment; say why it does not prove it, None when it does."""
+        """Read back the object that should hold a segment as it is here; say why it does not, None when it does."""
         try:
             end = self._log.point_at(span.last)
             if end is None:
                 raise RecordAbsent(span.last)
-            await self._prove(run_name(span.first, end), end)
+            run = run_name(span.first, end)
+            if (await self._store.head(run.key)).size != self._log.sealed_records(span.first).size:
+                return f"{run.key}: {OTHER_FORM}"
+            await self._prove(run, end, as_here=True)
         except (TierError, StorageError) as error:
             return str(error)
         return None
@@ -139,13 +143,18 @@ class Packer:
             time.sleep(_STEP_S)
             waited += _STEP_S
 
-    async def _prove(self, run: Run, end: LogPoint) -> None:
-        """Read the object back, and check that it holds these records of this very branch, and nothing else."""
+    async def _prove(self, run: Run, end: LogPoint, *, as_here: bool = False) -> None:
+        """Read the object back, and check that it holds these records of this very branch, and nothing else.
+
+        as_here: with the same stubs in it, so that each record lies where it lies here.
+        """
         reader = RunReader(run)
         last = None
         async with aclosing(stream_run(self._store, run.key, reader, self._readers)) as found:
             async for links in found:
                 last = links[-1] if links else last
+                if as_here and any(self._log.is_stub(one.sequence) != bool(one.tombstone) for one in links):
+                    raise FormatError(f"{run.key}: {OTHER_FORM}")
         if last is None or last.chain != end.chain:
             raise RecordCorrupt(run.last, f"{run.key} holds another branch than its name says")
 

@@ -21,7 +21,7 @@ FRESH_RECORDS: Final = 4096
 
 
 class RecentRecord(Struct):
-    """payload: None once its bytes were let go; they are in the log.
+    """payload: None once its bytes were let go, and of a stub; what there is of them is in the log.
 
     origin: the process that offered it and its ticket there. head, attributes: for the index, see `Fresh`.
     small: what a tombstone or note says.
@@ -90,8 +90,9 @@ class Recent:
             for covered in record.small.covers if isinstance(record.small, Tombstone) else ():
                 tombstone = KnownTombstone(sequence, covered.dataset)
                 self._buried.setdefault(covered.sop_instance_uid, []).append(tombstone)
-        self._held[sequence] = record.header.size
-        self._held_bytes += record.header.size
+        if record.payload is not None:
+            self._held[sequence] = record.header.size
+            self._held_bytes += record.header.size
 
     def get(self, sequence: int) -> RecentRecord | None:
         return self._records.get(sequence)

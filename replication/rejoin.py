@@ -35,7 +35,7 @@ def _instance(disk: Disk, name: str, staging: StagingArea) -> Draft | None:
     receiving = staging.begin_raw()
     try:
         decoded = decode_header(file.pread(64 * 1024, 0))
-        if decoded.header.kind is not RecordKind.INSTANCE:
+        if decoded.header.kind is not RecordKind.INSTANCE or decoded.tombstone:
             receiving.abandon()
             return None
         at, end = decoded.payload_offset, decoded.payload_offset + decoded.header.size

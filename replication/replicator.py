@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from replication.api import CommitOutcome, Draft, NotPromised
+from replication.compacting import Compactor
 from replication.comparing import Comparer
 from replication.coordination.port import ClusterRecord, Coordination, LiveNode, NodeRegistration, Operation
 from replication.coordinator import Coordinator
@@ -20,7 +21,7 @@ from replication.core.situation import Ports, Settings
 from replication.core.values import Identity, ReplicaId
 from replication.deleting import Deleting
 from replication.doorman import Door
-from replication.evicting import read_record
+from replication.evicting import read_any
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
 from replication.incoming import Payload
@@ -96,8 +97,7 @@ class Replicator:
     ) -> None:
         self.settings = settings
         self.me = settings.core.identity
-        self.log = log
-        self.index = index
+        self.log, self.index = log, index
         self.staging = staging
         self.disk = disk
         self._loop = asyncio.get_running_loop()
@@ -135,14 +135,13 @@ class Replicator:
         log.damage.changed = self._hop_damage
         self.feeder = Feeder(
             log,
-            disk,
             self.recent,
             self.network,
             self.readers,
             end=lambda: self.core.situation.ledger.end.sequence,
             committed=lambda: self.core.situation.told,
             in_sync=self._is_in_sync,
-            read=lambda sequence: read_record(self, sequence, whole_limit=WHOLE_LIMIT),
+            read=lambda sequence: read_any(self, sequence, whole_limit=WHOLE_LIMIT),
         )
         self.operations = Operations(self)
         self.coordinator = Coordinator(
@@ -158,6 +157,7 @@ class Replicator:
         self.tiering = Tiering(self, tier, prove_tier, spool) if tier is not None else None
         self.lookups = Lookups(self)
         self.deleting = Deleting(self)
+        self.compactor: Compactor | None = None  # the node sets it
         self.mender = Mender(self)
         self.comparer = Comparer(self)
         self.live: Mapping[ReplicaId, LiveNode] = {}
@@ -329,7 +329,7 @@ class Replicator:
         else:
             self.readers.submit(staged.release)  # removing its file syncs a directory
 
-    def hold(self, payload: Staged) -> int:
+    def hold(self, payload: Payload) -> int:
         """Keep a payload until the core has decided about it; returns its handle."""
         return self._held.add(payload)
 

@@ -2,6 +2,7 @@
 
 from replication.api import (
     CapacityReport,
+    CompactionReport,
     PackingReport,
     ReplicaLag,
     ReplicatorStatistics,
@@ -76,6 +77,7 @@ def statistics(
         lost_and_found=replicator.lost_and_found,
         strangers=replicator.network.strangers,
         scrub=scrub or ScrubReport(),
+        compaction=replicator.compactor.report() if replicator.compactor is not None else CompactionReport(),
     )
 
 

@@ -86,7 +86,7 @@ class ScrubReading:
                     continue
                 size += HEADER_COST + (one.payload.size if read.depth is Depth.DEEP else 0)
                 records += 1
-                if one.damage is not None:
+                if one.damage is not None or one.tombstone:  # whether a stub is covered, the log itself must say
                     suspects.append(one.header.position.sequence)
                 if size >= read.bytes or records >= RECORDS:
                     finished = False

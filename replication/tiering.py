@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from replication.core import effects as fx
 from replication.core import events as ev
-from replication.evicting import read_record
+from replication.evicting import read_any
+from replication.incoming import Gone
 from replication.packing import Packer
 from replication.recent import RecentRecord
 from replication.tier.bodies import Body, FilePart
@@ -25,8 +26,8 @@ from replication.tier.probe import Trust, probe, trusted
 from replication.tier.streaming import stream_run
 from storage.errors import StorageError
 from storage.position import EpochSpan, RecordHeader
-from storage.reader import WHOLE_LIMIT, Payload, checked
-from storage.record import encode_header, trailing_padding
+from storage.reader import WHOLE_LIMIT, Payload, StoredStub, checked
+from storage.record import encode_header, encode_stub, trailing_padding
 from storage.staging import Receiving, Staged
 
 if TYPE_CHECKING:
@@ -181,7 +182,11 @@ class Tiering:
             for sequence in range(effect.first, effect.last + 1):
                 record = self._replicator.recent.get(sequence)
                 if record is None or record.payload is None or self._better_read(sequence, record.payload):
-                    stored = await read_record(self._replicator, sequence, whole_limit=WHOLE_LIMIT)
+                    stored = await read_any(self._replicator, sequence, whole_limit=WHOLE_LIMIT)
+                    if isinstance(stored, StoredStub):
+                        pieces.append(encode_stub(stored.header, stored.chain, stored.tombstone))
+                        last = RecentRecord(stored.header, stored.chain, None)
+                        continue
                     record = RecentRecord(stored.header, stored.chain, stored.payload)
                 assert record.payload is not None, "just read, or kept"
                 if pieces and size + record.header.size > PUT_BYTES:
@@ -230,8 +235,8 @@ class Tiering:
 
     # Down
 
-    async def lend(self, sequence: int) -> tuple[RecordHeader, bytes, Staged] | None:
-        """Fetch one record for a repair: header, chain, and payload, checked against its digest; None without one."""
+    async def lend(self, sequence: int) -> tuple[RecordHeader, bytes, Staged | int] | None:
+        """Fetch one record for a repair; see `replication.tier.lending`. None without one."""
         epoch = next((span.epoch for span in self._replicator.log.epochs() if span.first <= sequence <= span.last), 0)
         try:
             return await lend(self._store, epoch, sequence, self._replicator.staging)
@@ -296,9 +301,10 @@ class _Arriving:
     def hand_over(self, link: Link) -> None:
         """A record is whole, and its digest is right."""
         receiving = self._receiving.pop(link.sequence, None)
-        if receiving is None or self._replicator.closed:
+        stub = link.tombstone and self._effect.first <= link.sequence <= self._effect.last
+        if (receiving is None and not stub) or self._replicator.closed:
             return
-        handle = self._replicator.hold(receiving.finish())
+        handle = self._replicator.hold(receiving.finish() if receiving is not None else Gone(link.tombstone))
         self._handed_over.append((link.sequence, link.header.size))
         self._replicator.feed(ev.TierRecord(self._effect.request, link.header, link.chain, handle))
 

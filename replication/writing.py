@@ -9,6 +9,7 @@ from replication.api import ConflictRefused, Draft, NotPromised, WasDeleted
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.inbox import Held
+from replication.incoming import Gone
 from replication.recent import RecentRecord
 from replication.rejoin import saved_instances
 from storage.dataset import UnreadableDataSet, read_meta
@@ -69,6 +70,10 @@ class Writing:
     def append_received(self, effect: fx.AppendStaged) -> None:
         """A record that the leader sent."""
         staged = self._held.take(effect.handle)
+        if isinstance(staged, Gone):
+            self._replicator.recent.add(RecentRecord(effect.header, effect.chain, None))
+            self.group.submit_stub(effect.header, effect.chain, staged.tombstone)
+            return
         assert isinstance(staged, Staged), "a record has a payload"
         record = RecentRecord(effect.header, effect.chain, staged)
         if effect.header.kind is RecordKind.INSTANCE:

@@ -6,11 +6,11 @@ from typing import Final
 
 from storage.damage import DamageRegister
 from storage.disk import Buffer, Disk
-from storage.errors import FormatError, LogContradiction, SegmentPoisoned
+from storage.errors import FormatError, LogContradiction, SegmentPoisoned, StorageError
 from storage.lostfound import LostAndFound
 from storage.position import LogPoint, RecordHeader, chain_after
-from storage.reader import LogReader, Payload, Pending
-from storage.record import RECORD_ALIGNMENT, encode_header, trailing_padding
+from storage.reader import BytesPayload, LogReader, Payload, Pending, StoredStub
+from storage.record import RECORD_ALIGNMENT, encode_header, encode_stub, trailing_padding
 from storage.recovery import Recovered, Tail
 from storage.segment import Segment, open_segment, segment_name
 from storage.spare import Spares
@@ -76,6 +76,8 @@ class LogAppender(LogReader):
         self._group_bytes = 0
         self._durable_offset = found.segments[-1].end_offset if found.segments else 0
         self._lost = LostAndFound(disk)
+        self.waiting: dict[int, int] = {}
+        """Stubs that are not believed yet, and the tombstones that they name."""
         self._spares = Spares(disk, identity.segment_bytes, spares)
         self.elsewhere = found.elsewhere
 
@@ -103,32 +105,46 @@ class LogAppender(LogReader):
         Raises LogContradiction when it does not fit; StorageFull, with nothing visible; SegmentPoisoned.
         """
         self._refuse_if_unfit()
-        end = self._end
-        position = header.position
+        self._refuse_if_no_successor(header, chain)
+        if payload.size != header.size:
+            raise LogContradiction(f"record {header.position}: its size does not fit")
+        head = encode_header(header, chain) if head is None else head
+        self._append(Pending(self._entry_after(header, chain, head), header, head, payload))
+
+    def append_stub(self, header: RecordHeader, chain: bytes, tombstone: int) -> None:
+        """Add what another replica has left of a deleted instance. It counts as damaged until the tombstone that covers
+        it is durable here (protocol, section 11). Raises as `append`.
+        """
+        self._refuse_if_unfit()
+        self._refuse_if_no_successor(header, chain)
+        whole = encode_stub(header, chain, tombstone)
+        entry = self._entry_after(header, chain, whole, stub=True)
+        self.waiting[header.position.sequence] = tombstone
+        self._append(Pending(entry, header, whole, BytesPayload(b""), tombstone))
+
+    def _refuse_if_no_successor(self, header: RecordHeader, chain: bytes) -> None:
+        end, position = self._end, header.position
         if position.sequence != end.sequence + 1 or position.epoch < end.epoch:
             raise LogContradiction(f"record {position} cannot follow {end.position}")
-        if chain_after(end.chain, header) != chain or payload.size != header.size:
+        if chain_after(end.chain, header) != chain:
             raise LogContradiction(f"record {position}: chain or size does not fit")
-        head = encode_header(header, chain) if head is None else head
-        length = len(head) + header.size + trailing_padding(header.size)
-        segment = self._segment_for(position.epoch, length)
-        entry = Entry(
-            position,
-            header.kind,
-            segment.end_offset,
-            length,
-            header.digest,
-            chain,
-            segment.first,
-        )
-        pending = Pending(entry, header, head, payload)
+
+    def _entry_after(self, header: RecordHeader, chain: bytes, head: bytes, *, stub: bool = False) -> Entry:
+        """The entry of the next record, in the segment where it goes. head: all of it, of a stub."""
+        length = len(head) if stub else len(head) + header.size + trailing_padding(header.size)
+        segment = self._segment_for(header.position.epoch, length)
+        place = (segment.end_offset, length, header.digest, chain, segment.first, stub)
+        return Entry(header.position, header.kind, *place)
+
+    def _append(self, pending: Pending) -> None:
+        entry, segment = pending.entry, self._segments[-1]
         with self._lock:
-            segment.last = position.sequence
-            segment.end_offset += length
-            self._pending[position.sequence] = pending
+            segment.last = entry.position.sequence
+            segment.end_offset += entry.length
+            self._pending[entry.position.sequence] = pending
             self._end = entry.point
         self._group.append(pending)
-        self._group_bytes += length
+        self._group_bytes += entry.length
         if self._group_bytes >= _FLUSH_BYTES:
             self._guarded(lambda: self._flush(whole=False))
 
@@ -137,7 +153,32 @@ class LogAppender(LogReader):
         self._refuse_if_poisoned()
         if self._durable != self._end:
             self._guarded(self._sync)
+            self.believe_stubs()
         return self._durable
+
+    def awaits(self, sequence: int) -> bool:
+        """Whether a record is a stub, and the tombstone that it names is still to come."""
+        return self.waiting.get(sequence, 0) > self._durable.sequence
+
+    def believe_stubs(self) -> None:
+        """Believe the stubs whose tombstones are durable here by now; those that they do not cover stay damaged."""
+        if not self.waiting:
+            return
+        arrived = [sequence for sequence, by in self.waiting.items() if by <= self._durable.sequence]
+        if not arrived:
+            return
+        for sequence in arrived:
+            del self.waiting[sequence]
+        believed = [sequence for sequence in arrived if self._is_believed(sequence)]
+        self.damage.clear(*believed)
+        if len(believed) < len(arrived):
+            self.damage.changed()  # the others are damaged for good now, and somebody may mend them
+
+    def _is_believed(self, sequence: int) -> bool:
+        try:
+            return isinstance(self.read_any(sequence), StoredStub)
+        except StorageError:
+            return False
 
     def probe(self) -> None:
         """Write and sync 4 KiB on the real data path: the canary. Raises SegmentPoisoned.
@@ -174,6 +215,8 @@ class LogAppender(LogReader):
         end, end_offset = (self._end, segment.end_offset) if whole else (OPEN_END, 0)
         self._write_mark(segment, end, end_offset)
         if self._group:
+            # Before they are there: after a crash no stub is believed unseen.
+            self.damage.note(*(one.entry.position.sequence for one in self._group if one.tombstone))
             self._write_records(segment)
             first, last = self._group[0].entry, self._group[-1].entry
             for pending in self._group:
@@ -303,5 +346,5 @@ def _pieces(group: Sequence[Pending]) -> Iterator[Buffer]:
     for pending in group:
         yield pending.head
         yield from pending.payload.parts()
-        if padding := trailing_padding(pending.header.size):
+        if not pending.tombstone and (padding := trailing_padding(pending.header.size)):
             yield bytes(padding)

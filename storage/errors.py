@@ -45,6 +45,18 @@ class RecordsElsewhere(StorageError):
         self.reason = reason
 
 
+class PayloadGone(StorageError):
+    """The instance was deleted, and compaction took its bytes away: here they will not be again.
+
+    tombstone: the sequence of the record that covers it.
+    """
+
+    def __init__(self, sequence: int, tombstone: int) -> None:
+        super().__init__(f"record {sequence} was deleted by record {tombstone}, and its bytes are gone: compaction")
+        self.sequence = sequence
+        self.tombstone = tombstone
+
+
 class SegmentPoisoned(StorageError):
     """A write or fsync failed. What reached the disk is unknown until it is read again by a new process."""
 

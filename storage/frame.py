@@ -19,6 +19,7 @@ from storage.table import (
     capacity,
     encode_entry,
     encode_segment_header,
+    entry_of,
 )
 
 
@@ -87,7 +88,7 @@ def _entry_of(segment: Segment, offset: int, sequence: int, previous: LogPoint) 
         return None
     if chain_after(previous.chain, header) != decoded.chain:
         return None
-    return Entry(header.position, header.kind, offset, decoded.length, header.digest, decoded.chain, segment.first)
+    return entry_of(decoded, offset, segment.first)
 
 
 def _follows(segment: Segment, previous: LogPoint, entry: Entry) -> bool:

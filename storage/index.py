@@ -7,14 +7,14 @@ never half a batch behind itself.
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import Struct
 
-from storage import buried
+from storage import buried, compacted
 from storage.buried import Burials, IndexedSmall
 from storage.dataset import Attributes
 from storage.disk import Disk
@@ -22,18 +22,20 @@ from storage.position import GENESIS, LogPoint, LogPosition
 
 FILE: Final = "index.sqlite"
 SIDE_FILES: Final = ("-wal", "-shm")
-_VERSION: Final = 4
+_VERSION: Final = 5
 _SCHEMA: Final = f"""
 CREATE TABLE facts (version INTEGER, epoch INTEGER, sequence INTEGER, chain BLOB);
 CREATE TABLE instance (
     sequence INTEGER PRIMARY KEY, sop_instance_uid TEXT NOT NULL, dataset BLOB NOT NULL, digest BLOB NOT NULL,
     size INTEGER NOT NULL, transfer_syntax_uid TEXT NOT NULL, sop_class_uid TEXT NOT NULL,
     study_instance_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL, instance_number TEXT NOT NULL,
-    time_us INTEGER NOT NULL, source_ae TEXT NOT NULL, deleted_by INTEGER NOT NULL DEFAULT 0
+    time_us INTEGER NOT NULL, source_ae TEXT NOT NULL, deleted_by INTEGER NOT NULL DEFAULT 0,
+    stub INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX instance_uid ON instance (sop_instance_uid);
 CREATE INDEX instance_series ON instance (series_instance_uid);
 CREATE INDEX instance_study ON instance (study_instance_uid);
+CREATE INDEX instance_compactable ON instance (deleted_by) WHERE deleted_by <> 0 AND stub = 0;
 CREATE TABLE conflict (sop_instance_uid TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE series (series_instance_uid TEXT PRIMARY KEY, study_instance_uid TEXT NOT NULL, modality TEXT NOT NULL,
     series_number TEXT NOT NULL, series_description TEXT NOT NULL);
@@ -47,7 +49,10 @@ CREATE TABLE hole (sequence INTEGER PRIMARY KEY, blind INTEGER NOT NULL DEFAULT 
 
 
 class IndexedRecord(Struct, frozen=True):
-    """One committed instance, and what its header says. time_us: when it arrived. source_ae: who sent it."""
+    """One committed instance, and what its header says. time_us: when it arrived. source_ae: who sent it.
+
+    tombstone: of a stub, what covers it; 0 where the payload is here.
+    """
 
     sequence: int
     sop_instance_uid: str
@@ -58,6 +63,7 @@ class IndexedRecord(Struct, frozen=True):
     attributes: Attributes
     time_us: int = 0
     source_ae: str = ""
+    tombstone: int = 0
 
 
 class InstanceLocation(Struct, frozen=True):
@@ -220,6 +226,20 @@ class Index:
         self._holes -= frozenset(filled)
         self._blind = blind
 
+    def strip(self, stubs: Iterable[IndexedRecord], describe: Callable[[int], Attributes | None]) -> None:
+        """These lost their payloads: forget what only the payloads said. A series or study that one of them described
+        is described by what remains; describe(sequence): what an instance says of itself.
+
+        Afterwards the index is as if it were built anew from the log. Blocks others who write.
+        """
+        with self._lock, self._connection:
+            compacted.strip(self._connection, [_instance(r) for r in stubs], describe, _series, _study)
+
+    def refilled(self, sequence: int) -> None:
+        """A record that had lost its payload was repaired with it: compaction is to come by again."""
+        with self._lock, self._connection:
+            self._connection.execute("UPDATE instance SET stub = 0 WHERE sequence = ?", (sequence,))
+
     def _take_in(self, batch: Iterable[IndexedRecord | IndexedSmall]) -> None:
         """In the order of the log: what a tombstone covers came before it."""
         run: list[IndexedRecord] = []
@@ -234,14 +254,15 @@ class Index:
 
     def _insert(self, records: Sequence[IndexedRecord]) -> None:
         run = self._connection.executemany
-        run("INSERT OR REPLACE INTO instance VALUES (?,?,?,?,?,?,?,?,?,?,?,?,0)", [_instance(r) for r in records])
+        run("INSERT OR REPLACE INTO instance VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", [_instance(r) for r in records])
         run(
             "INSERT OR IGNORE INTO conflict SELECT ?1 WHERE EXISTS"
             " (SELECT 1 FROM instance WHERE sop_instance_uid = ?1 AND dataset <> ?2 AND deleted_by = 0)",
             [(r.sop_instance_uid, r.dataset) for r in records],
         )
-        run("INSERT OR IGNORE INTO series VALUES (?,?,?,?,?)", [_series(r.attributes) for r in records])
-        run("INSERT OR IGNORE INTO study VALUES (?,?,?,?,?,?,?)", [_study(r.attributes) for r in records])
+        described = [r.attributes for r in records if not r.tombstone]
+        run("INSERT OR IGNORE INTO series VALUES (?,?,?,?,?)", [_series(a) for a in described])
+        run("INSERT OR IGNORE INTO study VALUES (?,?,?,?,?,?,?)", [_study(a) for a in described])
 
     def _move(self, upto: LogPoint) -> None:
         self._connection.execute(
@@ -342,7 +363,18 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _instance(r: IndexedRecord) -> tuple[object, ...]:
     a = r.attributes
     uids = (r.transfer_syntax_uid, a.sop_class_uid, a.study_instance_uid, a.series_instance_uid, a.instance_number)
-    return (r.sequence, r.sop_instance_uid, r.dataset, r.digest, r.size, *uids, r.time_us, r.source_ae)
+    return (
+        r.sequence,
+        r.sop_instance_uid,
+        r.dataset,
+        r.digest,
+        r.size,
+        *uids,
+        r.time_us,
+        r.source_ae,
+        r.tombstone,
+        int(r.tombstone > 0),
+    )
 
 
 def _series(a: Attributes) -> tuple[object, ...]:

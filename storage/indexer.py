@@ -1,7 +1,7 @@
 """Keeps the index at the committed position by reading the log; called in a thread, never on the write path."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -77,6 +77,8 @@ class Indexer:
         self, sequence: int, fresh: Fresh | None, holes: dict[int, bool]
     ) -> IndexedRecord | IndexedSmall | None:
         """What is to be indexed of one record; None when it is an EPOCH. One too damaged to tell is a hole."""
+        if not fresh and self._log.is_stub(sequence):
+            return self._stub(sequence, holes)
         try:
             header, head = (fresh.header, fresh.head) if fresh else self._log.read_head(sequence, _HEADS[0])
             if header.kind in SMALL_KINDS:
@@ -88,6 +90,36 @@ class Indexer:
             holes[sequence] = entry is None or entry.kind in SMALL_KINDS
             return None
         return self._instance(sequence, header, head, fresh) if header.kind is RecordKind.INSTANCE else None
+
+    def _stub(self, sequence: int, holes: dict[int, bool]) -> IndexedRecord | None:
+        """What is left of a deleted instance. One that no tombstone here covers, yet or ever, is a hole."""
+        try:
+            return self._record_of_stub(sequence)
+        except RecordCorrupt as error:
+            _LOG.warning("a stub is not believed and not indexed", extra={"sequence": sequence, "reason": str(error)})
+            holes[sequence] = False
+            return None
+
+    def _record_of_stub(self, sequence: int) -> IndexedRecord:
+        """Raises as `Log.cover`."""
+        stub, covered = self._log.cover(sequence)
+        header = stub.header
+        attributes = Attributes(
+            study_instance_uid=covered.study_instance_uid,
+            series_instance_uid=covered.series_instance_uid,
+            sop_instance_uid=covered.sop_instance_uid,
+        )
+        sizes = (header.dataset, header.digest, header.size)
+        uid, tombstone = covered.sop_instance_uid, stub.tombstone
+        return IndexedRecord(sequence, uid, "", *sizes, attributes, header.time_us, "", tombstone)
+
+    def compacted(self, sequences: Collection[int]) -> None:
+        """These records lost their payloads. Raises as `Log.cover`."""
+        self._index.strip([self._record_of_stub(sequence) for sequence in sequences], self._described)
+
+    def _described(self, sequence: int) -> Attributes | None:
+        found = self._record(sequence, None, {})
+        return found.attributes if isinstance(found, IndexedRecord) else None
 
     def _small(self, sequence: int, header: RecordHeader, fresh: Fresh | None) -> IndexedSmall:
         """Raises RecordCorrupt, NotUnderstood."""

@@ -5,29 +5,28 @@ thread (`storage.writer`); everything of `LogReader` may be called from any thre
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
-from storage.appender import LogAppender, LogIdentity
+from storage.appender import LogIdentity
 from storage.damage import DamageRegister
 from storage.disk import Disk
 from storage.errors import LogContradiction, RecordCorrupt
-from storage.evicted import EvictedFile, Stub, stub_content
-from storage.frame import Stretch, wrong_stretches
+from storage.frame import Stretch
 from storage.install import verified_segment
-from storage.position import EpochSpan, LogPoint, LogPosition, RecordHeader, chain_after
+from storage.position import EpochSpan, LogPoint, LogPosition, chain_after
 from storage.rawrecord import InnerPayload, after, in_pages
 from storage.reader import BytesPayload, Payload, StoredRecord
-from storage.record import decode_header
+from storage.record import DecodedRecord, decode_header
 from storage.recovery import RecoveryReport, Tail, recover
-from storage.segment import Segment, SegmentInfo, verify_payload
+from storage.rewriting import Rewriter
+from storage.segment import Segment, SegmentInfo, verify_rest
 from storage.table import (
     ENTRIES_OFFSET,
     ENTRY_BYTES,
     PAGE,
     Entry,
     encode_entry,
+    entry_of,
 )
 
 __all__ = [
@@ -46,7 +45,7 @@ __all__ = [
 _LOCK: Final = "lock"
 
 
-class Log(LogAppender):
+class Log(Rewriter):
     """An open log. One per data directory: a second process is refused."""
 
     @classmethod
@@ -81,6 +80,7 @@ class Log(LogAppender):
         log = cls(disk, identity, found, damage, spares, direct)
         for sequence in sorted(remembered):
             log._judge_anew(sequence)
+        log.wait_for_tombstones()
         report = RecoveryReport(
             end=log.end,
             durable=log.durable,
@@ -146,17 +146,19 @@ class Log(LogAppender):
             raise RecordCorrupt(sequence, "the bytes offered are of another record")
         if chain_after(previous.chain, header) != decoded.chain:
             raise RecordCorrupt(sequence, "the bytes offered do not follow from the record before")
-        verify_payload(header, (bytes(part) for part in after(source, decoded.payload_offset)))
+        verify_rest(decoded, (bytes(part) for part in after(source, decoded.payload_offset)))
         if self._tail is not None and sequence == self._tail.first:
             self._cut_tail(self._tail)
-            self.append(
-                header,
-                decoded.chain,
-                InnerPayload(source, decoded.payload_offset, header.size),
-            )
+            if decoded.tombstone:
+                self.append_stub(header, decoded.chain, decoded.tombstone)
+            else:
+                payload = InnerPayload(source, decoded.payload_offset, header.size)
+                self.append(header, decoded.chain, payload)
             self.sync()
             return
-        self._overwrite(sequence, header, decoded.chain, source)
+        if decoded.tombstone:
+            self._believed.cover(header, decoded.tombstone)
+        self._overwrite(sequence, decoded, source)
 
     def install_segment(self, staged_name: str) -> LogPoint:
         """Verify a whole sealed segment that continues this log, and take it over. Returns the new end.
@@ -165,57 +167,13 @@ class Log(LogAppender):
         """
         self._refuse_if_unfit()
         self.sync()
-        segment, end = verified_segment(
-            self._disk,
-            staged_name,
-            self._identity.cluster_id,
-            self._identity.segment_bytes,
-            self._end,
-        )
+        identity = (self._identity.cluster_id, self._identity.segment_bytes)
+        segment, end, stubs = verified_segment(self._disk, staged_name, *identity, self._end)
+        self.damage.note(*stubs)  # before they are there: after a crash no stub is believed unseen
+        self.waiting.update(stubs)
         self._guarded(lambda: self._take_over(staged_name, segment, end))
+        self.believe_stubs()
         return self._end
-
-    def evict(self, sequence: int) -> int:
-        """Let go of the records of the sealed segment that holds this one; return the bytes that become free.
-
-        Whether they lie elsewhere, proved, is the caller's to know, and that the record after them is committed: then
-        the log is never cut back to here. Table and chain digests stay. Whoever reads the
-        segment right now reads on in the old file. Raises RecordAbsent, RecordCorrupt, LogContradiction, StorageFull.
-        """
-        self._refuse_if_unfit()
-        sealed = self.sealed_records(sequence)
-        segment, span = sealed.segment, sealed.span
-        end = self.point_at(span.last)
-        if end is None or any(span.first <= number <= span.last for number in self.damage.known):
-            raise LogContradiction(f"{segment.name} has damage in it: it is repaired before it is evicted")
-        stub = Stub(span.first, end, segment.size, sealed.offset, sealed.offset + sealed.size)
-        content = stub_content(segment.file.pread(segment.data_offset, 0), stub)
-        self._disk.write_atomically(segment.name, content)
-        file = EvictedFile(self._disk.open(segment.name), stub, self.elsewhere)
-        evicted = replace(segment, file=file, end_offset=stub.end, armed=False, evicted=True)
-        with self._lock:
-            self._segments = tuple(evicted if each is segment else each for each in self._segments)
-        return segment.size - len(content)
-
-    def mend_frame(self, first: int) -> list[str]:
-        """Write header, marks, table and zeros of the segment that begins with `first` anew, where they are damaged.
-
-        Returns the names in lost+found of what lay there; none when nothing is wrong.
-        """
-        self._refuse_if_unfit()
-        self.sync()
-        number = next((at for at, one in enumerate(self._segments) if one.first == first), None)
-        if number is None:
-            return []  # cut meanwhile
-        segment, newest = self._segments[number], number + 1 == len(self._segments)
-        if segment.evicted:
-            return []  # what is left of it is another shape
-        end_chain = self._end.chain if newest else self._segments[number + 1].header.chain_before
-        wrong = wrong_stretches(segment, end_chain, newest=newest)
-        names = [self._lost.save_damaged(first, segment.salvaged(one.offset, one.size)) for one in wrong]
-        if wrong:
-            self._guarded(lambda: self._rewrite(segment, wrong))
-        return names
 
     def close(self) -> None:
         """Sync, mark the end as clean, and let go. After a failure only let go."""
@@ -248,6 +206,7 @@ class Log(LogAppender):
         if keep:
             self._erase(keep[-1], old_end)
         self.damage.cut_after(sequence)
+        self.waiting = {stub: by for stub, by in self.waiting.items() if stub <= sequence}
 
     def _cut_tail(self, tail: Tail) -> list[str]:
         segment = self._segments[-1]
@@ -307,25 +266,21 @@ class Log(LogAppender):
         start, end = self._extent(segment, sequence)
         return self._lost.save_damaged(sequence, segment.salvaged(start, end - start))
 
-    def _overwrite(self, sequence: int, header: RecordHeader, chain: bytes, source: Payload) -> None:
+    def _overwrite(self, sequence: int, decoded: DecodedRecord, source: Payload) -> None:
         segment = self._segment_of(sequence)
+        header, chain = decoded.header, decoded.chain
         start, end = self._extent(segment, sequence)
-        expected = self.point_at(sequence) if segment.entry(sequence) or sequence == self._end.sequence else None
+        before = segment.entry(sequence)
+        expected = self.point_at(sequence) if before or sequence == self._end.sequence else None
         if expected is None:
             expected = self._proved_by_next(segment, sequence, chain)
-        if expected != LogPoint(header.position, chain) or end - start != source.size:
+        if expected != LogPoint(header.position, chain):
             raise RecordCorrupt(sequence, "the bytes offered are of another branch")
+        if end - start != source.size:
+            self._replace(segment, decoded, source, start, end)
+            return
         self._lost.save_damaged(sequence, segment.salvaged(start, end - start))
-        entry = Entry(
-            header.position,
-            header.kind,
-            start,
-            source.size,
-            header.digest,
-            chain,
-            segment.first,
-        )
-        self._guarded(lambda: self._put_back(segment, entry, source))
+        self._guarded(lambda: self._put_back(segment, entry_of(decoded, start, segment.first), source))
         self.damage.clear(sequence)
 
     def _put_back(self, segment: Segment, entry: Entry, source: Payload) -> None:
@@ -342,20 +297,7 @@ class Log(LogAppender):
         table[within : within + ENTRY_BYTES] = encode_entry(entry)
         self._write_frame(segment, Stretch(page, PAGE, bytes(table)))
         segment.file.sync()
-
-    def _rewrite(self, segment: Segment, wrong: Sequence[Stretch]) -> None:
-        for one in wrong:
-            self._write_frame(segment, one)
-        segment.file.sync()
-
-    def _write_frame(self, segment: Segment, one: Stretch) -> None:
-        if one.data is None:
-            segment.zero(one.offset, one.offset + one.size)
-            return
-        segment.file.pwrite([one.data], one.offset)
-        if segment is self._segments[-1] and segment.armed and one.offset >= ENTRIES_OFFSET:
-            # The newest segment's table is written from memory.
-            self._table[one.offset - ENTRIES_OFFSET : one.offset - ENTRIES_OFFSET + PAGE] = one.data
+        segment.repairs += 1
 
     def _proved_by_next(self, segment: Segment, sequence: int, chain: bytes) -> LogPoint | None:
         """Return the point of a record whose entry is lost, when what follows it says that its
@@ -386,8 +328,3 @@ class Log(LogAppender):
             self.damage.clear(sequence)
             return
         self.judge(sequence)
-
-    def _segment_of(self, sequence: int) -> Segment:
-        found = self._find(sequence)
-        assert isinstance(found, Segment), f"record {sequence} is not in a segment"
-        return found

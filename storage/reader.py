@@ -3,20 +3,31 @@
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, Protocol
-
-from msgspec import Struct
+from typing import Final
 
 from storage.damage import DamageRegister
-from storage.digest import PayloadHasher
-from storage.errors import MediumUnreadable, RecordAbsent, RecordCorrupt, RecordsElsewhere
+from storage.deletion import Covered
+from storage.errors import MediumUnreadable, PayloadGone, RecordAbsent, RecordCorrupt, RecordsElsewhere
+from storage.payload import BytesPayload, FilePayload, Payload, Pending, StoredRecord, StoredStub, checked
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, RecordKind, chain_after
-from storage.record import DecodedRecord, encode_header, trailing_padding
+from storage.record import DecodedRecord, encode_header, encode_stub, trailing_padding
 from storage.sealed import SealedRecords, sealed_records, span_of
 from storage.segment import PIECE as SEGMENT_PIECE
-from storage.segment import Segment, SegmentInfo, verify_payload
-from storage.table import Entry
+from storage.segment import Segment, SegmentInfo, verify_rest
+from storage.stubs import Believed
+from storage.table import Entry, entry_of
+
+__all__ = [
+    "WHOLE_LIMIT",
+    "BytesPayload",
+    "FilePayload",
+    "LogReader",
+    "Payload",
+    "Pending",
+    "StoredRecord",
+    "StoredStub",
+    "checked",
+]
 
 WHOLE_LIMIT: Final = 16 * 1024 * 1024
 """Payloads up to this size are read once, into memory; larger ones are hashed first and then read again."""
@@ -25,87 +36,6 @@ PIECE: Final = 256 * 1024
 TOMBSTONE_SCAN: Final = 100_000
 """Entries that are looked at for a tombstone; where there are more, the index has to come by first."""
 """What one reader of a large payload holds in memory at a time, or twice that."""
-
-
-class Payload(Protocol):
-    """Bytes of a record, offered in pieces. `storage.staging.Staged` is one."""
-
-    @property
-    def size(self) -> int: ...
-
-    def parts(self) -> Iterator[memoryview]: ...
-
-
-class BytesPayload(Struct, frozen=True):
-    """A payload that is already in memory."""
-
-    data: bytes
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def parts(self) -> Iterator[memoryview]:
-        yield memoryview(self.data)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRecord:
-    """A record read back, its payload checked against digest and chain."""
-
-    header: RecordHeader
-    chain: bytes
-    payload: Payload
-
-
-class Pending(Struct, frozen=True):
-    """A record appended and not yet written."""
-
-    entry: Entry
-    header: RecordHeader
-    head: bytes
-    payload: Payload
-
-
-@dataclass(frozen=True, slots=True)
-class FilePayload:
-    """A large payload in its segment, hashed once before it was handed out and again while it leaves.
-
-    `parts` raises RecordCorrupt before its last piece when the bytes changed in between.
-    """
-
-    header: RecordHeader
-    segment: Segment
-    offset: int
-    piece: int = SEGMENT_PIECE
-
-    @property
-    def size(self) -> int:
-        return self.header.size
-
-    def parts(self) -> Iterator[memoryview]:
-        try:
-            pieces = (memoryview(piece) for piece in self.segment.raw(self.offset, self.size, self.piece))
-            yield from checked(self.header.kind, self.header.digest, pieces)
-        except MediumUnreadable as error:
-            raise RecordCorrupt(self.header.position.sequence, str(error)) from error
-        except RecordCorrupt as error:
-            raise RecordCorrupt(self.header.position.sequence, error.reason) from error
-
-
-def checked(kind: RecordKind, digest: bytes, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
-    """Hand on the pieces of a payload, the last one only when all of them match its digest. Raises RecordCorrupt."""
-    hasher = PayloadHasher(kind)
-    held: memoryview | None = None
-    for piece in pieces:
-        if held is not None:
-            yield held
-        hasher.update(piece)
-        held = piece
-    if hasher.finish().digest != digest:
-        raise RecordCorrupt(0, "its bytes do not match its digest")
-    if held is not None:
-        yield held
 
 
 class LogReader:
@@ -118,6 +48,7 @@ class LogReader:
         self._end = end
         self._durable = end
         self.damage = damage
+        self._believed = Believed(self)
 
     @property
     def end(self) -> LogPoint:
@@ -180,6 +111,10 @@ class LogReader:
             raise RecordAbsent(sequence)
         return sealed_records(segment)
 
+    def lend_segment(self, sequence: int) -> Segment:
+        """The sealed segment that holds this record, as it is now. Raises RecordAbsent, RecordsElsewhere."""
+        return self.sealed_records(sequence).segment
+
     def is_evicted(self, sequence: int) -> bool:
         """Whether reading this record means to ask the tier: it may take long, and fail."""
         found = self._find(sequence)
@@ -230,27 +165,41 @@ class LogReader:
         A record that was damaged and verifies is damaged no more.
         whole_limit: a larger payload stays in its file and comes in pieces, for readers that may be many and slow.
         """
+        found = self.read_any(sequence, whole_limit=whole_limit)
+        if isinstance(found, StoredStub):
+            raise PayloadGone(sequence, found.tombstone)
+        return found
+
+    def read_any(self, sequence: int, *, whole_limit: int = WHOLE_LIMIT) -> StoredRecord | StoredStub:
+        """Like `read`; of a record whose payload was taken away, what is left of it. A stub that no tombstone in this
+        log covers is damaged.
+        """
         found = self._find(sequence)
         if found is None:
             raise RecordAbsent(sequence)
         if isinstance(found, Pending):
-            return StoredRecord(found.header, found.entry.chain, self._pending_payload(found))
+            return self._pending_record(found)
         with self._noting_damage(sequence):
             offset, decoded = self._locate(found, sequence)
             header = decoded.header
             start = offset + decoded.payload_offset
             length = decoded.length - decoded.payload_offset
-            payload: Payload
-            if header.size > whole_limit:
-                verify_payload(header, found.raw(start, length))
+            payload: Payload = BytesPayload(b"")
+            if decoded.tombstone:
+                verify_rest(decoded, found.raw(start, length))
+                self._believed.cover(header, decoded.tombstone)
+            elif header.size > whole_limit:
+                verify_rest(decoded, found.raw(start, length))
                 piece = PIECE if whole_limit < WHOLE_LIMIT else SEGMENT_PIECE
                 payload = FilePayload(header, found, start, piece)
             else:
                 data = found.file.pread(length, start)
-                verify_payload(header, iter((data,)))
+                verify_rest(decoded, iter((data,)))
                 payload = BytesPayload(data[: header.size])
         if sequence in self.damage.known:
             self.damage.clear(sequence)
+        if decoded.tombstone:
+            return StoredStub(header, decoded.chain, decoded.tombstone)
         return StoredRecord(header, decoded.chain, payload)
 
     def judge(self, sequence: int) -> bool:
@@ -259,7 +208,7 @@ class LogReader:
         if isinstance(found, Segment):
             found.file.drop_cache()
         try:
-            self.read(sequence)
+            self.read_any(sequence)
         except RecordCorrupt:
             return not self.is_evicted(sequence)
         except (RecordAbsent, RecordsElsewhere):
@@ -268,7 +217,10 @@ class LogReader:
 
     def read_raw_parts(self, sequence: int) -> Iterator[bytes | memoryview]:
         """Yield the whole record's bytes, verified before the first piece leaves. Raises as `read`."""
-        record = self.read(sequence)
+        record = self.read_any(sequence)
+        if isinstance(record, StoredStub):
+            yield encode_stub(record.header, record.chain, record.tombstone)
+            return
         yield encode_header(record.header, record.chain)
         yield from record.payload.parts()
         yield bytes(trailing_padding(record.header.size))
@@ -283,6 +235,8 @@ class LogReader:
 
         For rebuilding the index: reading every pixel would take hours. Raises as `read`.
         """
+        if self.is_stub(sequence):
+            raise PayloadGone(sequence, self._covered_by(sequence).tombstone)
         found = self._find(sequence)
         if found is None:
             raise RecordAbsent(sequence)
@@ -319,6 +273,29 @@ class LogReader:
             index = bisect_right(self._segments, sequence, key=lambda segment: segment.first) - 1
             return self._segments[index] if index >= 0 else None
 
+    def is_stub(self, sequence: int) -> bool:
+        """Whether its payload was taken away, as its entry says."""
+        entry = self.entry(sequence)
+        return entry is not None and entry.stub
+
+    def cover(self, sequence: int) -> tuple[StoredStub, Covered]:
+        """What is left of a deleted instance, and the instance as the tombstone names it. Raises as `read`."""
+        stub = self._covered_by(sequence)
+        return stub, self._believed.cover(stub.header, stub.tombstone)
+
+    def _covered_by(self, sequence: int) -> StoredStub:
+        found = self.read_any(sequence)
+        if isinstance(found, StoredRecord):
+            raise RecordCorrupt(sequence, "its entry says that it is a stub")
+        return found
+
+    def _pending_record(self, pending: Pending) -> StoredRecord | StoredStub:
+        header, chain = pending.header, pending.entry.chain
+        if not pending.tombstone:
+            return StoredRecord(header, chain, self._pending_payload(pending))
+        self._believed.cover(header, pending.tombstone)
+        return StoredStub(header, chain, pending.tombstone)
+
     def _pending_payload(self, pending: Pending) -> Payload:
         """Copy a payload that still lies with its sender: its buffer may be reused as soon as it is
         durable.
@@ -347,13 +324,7 @@ class LogReader:
         header = decoded.header
         if header.position.sequence != sequence or (entry is None and previous is None):
             raise RecordCorrupt(sequence, "another record lies in its place")
-        if entry is not None and (entry.chain, entry.digest, entry.length, entry.position, entry.kind) != (
-            decoded.chain,
-            header.digest,
-            decoded.length,
-            header.position,
-            header.kind,
-        ):
+        if entry is not None and entry != entry_of(decoded, offset, entry.segment):
             raise RecordCorrupt(sequence, "its header contradicts its entry")
         if previous is not None and chain_after(previous, header) != decoded.chain:
             raise RecordCorrupt(sequence, "its chain does not follow from the record before")

@@ -23,21 +23,29 @@ _PAX_NAME: Final = b"././@PaxHeader"
 _SIZE_LIMIT: Final = 8**11
 _COMMENT: Final = re.compile(
     rb"\d+ comment=seq=(\d+) epoch=(\d+) kind=([a-z]+) dataset=([0-9a-f]{64}) digest=([0-9a-f]{64})"
-    rb" chain=([0-9a-f]{64}) time=(-?\d+) *\n"
+    rb" chain=([0-9a-f]{64}) time=(-?\d+)(?: size=(\d+) tombstone=(\d+))? *\n"
 )
 _PAX_PATH: Final = re.compile(rb"\d+ path=([^\n\0]+)\n")
 _PAX_SIZE: Final = re.compile(rb"\d+ size=(\d+)\n")
 _UID: Final = re.compile(r"[0-9.]{1,64}")
+STUB_SUFFIX: Final = ".deleted.txt"
+"""Behind the name of an instance whose payload was taken away: nobody takes what is left of it for an image."""
+_STUB_ROOM: Final = 64
+"""What a stub's comment says beside: two numbers and their names."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedRecord:
-    """The header of a record as found. payload_offset and length count from the record's first byte."""
+    """The header of a record as found. payload_offset and length count from the record's first byte.
+
+    tombstone: of a stub, the sequence of the tombstone that covers it; 0 where the payload is here.
+    """
 
     header: RecordHeader
     chain: bytes
     payload_offset: int
     length: int
+    tombstone: int = 0
 
 
 def trailing_padding(size: int) -> int:
@@ -58,26 +66,53 @@ def encode_header(header: RecordHeader, chain: bytes) -> bytes:
     """
     if not _path_allowed(header.path) or header.size < 0 or len(chain) != DIGEST_BYTES:
         raise FormatError(f"no record can be called {header.path!r}")
-    split = _split_path(header.path)
-    extra = _extra_pax(header.path, header.size, split is None)
-    pax_size = _header_length(len(extra), header.size) - 2 * BLOCK
+    return _head(header.path, header.size, 0, _facts(header, chain), header.time_us)
+
+
+def encode_stub(header: RecordHeader, chain: bytes, tombstone: int) -> bytes:
+    """Return the canonical bytes of a whole record whose payload was taken away: what the chain proves of it, and a
+    text for whoever finds it with tar. tombstone: the sequence of the record that covers it.
+
+    Raises FormatError when such a record can have no stub.
+    """
+    if header.kind is not RecordKind.INSTANCE or tombstone <= header.position.sequence:
+        raise FormatError(f"record {header.position.sequence} cannot be a stub of tombstone {tombstone}")
+    if not _path_allowed(header.path) or header.size < 0 or len(chain) != DIGEST_BYTES:
+        raise FormatError(f"no record can be called {header.path!r}")
+    text = (
+        f"This image was deleted, and compaction took its {header.size} bytes away.\n"
+        f"Who, when and why: perenne/{tombstone:012d}-tombstone.json\n"
+    ).encode()
+    facts = _facts(header, chain) + f" size={header.size} tombstone={tombstone}".encode()
+    head = _head(header.path + STUB_SUFFIX, len(text), _STUB_ROOM, facts, header.time_us)
+    return head + text + bytes(trailing_padding(len(text)))
+
+
+def _facts(header: RecordHeader, chain: bytes) -> bytes:
     position = header.position
-    fields = (
+    return (
         f"seq={position.sequence} epoch={position.epoch} kind={header.kind.value}"
         f" dataset={header.dataset.hex()} digest={header.digest.hex()} chain={chain.hex()}"
         f" time={header.time_us}"
     ).encode()
+
+
+def _head(path: str, size: int, room: int, facts: bytes, time_us: int) -> bytes:
+    """path, size: as tar sees them. room: for facts beyond those that every record has."""
+    split = _split_path(path)
+    extra = _extra_pax(path, size, split is None)
+    pax_size = _header_length(len(extra) + room, size) - 2 * BLOCK
     comment_size = pax_size - len(extra)
-    start = f"{comment_size} comment=".encode() + fields
+    start = f"{comment_size} comment=".encode() + facts
     comment = start.ljust(comment_size - 1) + b"\n"
-    seconds = min(max(header.time_us // 1_000_000, 0), _SIZE_LIMIT - 1)
-    name, prefix = split or (header.path.encode()[-100:], b"")
+    seconds = min(max(time_us // 1_000_000, 0), _SIZE_LIMIT - 1)
+    name, prefix = split or (path.encode()[-100:], b"")
     return b"".join(
         (
             ustar_header(_PAX_NAME, b"", pax_size, seconds, b"x"),
             comment,
             extra,
-            ustar_header(name, prefix, header.size if header.size < _SIZE_LIMIT else 0, seconds, b"0"),
+            ustar_header(name, prefix, size if size < _SIZE_LIMIT else 0, seconds, b"0"),
         )
     )
 
@@ -119,23 +154,34 @@ def decode_header(view: memoryview | bytes) -> DecodedRecord:
             rest = rest[found.end() :]
         if found := _PAX_SIZE.match(rest):
             size = int(found[1])
-        sequence, epoch, kind, dataset, digest, chain, time_us = comment.groups()
+        sequence, epoch, kind, dataset, digest, chain, time_us, size_before, covered_by = comment.groups()
+        name, tombstone = path.decode(), int(covered_by or 0)
+        if covered_by is not None:
+            if not name.endswith(STUB_SUFFIX):
+                raise ValueError("a stub without its suffix")
+            name = name.removesuffix(STUB_SUFFIX)
         header = RecordHeader(
             LogPosition(int(epoch), int(sequence)),
             RecordKind(kind.decode()),
             bytes.fromhex(dataset.decode()),
             bytes.fromhex(digest.decode()),
             int(time_us),
-            path.decode(),
-            size,
+            name,
+            size if covered_by is None else int(size_before),
         )
-        canonical = encode_header(header, bytes.fromhex(chain.decode()))
+        proof = bytes.fromhex(chain.decode())
+        offset = member + BLOCK
+        if covered_by is None:
+            canonical = encode_header(header, proof)
+            length = offset + size + trailing_padding(size)
+        else:
+            whole = encode_stub(header, proof, tombstone)
+            canonical, length = whole[:offset], len(whole)
     except (ValueError, FormatError) as error:
         raise RecordCorrupt(0, str(error)) from error
-    if data[: member + BLOCK] != canonical:
+    if data[:offset] != canonical:
         raise RecordCorrupt(header.position.sequence, "its header is not canonical")
-    offset = len(canonical)
-    return DecodedRecord(header, bytes.fromhex(chain.decode()), offset, offset + size + trailing_padding(size))
+    return DecodedRecord(header, proof, offset, length, tombstone)
 
 
 def instance_path(study: str, series: str, sop: str, version_sequence: int | None) -> str:

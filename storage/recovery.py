@@ -26,6 +26,7 @@ from storage.table import (
     decode_segment_header,
     encode_entry,
     encode_segment_header,
+    entry_of,
 )
 
 _NAME: Final = re.compile(r"\d{12}\.tar")
@@ -274,10 +275,9 @@ class _Last:
             decoded = segment.verify(offset, sequence, previous)
         except RecordCorrupt:
             return None
-        header = decoded.header
-        if header.position.epoch != segment.header.epoch:
+        if decoded.header.position.epoch != segment.header.epoch:
             return None
-        return Entry(header.position, header.kind, offset, decoded.length, header.digest, decoded.chain, segment.first)
+        return entry_of(decoded, offset, segment.first)
 
     def _write_entry(self, entry: Entry) -> None:
         sequence = entry.position.sequence

@@ -11,7 +11,7 @@ from storage.digest import PayloadHasher
 from storage.disk import Disk, DiskFile
 from storage.errors import MediumUnreadable, RecordCorrupt
 from storage.position import LogPoint, RecordHeader, chain_after
-from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
+from storage.record import HEADER_LIMIT, DecodedRecord, decode_header, encode_stub
 from storage.table import (
     ENTRIES_OFFSET,
     ENTRY_BYTES,
@@ -68,6 +68,8 @@ class Segment:
     """
     evicted: bool = field(default=False)
     """Its records are not here: what is read of them comes from elsewhere."""
+    repairs: int = field(default=0)
+    """How often something in it was written anew: a copy that was made meanwhile is not one of it any more."""
 
     @property
     def first(self) -> int:
@@ -145,7 +147,7 @@ class Segment:
             raise RecordCorrupt(sequence, "another record lies in its place")
         if previous is not None and chain_after(previous.chain, header) != decoded.chain:
             raise RecordCorrupt(sequence, "its chain does not follow from the record before")
-        verify_payload(header, self.raw(offset + decoded.payload_offset, decoded.length - decoded.payload_offset))
+        verify_rest(decoded, self.raw(offset + decoded.payload_offset, decoded.length - decoded.payload_offset))
         return decoded
 
     def first_nonzero(self, offset: int) -> int | None:
@@ -193,6 +195,18 @@ def verify_payload(header: RecordHeader, pieces: Iterator[bytes | memoryview]) -
     digests = hasher.finish()
     if left or digests.digest != header.digest or digests.dataset != header.dataset:
         raise RecordCorrupt(header.position.sequence, "its bytes do not match its digest")
+
+
+def verify_rest(decoded: DecodedRecord, pieces: Iterator[bytes | memoryview]) -> None:
+    """Check what follows a record's header: payload and padding, or what a stub has in their place. Raises
+    RecordCorrupt.
+    """
+    if not decoded.tombstone:
+        verify_payload(decoded.header, pieces)
+        return
+    expected = encode_stub(decoded.header, decoded.chain, decoded.tombstone)[decoded.payload_offset :]
+    if b"".join(bytes(piece) for piece in pieces) != expected:
+        raise RecordCorrupt(decoded.header.position.sequence, "it is not what a stub must be")
 
 
 def open_segment(disk: Disk, name: str, header: SegmentHeader, *, direct: bool) -> Segment:

@@ -12,6 +12,8 @@ from storage.table import segment_file_bytes
 PREFIX: Final = "spare-"
 NEXT: Final = "next-"
 """A segment that has its header but not yet its name."""
+REWRITTEN: Final = "rewritten-"
+"""A sealed segment that is being written anew, and has not taken its place yet."""
 
 
 class Spares:
@@ -29,7 +31,7 @@ class Spares:
         self._ready: list[str] = []
         self._number = 0
         for name in disk.list("log"):
-            if name.endswith(".tmp") or name.startswith(NEXT):
+            if name.endswith(".tmp") or name.startswith((NEXT, REWRITTEN)):
                 disk.remove(f"log/{name}")
             elif name.startswith(PREFIX):
                 self._number = max(self._number, int(name.removeprefix(PREFIX)))

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from storage.errors import FormatError
 from storage.position import KIND_CODE, LogPoint, LogPosition, RecordKind
-from storage.record import RECORD_ALIGNMENT, ustar_header
+from storage.record import RECORD_ALIGNMENT, DecodedRecord, ustar_header
 
 FORMAT_VERSION: Final = 1
 PAGE: Final = 4096
@@ -26,7 +26,7 @@ _ENTRIES_PER_PAGE: Final = PAGE // ENTRY_BYTES
 _MAGIC: Final = b"perenne-segment\n"
 _MARK_MAGIC: Final = b"perenne-group-1\n"
 _HEADER: Final = struct.Struct(">16sIIQQQ32s64s")
-_ENTRY: Final = struct.Struct(">QQQQB7x32s32s")
+_ENTRY: Final = struct.Struct(">QQQQBB6x32s32s")
 _MARK: Final = struct.Struct(">16sQQQQ32sQQQ32s")
 _KIND_OF: Final = {code: kind for kind, code in KIND_CODE.items()}
 
@@ -45,7 +45,7 @@ class SegmentHeader:
 class Entry(Struct, frozen=True):
     """The table's facts of one record.
 
-    offset and length in bytes of the segment file; segment: its first sequence.
+    offset and length in bytes of the segment file; segment: its first sequence. stub: its payload was taken away.
     """
 
     position: LogPosition
@@ -55,6 +55,7 @@ class Entry(Struct, frozen=True):
     digest: bytes
     chain: bytes
     segment: int
+    stub: bool = False
 
     @property
     def point(self) -> LogPoint:
@@ -134,6 +135,7 @@ def encode_entry(entry: Entry) -> bytes:
         entry.offset,
         entry.length,
         KIND_CODE[entry.kind],
+        entry.stub,
         entry.digest,
         entry.chain,
     )
@@ -147,10 +149,17 @@ def decode_entry(raw: bytes, sequence: int, segment: int) -> Entry | None:
         return None
     if blake3(body).digest(length=ENTRY_BYTES - _ENTRY.size) != raw[_ENTRY.size :]:
         return None
-    number, epoch, offset, length, kind, digest, chain = _ENTRY.unpack(body)
-    if number != sequence or kind not in _KIND_OF:
+    number, epoch, offset, length, kind, stub, digest, chain = _ENTRY.unpack(body)
+    if number != sequence or kind not in _KIND_OF or stub > 1:
         return None
-    return Entry(LogPosition(epoch, number), _KIND_OF[kind], offset, length, digest, chain, segment)
+    return Entry(LogPosition(epoch, number), _KIND_OF[kind], offset, length, digest, chain, segment, bool(stub))
+
+
+def entry_of(decoded: DecodedRecord, offset: int, segment: int) -> Entry:
+    """The entry that a record must have, which lies at `offset` of its segment."""
+    header = decoded.header
+    facts = (header.position, header.kind, offset, decoded.length, header.digest, decoded.chain)
+    return Entry(*facts, segment, decoded.tombstone > 0)
 
 
 def encode_mark(mark: GroupMark) -> bytes:

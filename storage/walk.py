@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from storage.digest import PayloadHasher
 from storage.errors import RecordCorrupt
 from storage.evicted import Stub
 from storage.metadata import PROMISE_FILE, Promise, newest_promise
-from storage.position import GENESIS, RecordHeader, chain_after
+from storage.position import GENESIS, RecordHeader, RecordKind, chain_after
 from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
-from storage.segment import verify_payload
+from storage.segment import verify_rest
 from storage.segment_file import PIECE, SegmentFile, snapshot
+from storage.stubs import Unbelieved
 from storage.table import (
     EMPTY_ENTRY,
     ENTRY_BYTES,
@@ -29,6 +29,7 @@ from storage.table import (
     SegmentHeader,
     data_offset,
     decode_entry,
+    entry_of,
 )
 
 _ATTEMPTS: Final = 6
@@ -53,13 +54,18 @@ class Bytes:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One record that can be read. damage: None when its digest and chain hold and its entry agrees."""
+    """One record that can be read. damage: None when its digest and chain hold and its entry agrees.
+
+    tombstone: its payload was taken away, since this record covers it; 0 where the payload is here. What `payload`
+    gives of such a stub is a text that says so.
+    """
 
     segment: Path
     header: RecordHeader
     chain: bytes
     payload: Bytes
     damage: str | None = None
+    tombstone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,7 @@ class Walk:
     _segment_bytes: int | None = None
     _names: list[Path] = field(default_factory=list[Path])
     _promise: Promise | None = None
+    _stubs: Unbelieved = field(default_factory=Unbelieved)
 
     def segments(self) -> list[Path]:
         """The segment files, oldest first."""
@@ -109,6 +116,19 @@ class Walk:
 
     def segment(self, path: Path) -> Iterator[Found | Fault]:
         """Walk one segment; to be called for each in order."""
+        for one in self._segment(path):
+            if isinstance(one, Found):
+                self._believe(one)
+            yield one
+
+    def _believe(self, one: Found) -> None:
+        """Whether stubs are to be believed shows when their tombstones come by; `finish` says which are not."""
+        if one.tombstone:
+            self._stubs.stub(one.header, one.tombstone)
+        elif one.header.kind is RecordKind.TOMBSTONE and one.damage is None:
+            self._stubs.tombstone(one.header.position.sequence, lambda: b"".join(map(bytes, one.payload.pieces())))
+
+    def _segment(self, path: Path) -> Iterator[Found | Fault]:
         following = next((name for name in self._names if name > path), None)
         if following is not None and following.exists():
             with contextlib.suppress(FileNotFoundError):  # cut since it was listed
@@ -117,7 +137,12 @@ class Walk:
             yield from self._newest(path)
 
     def finish(self) -> Iterator[Fault]:
-        """What only the whole log can show: that it ends where this node once knew records to be committed."""
+        """What only the whole log can show: that tombstones cover what lost its payload, and that it ends where this
+        node once knew records to be committed.
+        """
+        for sequence in self._stubs.left():
+            text = "its payload was taken away, and no tombstone here covers it"
+            yield Fault(self.directory / "log", sequence, text, lost=1)
         floor = self._promise.floor.sequence if self._promise is not None else 0
         if floor > self.end:
             text = f"the log ends with record {self.end}, but this node knew {floor} to be committed"
@@ -264,8 +289,9 @@ class _Segment:
                 if entry is None and promised:
                     missing = "missing" if self._slot(sequence) == EMPTY_ENTRY else "damaged"
                     yield Fault(self._path, sequence, f"its table entry is {missing}; the record itself is there")
-                payload = Bytes(self._path, offset + decoded.payload_offset, decoded.header.size)
-                yield Found(self._path, decoded.header, decoded.chain, payload, damage)
+                size = decoded.length - decoded.payload_offset if decoded.tombstone else decoded.header.size
+                payload = Bytes(self._path, offset + decoded.payload_offset, size)
+                yield Found(self._path, decoded.header, decoded.chain, payload, damage, decoded.tombstone)
                 offset, chain = offset + decoded.length, decoded.chain
             elif entry is not None:
                 yield from self._told(sequence - 1)
@@ -299,13 +325,12 @@ class _Segment:
             return "it does not follow from the record before"
         if self._facts.header is not None and header.position.epoch != self._facts.header.epoch:
             return "it is of another epoch than its segment"
-        facts = (header.position, header.kind, decoded.length, header.digest, decoded.chain)
-        if entry is not None and (entry.position, entry.kind, entry.length, entry.digest, entry.chain) != facts:
+        if entry is not None and entry != entry_of(decoded, offset, entry.segment):
             return "its table entry is of another record"
-        if self._walk.verify and self._walk.wanted(header):
+        if decoded.tombstone or (self._walk.verify and self._walk.wanted(header)):
             start, length = offset + decoded.payload_offset, decoded.length - decoded.payload_offset
             try:
-                verify_payload(header, self._file.pieces(start, length))
+                verify_rest(decoded, self._file.pieces(start, length))
             except RecordCorrupt as error:
                 return error.reason
             except OSError as error:
@@ -383,18 +408,3 @@ class _Segment:
                 return True
             offset += len(piece)
         return False
-
-
-def copy_checked(found: Found, to: Path) -> bool:
-    """Write a payload to a new file; False, and no file, when it does not match its digest. Raises OSError."""
-    hasher = PayloadHasher(found.header.kind)
-    part = to.with_name(f"{to.name}.part")  # Ctrl-C leaves no file that looks whole
-    with part.open("wb") as file:
-        for piece in found.payload.pieces():
-            hasher.update(piece)
-            file.write(piece)
-    if hasher.finish().digest != found.header.digest:
-        part.unlink()
-        return False
-    part.replace(to)
-    return True

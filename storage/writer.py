@@ -14,7 +14,7 @@ from msgspec import Struct
 from storage.errors import LogContradiction, StorageError
 from storage.log import Log
 from storage.position import LogPoint, RecordHeader
-from storage.reader import Payload
+from storage.reader import BytesPayload, Payload
 
 T = TypeVar("T")
 GROUP_BYTES: Final = 32 * 1024 * 1024
@@ -22,9 +22,12 @@ GROUP_BYTES: Final = 32 * 1024 * 1024
 
 
 class _Record(Struct, frozen=True):
+    """tombstone: of a stub, which has no payload."""
+
     header: RecordHeader
     chain: bytes
     payload: Payload
+    tombstone: int = 0
 
 
 class CommitQueue(ABC):
@@ -47,6 +50,10 @@ class CommitQueue(ABC):
     def submit(self, header: RecordHeader, chain: bytes, payload: Payload) -> None:
         """Queue the next record. `payload` must stay valid until it is reported durable or failed."""
         self._put(_Record(header, chain, payload))
+
+    def submit_stub(self, header: RecordHeader, chain: bytes, tombstone: int) -> None:
+        """Queue what is left of a deleted instance."""
+        self._put(_Record(header, chain, BytesPayload(b""), tombstone))
 
     def call(self, work: Callable[[], T]) -> "Future[T]":
         """Run `work` in the log thread, after what was submitted before it is durable."""
@@ -95,8 +102,11 @@ class CommitQueue(ABC):
             if self._failed:
                 continue
             try:
-                self._log.append(record.header, record.chain, record.payload)
-                size += record.header.size
+                if record.tombstone:
+                    self._log.append_stub(record.header, record.chain, record.tombstone)
+                else:
+                    self._log.append(record.header, record.chain, record.payload)
+                size += record.payload.size
                 appended += 1
             except StorageError as error:
                 failure = error

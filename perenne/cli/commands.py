@@ -9,6 +9,7 @@ import typer
 
 from perenne import VERSION
 from perenne.cli import (
+    compact,
     delete,
     drill,
     healing,
@@ -34,6 +35,7 @@ app.add_typer(offline.app, name="log", help="Look into a data directory, with no
 healing.add_to(app)
 app.add_typer(tier.app, name="tier", help="Prepare and try out the bucket or directory of the second copy.")
 app.add_typer(delete.app, name="delete")
+app.command("compact")(compact.compact)
 app.add_typer(retention.app, name="retention", help="What may go by its age, and what must stay: rules and holds.")
 app.add_typer(lostfound.app, name="lost-found", help="What was taken out of a log: look at it, offer it again.")
 app.command("failover")(rescue.failover)

@@ -256,7 +256,7 @@ def undo_verb(
     perenne delete undo d1a2b3c4
 
     The tombstones stay, as history, and a note says who brought them back. It works while the bytes are in the leader's
-    log: until compaction, which is not built. What lives already is left out, so the same command goes on after Ctrl-C.
+    log: until `perenne compact` takes them. What lives already is left out, so the same command goes on after Ctrl-C.
     """
     if bool(request) == bool(study):
         raise bad_usage("give the name of a delete, or --study UID")
@@ -264,12 +264,15 @@ def undo_verb(
 
     async def work() -> int:
         async with leader_at(keeper) as leader:
-            items = await _gone(leader, request, study)
-            if not items:
+            items, compacted = await _gone(leader, request, study)
+            if not items and not compacted:
                 raise NotDone("nothing was deleted under this name that is not back already")
+            if not items:
+                raise NotDone(f"{_compacted(compacted)}. A backup or the sender may have them")
             size = sum(item.size for item in items)
             if not as_json:
                 sys.stdout.write(f"{len(items)} instances, {bytes_text(size)}\n")
+                sys.stdout.write(f"{_compacted(compacted)}\n" if compacted else "")
             if dry_run:
                 rows = [{"study": i.study, "instance": i.sop, "bytes": i.size} for i in items]
                 _say({"instances": len(items), "bytes": size, "items": rows}, "nothing was done", as_json=as_json)
@@ -279,22 +282,36 @@ def undo_verb(
             facts = {"by": by, "instances": str(len(items)), "id": burying.new_request()[0]}
             await leader.ask("note", what=UNDO, subject=request or study, facts=facts)
             failed = await _brought_back(leader, items, quiet=as_json)
-        text = "\n".join([*(f"{sop}: {why}" for sop, why in failed), f"{len(items) - len(failed)} instances are back"])
+        failed += [(sop, _compacted({sop: at})) for sop, at in compacted.items()]
+        back = len(items) + len(compacted) - len(failed)
+        text = "\n".join([*(f"{sop}: {why}" for sop, why in failed), f"{back} instances are back"])
         rows = [{"instance": sop, "cause": why} for sop, why in failed]
-        _say({"ok": not failed, "back": len(items) - len(failed), "failed": rows}, text, as_json=as_json)
+        _say({"ok": not failed, "back": back, "failed": rows}, text, as_json=as_json)
         return 1 if failed else 0
 
     raise carry_out(work(), as_json=as_json)
 
 
-async def _gone(leader: Leader, request: str, study: str) -> list[Listed]:
+async def _gone(leader: Leader, request: str, study: str) -> tuple[list[Listed], dict[str, int]]:
+    """What was deleted and is still in the log; and of what is not, when it was compacted, by SOP Instance UID."""
     items: list[Listed] = []
+    compacted: dict[str, int] = {}
+    after = 0
     while True:
-        after = items[-1].sequence if items else 0
-        page = of_page((await leader.ask("deleted", request=request, study=study, after=after))["items"])
+        answer = await leader.ask("deleted", request=request, study=study, after=after)
+        page = of_page(answer["items"])
         if not page:
-            return items
-        items += page
+            return items, compacted
+        after = page[-1].sequence
+        gone: dict[str, int] = answer["gone"]
+        compacted |= {item.sop: gone[str(item.sequence)] for item in page if str(item.sequence) in gone}
+        items += [item for item in page if str(item.sequence) not in gone]
+
+
+def _compacted(found: dict[str, int]) -> str:
+    """Say that these bytes are gone, and since when."""
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(max(found.values()) / 1e6))
+    return f"{len(found)} instances were compacted on {when}: their bytes are gone, and cannot be brought back"
 
 
 async def _brought_back(leader: Leader, items: list[Listed], *, quiet: bool) -> list[tuple[str, str]]:

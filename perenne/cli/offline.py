@@ -9,8 +9,9 @@ import typer
 
 from perenne.cli.verify import opened, told, verify_directory
 from storage.errors import RecordCorrupt
+from storage.extracting import copy_checked
 from storage.position import RecordKind
-from storage.walk import Fault, Found, copy_checked
+from storage.walk import Fault, Found
 
 app = typer.Typer(no_args_is_help=True)
 DirectoryArgument = Annotated[Path, typer.Argument(help="A node's data directory (it may be running).")]
@@ -34,8 +35,10 @@ def ls(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
                 "kind": header.kind.value,
                 "bytes": header.size,
                 "name": header.path,
+                "tombstone": found.tombstone,
             }
-            line = f"{position.sequence:>9} {position.epoch:>5} {header.kind.value:9} {header.size:>12} {header.path}"
+            kind = "compacted" if found.tombstone else header.kind.value
+            line = f"{position.sequence:>9} {position.epoch:>5} {kind:9} {header.size:>12} {header.path}"
             typer.echo(json.dumps(facts) if as_json else line)
 
 
@@ -64,7 +67,7 @@ def extract(
             if isinstance(found, Fault):
                 counts["lost"] += found.lost
                 sys.stderr.write(f"{told(found)}\n")
-            elif found.header.kind is RecordKind.INSTANCE and _wanted(found, uid):
+            elif found.header.kind is RecordKind.INSTANCE and not found.tombstone and _wanted(found, uid):
                 counts["written" if _extracted(found, to, taken) else "left out"] += 1
     for fault in walk.finish():
         counts["lost"] += fault.lost

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from perenne.cli.offline_log import OfflineNode
+from storage.damage import DamageRegister
 from storage.errors import FormatError, LogContradiction, RecordAbsent, RecordCorrupt, StorageError
 from storage.install import verified_segment
 from storage.log import Log
@@ -79,7 +80,10 @@ def survey(directory: Path, reached: Callable[[int], None]) -> Surveyed:
         done += path.stat().st_size
         reached(done)
     for fault in walk.finish():
-        result.missing.append((walk.end + 1, walk.end + fault.lost))
+        if fault.sequence is not None and fault.sequence <= walk.end:
+            result.records.append(fault.sequence)
+        else:
+            result.missing.append((walk.end + 1, walk.end + fault.lost))
     return result
 
 
@@ -191,7 +195,7 @@ def _take(node: OfflineNode, first: int, path: Path, done: Repaired) -> LogPoint
     try:
         identity = node.identity
         before = LogPoint(LogPosition(0, first - 1), _chain_before(node.directory, first))
-        segment, end = verified_segment(disk, STAGED, identity.cluster_id, identity.segment_bytes, before)
+        segment, end, stubs = verified_segment(disk, STAGED, identity.cluster_id, identity.segment_bytes, before)
         segment.file.close()
         _fits(node, first, end)
     except StorageError:
@@ -203,6 +207,7 @@ def _take(node: OfflineNode, first: int, path: Path, done: Repaired) -> LogPoint
         name = next(name for n in range(1, len(taken) + 2) if (name := f"segment-{first:012d}-{n}.tar") not in taken)
         disk.rename(segment_name(first), f"{LOST_AND_FOUND}/{name}")
         done.saved.append(f"{LOST_AND_FOUND}/{name}")
+    DamageRegister(disk).note(*stubs)  # until the log, when it is opened, finds their tombstones
     disk.rename(STAGED, segment_name(first))
     return end
 

@@ -9,7 +9,8 @@ from replication.tier.lending import lend
 from replication.tier.port import ObjectStore
 from storage.disk import RealDisk
 from storage.rawrecord import WholeRecord
-from storage.reader import Payload
+from storage.reader import BytesPayload, Payload
+from storage.record import encode_stub
 from storage.staging import Staged, StagingArea
 from storage.walk import Bytes, Found, Walk
 
@@ -38,6 +39,8 @@ class DirectorySource:
         following = next((int(path.stem) for path in paths if path.stem.isdecimal() and path > held[-1]), None)
         for found in walk.once(held[-1], following):
             if isinstance(found, Found) and found.header.position.sequence == sequence and found.damage is None:
+                if found.tombstone:
+                    return BytesPayload(encode_stub(found.header, found.chain, found.tombstone))
                 return WholeRecord(found.header, found.chain, _Lent(found.payload))
         return None
 
@@ -73,5 +76,11 @@ class TierSource:
         if self._lent is not None:
             self._lent.release()
         found = self._runner.run(lend(self._store, epoch, sequence, self._area))
-        self._lent = found[2] if found is not None else None
-        return None if found is None else WholeRecord(*found)
+        self._lent = None
+        if found is None:
+            return None
+        header, chain, payload = found
+        if not isinstance(payload, Staged):
+            return BytesPayload(encode_stub(header, chain, payload))
+        self._lent = payload
+        return WholeRecord(header, chain, payload)

@@ -60,8 +60,8 @@ def _of_fault(fault: Fault) -> Iterator[Missing]:
 
 def _of_record(found: Found, wanted: Wanted) -> Iterator[Holding | Missing]:
     header = found.header
-    if header.kind is not RecordKind.INSTANCE:
-        return
+    if header.kind is not RecordKind.INSTANCE or (found.tombstone and found.damage is None):
+        return  # of an instance that was deleted and compacted there is nothing to export
     sequence, uids = header.position.sequence, uids_of(header.path)
     if wanted.excludes(*uids):
         return

@@ -17,6 +17,7 @@ from storage.errors import FormatError, RecordCorrupt
 from storage.position import RecordHeader, chain_after
 from storage.reader import BytesPayload, Payload
 from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
+from storage.segment import verify_rest
 from storage.table import PAGE, data_offset, decode_segment_header
 
 SPOOLED: Final = 64 * 1024 * 1024
@@ -48,16 +49,20 @@ class View(Struct, frozen=True):
 
 
 class CutRecord(Struct, frozen=True):
-    """One whole record: its digests match, its padding is zero, and its header is canonical: `head`, where at hand."""
+    """One whole record: its digests match, its padding is zero, and its header is canonical: `head`, where at hand.
+
+    tombstone: of a deleted instance whose payload was taken away; then `payload` is empty.
+    """
 
     header: RecordHeader
     chain: bytes
     payload: Payload
     head: bytes | None = None
+    tombstone: int = 0
 
     @property
     def link(self) -> Link:
-        return Link(self.header, self.chain)
+        return Link(self.header, self.chain, self.tombstone)
 
 
 @dataclass(slots=True)
@@ -153,6 +158,9 @@ class Cutter:
     def _whole(self, decoded: DecodedRecord, record: memoryview) -> CutRecord:
         header = decoded.header
         self._expect(decoded)
+        if decoded.tombstone:
+            verify_rest(decoded, iter((record[decoded.payload_offset :],)))
+            return self._passed(CutRecord(header, decoded.chain, BytesPayload(b""), None, decoded.tombstone))
         payload = record[decoded.payload_offset : decoded.payload_offset + header.size]
         hasher = PayloadHasher(header.kind)
         hasher.update(payload)

@@ -103,9 +103,12 @@ class Filling:
 
     def take(self, record: CutRecord) -> None:
         """Append one record, and sync from time to time. Raises LogContradiction, StorageFull, SegmentPoisoned."""
-        self.log.append(record.header, record.chain, record.payload, record.head)
-        self._unsynced += record.header.size
-        if record.header.size > SPOOLED:
+        if record.tombstone:
+            self.log.append_stub(record.header, record.chain, record.tombstone)
+        else:
+            self.log.append(record.header, record.chain, record.payload, record.head)
+        self._unsynced += record.payload.size
+        if record.payload.size > SPOOLED:
             self.sweep()
         elif self._unsynced >= _SYNC_BYTES:
             self.sync()

@@ -8,15 +8,20 @@ from replication.tier.keys import PREFIX_BYTES, Run
 from storage.digest import PayloadHasher
 from storage.errors import FormatError, RecordCorrupt
 from storage.position import RecordHeader, chain_after
-from storage.record import decode_header, header_bytes
+from storage.record import DecodedRecord, decode_header, header_bytes
+from storage.segment import verify_rest
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One record as its object has it: its header, and the chain up to it, which only its neighbours can prove."""
+    """One record as its object has it: its header, and the chain up to it, which only its neighbours can prove.
+
+    tombstone: of a deleted instance whose payload was taken away; it is believed by whoever has that record.
+    """
 
     header: RecordHeader
     chain: bytes
+    tombstone: int = 0
 
     @property
     def sequence(self) -> int:
@@ -28,7 +33,7 @@ class Link:
 
 
 class Sink(Protocol):
-    """Where the payload of one record goes. `storage.staging.Receiving` is one."""
+    """Where the payload of one record goes; nobody is asked for a stub's. `storage.staging.Receiving` is one."""
 
     def write(self, data: memoryview) -> None: ...
 
@@ -40,14 +45,20 @@ def nowhere(header: RecordHeader) -> Sink | None:
 
 @dataclass(slots=True)
 class _Open:
-    """A record whose head was read: what is left of its payload, and of the padding behind it."""
+    """A record whose head was read: what is left of its payload, and of the padding behind it. rest: of a stub, what it
+    must have in their place, in so many bytes of `left`.
+    """
 
-    header: RecordHeader
-    chain: bytes
+    decoded: DecodedRecord
     left: int
     padding: int
     hasher: PayloadHasher
     sink: Sink | None
+    rest: bytearray | None = None
+
+    @property
+    def header(self) -> RecordHeader:
+        return self.decoded.header
 
 
 class RunReader:
@@ -106,15 +117,20 @@ class RunReader:
             raise FormatError(f"{self._run.key} holds record {header.position}")
         if self._chain is not None and chain_after(self._chain, header) != decoded.chain:
             raise RecordCorrupt(self._next, "it does not continue the record before it")
-        padding = decoded.length - decoded.payload_offset - header.size
-        hasher = PayloadHasher(header.kind)
-        self._open = _Open(header, decoded.chain, header.size, padding, hasher, self._sink(header))
+        behind, hasher = decoded.length - decoded.payload_offset, PayloadHasher(header.kind)
+        if decoded.tombstone:
+            self._open = _Open(decoded, behind, 0, hasher, None, bytearray())
+        else:
+            self._open = _Open(decoded, header.size, behind - header.size, hasher, self._sink(header))
         return view
 
     def _take_body(self, record: _Open, view: memoryview) -> memoryview:
         payload = view[: record.left]
         if len(payload):
-            record.hasher.update(payload)
+            if record.rest is not None:
+                record.rest += payload
+            else:
+                record.hasher.update(payload)
             if record.sink is not None:
                 record.sink.write(payload)
             record.left -= len(payload)
@@ -128,12 +144,14 @@ class RunReader:
         return view
 
     def _end(self, record: _Open) -> Link:
-        digests = record.hasher.finish()
-        if (digests.digest, digests.dataset) != (record.header.digest, record.header.dataset):
+        digests, decoded = record.hasher.finish(), record.decoded
+        if record.rest is not None:
+            verify_rest(decoded, iter((bytes(record.rest),)))
+        elif (digests.digest, digests.dataset) != (record.header.digest, record.header.dataset):
             raise RecordCorrupt(self._next, "its payload does not match its digest")
-        self._open, self._chain = None, record.chain
+        self._open, self._chain = None, decoded.chain
         self._next += 1
-        return Link(record.header, record.chain)
+        return Link(record.header, decoded.chain, decoded.tombstone)
 
 
 def read_run(run: Run, data: bytes) -> tuple[Link, ...]:

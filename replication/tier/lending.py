@@ -22,8 +22,9 @@ _TABLE_NAME: Final = b"segment.table\0"
 
 async def lend(
     store: ObjectStore, epoch: int, sequence: int, staging: StagingArea
-) -> tuple[RecordHeader, bytes, Staged] | None:
-    """Return header, chain and staged payload of a record of `epoch`, from the first object that has it sound.
+) -> tuple[RecordHeader, bytes, Staged | int] | None:
+    """Return header, chain and staged payload of a record of `epoch`, from the first object that has it sound. Where
+    the payload was taken away, in its place stands the tombstone that is said to cover it.
 
     Objects of dead branches may have the number too: whoever takes the record proves its chain. Raises TierError,
     StorageFull.
@@ -65,9 +66,11 @@ class _Object:
         return await self._store.get_range(self.run.key, offset, size)
 
 
-async def _from(held: _Object, sequence: int, staging: StagingArea) -> tuple[RecordHeader, bytes, Staged]:
+async def _from(held: _Object, sequence: int, staging: StagingArea) -> tuple[RecordHeader, bytes, Staged | int]:
     await held.open()
     offset, decoded = await _find(held, sequence)
+    if decoded.tombstone:
+        return decoded.header, decoded.chain, decoded.tombstone
     receiving = staging.begin_raw(decoded.header.kind)
     try:
         await _receive(held, offset + decoded.payload_offset, decoded.header.size, receiving)

@@ -5,7 +5,7 @@ from pathlib import Path
 from monitoring.drill import DrillMetrics
 from monitoring.metrics import Metrics
 from monitoring.room import RoomMetrics
-from replication.api import CapacityReport, ReplicaLag, ReplicatorStatistics, Role, ScrubReport
+from replication.api import CapacityReport, CompactionReport, ReplicaLag, ReplicatorStatistics, Role, ScrubReport
 from replication.core.values import Phase, ReplicaId
 from storage.position import GENESIS
 
@@ -51,6 +51,7 @@ def snapshot() -> ReplicatorStatistics:
         damaged_records=0,
         lost_and_found=0,
         strangers=0,
+        compaction=CompactionReport(instances=3, bytes=90_000, left=1),
         scrub=ScrubReport(),
         capacity=CapacityReport(1, 1, 0, 0, None, None),
     )

@@ -20,6 +20,7 @@ from storage.errors import StorageError
 from storage.index import Index
 from storage.log import Log
 from storage.position import GENESIS
+from tests.storage.compacting import append_tombstone, compact, covering
 from tests.storage.log_helpers import IDENTITY, append
 
 PEER = Identity(ReplicaId("n2"), "disk", "boot")
@@ -87,7 +88,6 @@ def rig(root: Path, readers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
     wire = Wire()
     feeder = Feeder(
         log,
-        disk,
         recent,
         cast(PeerNetwork, wire),
         readers,
@@ -132,3 +132,38 @@ def test_a_segment_that_was_refused_goes_record_by_record(
         assert it.wire.segments() == [3]
 
     asyncio.run(scenario())
+
+
+def test_what_is_left_of_a_deleted_instance_travels_without_a_payload(
+    tmp_path: Path, readers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        it = rig(tmp_path, readers, monkeypatch)
+        at = append_tombstone(it.log, covering(it.log, [2]), 2)
+        compact(it.log, [2], at)
+        it.damage(3)
+        with pytest.raises(StorageError):
+            it.log.read(3)
+        it.feeder.start(LINK, PEER, 2, GENESIS)
+        await until(lambda: it.wire.records() == [1, 2])
+        first, second = (message for message in it.wire.sent if isinstance(message, Append))
+        assert (first.record.tombstone, second.record.tombstone) == (0, at)
+        assert second.record.header() == it.log.cover(2)[0].header and second.previous.sequence == 1
+        it.damage(3)
+        await until(lambda: it.wire.records() == [1, 2, 3, 4, at])
+
+    asyncio.run(scenario())
+
+
+def test_a_segment_goes_out_as_it_was_when_it_is_compacted_meanwhile(
+    tmp_path: Path, readers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = rig(tmp_path, readers, monkeypatch)
+    at = append_tombstone(it.log, covering(it.log, [2]), 2)
+    before = (tmp_path / "log/000000000001.tar").read_bytes()
+    payload = feeding._SegmentFile(it.log.lend_segment(1))  # pyright: ignore[reportPrivateUsage]
+    parts = payload.parts()
+    begun = bytes(next(parts))
+    compact(it.log, [2], at)
+    assert begun + b"".join(map(bytes, parts)) == before and payload.size == len(before)
+    assert len((tmp_path / "log/000000000001.tar").read_bytes()) < len(before)

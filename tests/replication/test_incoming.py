@@ -2,10 +2,12 @@
 
 import pytest
 
-from replication.incoming import Payload, PayloadSink
-from replication.messages import Message, Propose
+from replication.incoming import Gone, Incoming, Payload, PayloadSink
+from replication.messages import Append, Message, Propose, to_point, to_record
 from replication.wire import WireError
+from storage.position import GENESIS
 from storage.staging import Staged, StagingArea
+from tests.storage.log_helpers import record_after
 from tests.storage.memory_disk import MemoryDisk
 
 
@@ -35,3 +37,19 @@ def test_a_payload_whose_bytes_were_altered_on_the_way_is_not_delivered() -> Non
     assert isinstance(payload, Staged)
     with pytest.raises(WireError):
         sent_as(content, content[:-1] + b"\xff")
+
+
+def test_what_is_left_of_a_deleted_instance_comes_without_a_payload() -> None:
+    delivered: list[Payload] = []
+    disk = MemoryDisk()
+    staging = StagingArea(disk, memory_instance_bytes=1 << 20, pool_bytes=1 << 24)
+    incoming = Incoming(staging, disk, lambda message, payload: delivered.append(payload), lambda: "staging/x")
+    header, chain, payload = record_after(GENESIS, 700)
+    point = to_point(GENESIS)
+    stub = Append(1, point, point, to_record(header, chain, 9))
+    incoming.begin(stub, 0).finish()
+    assert delivered == [Gone(9)]
+    with pytest.raises(WireError):
+        incoming.begin(stub, payload.size)
+    incoming.begin(Append(1, point, point, to_record(header, chain)), 0).finish()
+    assert delivered[1:] == [None], "one without a payload that says nothing of a tombstone is no stub"

@@ -14,7 +14,8 @@ from storage.disk import RealDisk
 from storage.log import Log
 from storage.scrub import Depth, Read
 from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, MARK_OFFSETS
-from tests.storage.log_helpers import IDENTITY, append
+from tests.storage.compacting import bury, compact
+from tests.storage.log_helpers import IDENTITY, append, record_after
 
 SIZES = (3000, 20_000, 500, 9000, 40_000, 100, 12_000, 30_000)
 
@@ -143,3 +144,21 @@ def test_a_log_that_is_written_and_cut_meanwhile_raises_no_alarm(log: Log, tmp_p
         writer.join()
     assert log.damaged() == ()
     assert scrubbed(log, tmp_path, Depth.DEEP) == ([], {})
+
+
+@pytest.mark.parametrize("depth", list(Depth))
+def test_a_scrub_tells_a_stub_that_nothing_covers_from_one_that_is_right(tmp_path: Path, depth: Depth) -> None:
+    log = Log.open(RealDisk(tmp_path), IDENTITY, host_rebooted=False, spares=0)[0]
+    append(log, 300)
+    header, chain, _ = record_after(log.end, 9000)
+    log.append_stub(header, chain, 4)
+    append(log, 300)
+    log.sync()
+    at = bury(log, [1])
+    append(log, 300, 2)
+    log.sync()
+    assert log.damaged() == (2,)
+    log.damage.clear(2)  # as if its register had been lost
+    compact(log, [1], at)
+    assert scrubbed(log, tmp_path, depth) == ([2], {})
+    log.close()

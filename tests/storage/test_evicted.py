@@ -17,6 +17,7 @@ from storage.log import Log
 from storage.position import EpochSpan
 from storage.reader import FilePayload
 from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, MARK_OFFSETS
+from tests.storage.compacting import bury, compact
 from tests.storage.log_helpers import IDENTITY, append
 
 RECORDS = 30
@@ -105,6 +106,34 @@ def test_one_damaged_page_does_not_make_it_forget_that_it_is_evicted(holder: Hol
         file.write(b"?")
     log = holder.reopened()
     assert log.is_evicted(1) and log.read(1).header.position.sequence == 1
+
+
+def test_a_compacted_segment_is_evicted_in_the_form_that_it_has(holder: Holder) -> None:
+    at = bury(holder.log, [2, 3], 2)
+    append(holder.log, 100, epoch=2)
+    holder.log.sync()
+    compact(holder.log, [2, 3], at)
+    before = {sequence: holder.log.read_raw(sequence) for sequence in range(1, at + 1)}
+    holder.evict(1)
+    for again in (False, True):
+        log = holder.reopened() if again else holder.log
+        assert log.is_evicted(2) and log.is_stub(2)
+        assert {sequence: log.read_raw(sequence) for sequence in before} == before
+        assert log.intact
+
+
+def test_a_segment_that_was_compacted_since_it_was_proved_is_not_evicted(holder: Holder) -> None:
+    at = bury(holder.log, [2, 3], 2)
+    proved = holder.log.sealed_records(1)
+    compact(holder.log, [2, 3], at)
+    with pytest.raises(LogContradiction, match="written anew"):
+        holder.log.evict(1, proved)
+    at = bury(holder.log, [4], 2)
+    prepared = holder.log.prepare_compaction(1, {4: at})
+    holder.evict(1)
+    with pytest.raises(RecordsElsewhere):
+        holder.log.adopt_compaction(prepared)
+    assert not [path for path in (holder.directory / "log").iterdir() if path.suffix != ".tar"]
 
 
 def test_points_and_epochs_never_ask_the_tier(holder: Holder) -> None:

@@ -13,7 +13,7 @@ from replication.tier.keys import run_name
 from replication.tier.lending import lend
 from storage.disk import RealDisk
 from storage.log import Log
-from storage.staging import StagingArea
+from storage.staging import Staged, StagingArea
 from tests.storage.log_helpers import IDENTITY, append
 from tests.tier.rig import Reached, directory_reached, run
 
@@ -57,6 +57,7 @@ def lent(tier: Reached, tmp_path: Path, epoch: int, sequence: int) -> bytes | No
         return None
     header, _, staged = found
     assert (header.position.epoch, header.position.sequence) == (epoch, sequence)
+    assert isinstance(staged, Staged)
     payload = b"".join(map(bytes, staged.parts()))
     staged.release()
     return payload

@@ -1,0 +1,280 @@
+"""Compaction in a running node: what a leader permits, every node carries out in its own log, slowly and by itself.
+
+The leader says with a note which tombstones may be acted upon (`replication.core.compaction`). A node acts by that
+note, by its own floor, and by the tombstones in its own log; it leaves alone what is on hold, evicted, or not sealed.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from replication.api import CompactionReport, NotPromised, OnHold
+from replication.coordination.port import CoordinationCorrupt, CoordinationUnavailable
+from replication.core.compaction import COMPACTION, Permission, Standing, Tombstones, permitted
+from storage.compacted import Compactable, compactable, extent, next_compactable, tombstones
+from storage.deletion import Note
+from storage.errors import LogContradiction, RecordCorrupt, RecordsElsewhere, StorageError
+from storage.indexer import Indexer
+from storage.position import EpochSpan
+from storage.rewriting import Compacted
+
+if TYPE_CHECKING:
+    from replication.replicator import Replicator
+
+_LOG: Final = logging.getLogger("perenne.compacting")
+LOOK_S: Final = 5.0
+"""Between two looks for something to do."""
+LEFT_S: Final = 60.0
+"""The same, where something had to be left: on hold, evicted, damaged, or in a segment that is not sealed yet."""
+QUIET_S: Final = 1.0
+PATIENCE_S: Final = 60.0
+"""So long one segment waits for a quiet second; then it is written all the same."""
+DAILY_S: Final = 86_400.0
+FIRST_S: Final = 3600.0
+NICENESS: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compaction:
+    """undo_us: for so long a delete can be undone. daily: the leader permits what may be permitted once a day.
+
+    bytes_per_s: what is read and written in a second at most; 0 for as fast as it goes.
+    """
+
+    undo_us: int = 30 * 86_400_000_000
+    daily: bool = False
+    bytes_per_s: int = 100 * 1024 * 1024
+
+
+class Plan(Struct, frozen=True):
+    """What could be permitted now. instances, size: payloads that would go, held ones left out. left: of those that are
+    permitted already, what this node still has.
+    """
+
+    permission: Permission
+    permitted: int
+    instances: int
+    size: int
+    held: int
+    left: int
+
+
+class Compactor:
+    """One node's. `report` is for metrics and `/status`."""
+
+    def __init__(self, replicator: "Replicator", settings: Compaction) -> None:
+        self._replicator = replicator
+        self.settings = settings
+        self._thread = replicator.runtime.executor("compact", 1)
+        self._indexer = Indexer(replicator.log, replicator.index)
+        self._woken = asyncio.Event()
+        self._instances = self._bytes = self._left = 0
+        self._idle = False
+        self._passed = 0
+        """The last pass went by tombstones up to here."""
+
+    def start(self) -> None:
+        self._replicator.spawn(self._run())
+        if self.settings.daily:
+            self._replicator.spawn(self._permit_daily())
+
+    def close(self) -> None:
+        """Wait for the segment under way; before the log is closed."""
+        self._thread.shutdown()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    @property
+    def waits(self) -> bool:
+        """Whether this node has gone through its log for all that is permitted, and what is left must wait."""
+        return self._idle and not self._woken.is_set() and self._passed >= self._permitted()
+
+    def report(self) -> CompactionReport:
+        return CompactionReport(instances=self._instances, bytes=self._bytes, left=self._left)
+
+    # What a leader permits
+
+    async def plan(self) -> Plan:
+        """What may be permitted now, by this leader's word. Raises NotPromised."""
+        replicator = self._replicator
+        standing = await self._standing()
+        known = Tombstones(await asyncio.to_thread(tombstones, replicator.index))
+        now_us, undo_us = replicator.runtime.wall_us(), self.settings.undo_us
+        found = permitted(known, standing, now_us=now_us, undo_us=undo_us)
+        before = self._permitted()
+        there = await asyncio.to_thread(extent, replicator.index, max(found.upto, before))
+        free = [one for one in there if not replicator.recent.hold(one.study)]
+        left = await asyncio.to_thread(extent, replicator.index, before)
+        return Plan(
+            found,
+            before,
+            sum(one.instances for one in free),
+            sum(one.size for one in free),
+            sum(one.instances for one in there) - sum(one.instances for one in free),
+            sum(one.instances for one in left if not replicator.recent.hold(one.study)),
+        )
+
+    async def permit(self, by: str) -> Plan:
+        """Say that what may go goes; return what that is. Raises NotPromised, OnHold."""
+        plan = await self.plan()
+        if plan.permission.upto > plan.permitted:
+            await self._replicator.deleting.commit(Note(COMPACTION, str(plan.permission.upto), {"by": by}))
+            _LOG.warning("compaction permitted", extra={"upto": plan.permission.upto, "by": by})
+        self.wake()
+        return plan
+
+    def permitted_us(self, tombstone: int) -> int:
+        """When it was permitted to act upon this tombstone, in Unix microseconds; 0 when it was not."""
+        times = [note.time_us for note in self._notes() if int(note.subject) >= tombstone]
+        return min(times, default=0)
+
+    async def _standing(self) -> Standing:
+        """A node that is connected and fed holds what it has confirmed; one that is away, what it said last."""
+        replicator = self._replicator
+        leadership = replicator.core.leadership
+        if leadership is None:
+            raise NotPromised("this node does not lead")
+        try:
+            registered = await replicator.coordinator.registrations()
+        except (CoordinationUnavailable, CoordinationCorrupt) as error:
+            raise NotPromised(f"it is not known who is registered: {error}") from error
+        committed = replicator.core.situation.told.sequence
+        confirmed = {member.id: at for member, at in leadership.streams.confirmations().items()}
+        confirmed[replicator.me.id] = replicator.log.durable.sequence
+        nodes = {
+            node.id: max(node.floor.sequence, min(committed, confirmed.get(node.id, 0)))
+            for node in registered.values()
+            if not node.retired
+        }
+        tier = leadership.tier.complete_upto if replicator.tiering is not None else None
+        return Standing(committed, nodes, tier)
+
+    async def _permit_daily(self) -> None:
+        """An hour after the start, and every day from then on, if this node leads then."""
+        await asyncio.sleep(FIRST_S)
+        while True:
+            if self._replicator.core.leadership is not None:
+                try:
+                    await self.permit("daily")
+                except (NotPromised, OnHold) as error:
+                    _LOG.warning("nothing is compacted today", extra={"reason": str(error)})
+            await asyncio.sleep(DAILY_S)
+
+    # What every node does
+
+    def _notes(self) -> list["_Said"]:
+        found = self._replicator.index.burials.notes(COMPACTION)
+        return [_Said(note.subject, note.time_us) for note in found if note.subject.isdecimal()]
+
+    def _permitted(self) -> int:
+        return max((int(note.subject) for note in self._notes()), default=0)
+
+    async def _run(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, _step_back)
+        while True:
+            self._woken.clear()
+            self._idle = False
+            try:
+                self._left = await self._pass()
+            except (StorageError, OSError) as error:
+                self._left = max(self._left, 1)
+                _LOG.error("compaction met an error and goes on later", extra={"reason": str(error)})
+            self._idle = True
+            behind = self._passed < self._permitted()  # the floor, or the index, has not come that far yet
+            try:
+                async with asyncio.timeout(QUIET_S if behind else LEFT_S if self._left else LOOK_S):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+
+    async def _pass(self) -> int:
+        """Go through the log once; return how many instances had to be left."""
+        replicator = self._replicator
+        # Durably known to be committed: neither the tombstone nor the record behind a segment is ever cut.
+        floor = replicator.core.situation.floor.sequence
+        upto, after, left = min(self._permitted(), floor), 0, 0
+        self._passed = upto
+        while upto and (found := await asyncio.to_thread(next_compactable, replicator.index, upto, after)):
+            span = replicator.log.sealed_at(found)
+            last = span.last if span is not None else replicator.log.end.sequence
+            there = await asyncio.to_thread(compactable, replicator.index, upto, found - 1, last)
+            done = await self._segment(span, there) if span is not None and span.last < floor else 0
+            left, after = left + len(there) - done, last
+        return left
+
+    async def _segment(self, span: EpochSpan, there: list[Compactable]) -> int:
+        """Take the payloads of these instances away, where nothing speaks against it; return of how many."""
+        replicator, loop = self._replicator, asyncio.get_running_loop()
+        if replicator.log.is_evicted(span.first):
+            return 0
+        await self._quiet()
+        covered = self._unheld(there)
+        compacted = await loop.run_in_executor(self._thread, self._prepare, span, covered)
+        freed = 0
+        if compacted is not None:
+            if self._unheld(there) != covered:
+                await loop.run_in_executor(self._thread, replicator.log.drop_compaction, compacted)
+                return 0  # held since: it is looked at anew
+            ready = compacted
+            try:
+                freed = await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.adopt_compaction(ready)))
+            except (LogContradiction, RecordsElsewhere) as error:
+                _LOG.info("a segment is compacted later", extra={"first": span.first, "reason": str(error)})
+                return 0
+        taken = await loop.run_in_executor(self._thread, self._strip, there)
+        self._instances += len(taken)
+        self._bytes += freed
+        if freed:
+            _LOG.info("compacted a segment", extra={"first": span.first, "instances": len(taken), "bytes": freed})
+        if compacted is not None and self.settings.bytes_per_s:
+            size = 2 * compacted.segment.size + compacted.freed
+            await asyncio.sleep(size / self.settings.bytes_per_s)
+        return len(taken)
+
+    def _unheld(self, there: list[Compactable]) -> dict[int, int]:
+        hold = self._replicator.recent.hold
+        return {one.sequence: one.tombstone for one in there if not hold(one.study)}
+
+    def _prepare(self, span: EpochSpan, covered: Mapping[int, int]) -> Compacted | None:
+        """None when there is nothing that can be taken away now."""
+        log = self._replicator.log
+        free = {sequence: tombstone for sequence, tombstone in covered.items() if log.may_take(sequence, tombstone)}
+        if not free:
+            return None
+        try:
+            return log.prepare_compaction(span.first, free)
+        except RecordCorrupt as error:
+            log.judge(error.sequence)
+            raise
+
+    def _strip(self, there: list[Compactable]) -> list[int]:
+        """Tell the index which of these are stubs by now; after a crash in between, those of an earlier process too."""
+        stubs = [one.sequence for one in there if self._replicator.log.is_stub(one.sequence)]
+        self._indexer.compacted(stubs)
+        return stubs
+
+    async def _quiet(self) -> None:
+        """Wait until nobody stores or reads, for a while."""
+        replicator = self._replicator
+        for _ in range(int(PATIENCE_S / QUIET_S)):
+            activity = replicator.log.end.sequence + replicator.lookups.reads
+            await asyncio.sleep(QUIET_S)
+            if activity == replicator.log.end.sequence + replicator.lookups.reads:
+                return
+
+
+class _Said(Struct, frozen=True):
+    subject: str
+    time_us: int
+
+
+def _step_back() -> None:
+    """Let everybody else have the processor first."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,0 +1,48 @@
+"""When a leader may let payloads be taken away: each condition, and that one which waits keeps all behind it."""
+
+import pytest
+from msgspec.structs import replace
+
+from replication.core.compaction import Permission, Standing, Tombstones, permitted
+from replication.core.values import ReplicaId
+
+DAY = 86_400_000_000
+NOW = 100 * DAY
+OLD = Tombstones(((10, 60 * DAY), (20, 61 * DAY), (30, 62 * DAY)))
+A, B, C = ReplicaId("a"), ReplicaId("b"), ReplicaId("c")
+SOUND = Standing(committed=50, nodes={A: 50, B: 40})
+
+
+def asked(standing: Standing = SOUND, tombstones: Tombstones = OLD, days: int = 30) -> Permission:
+    return permitted(tombstones, standing, now_us=NOW, undo_us=days * DAY)
+
+
+def test_what_everybody_holds_and_nobody_can_undo_may_go() -> None:
+    assert asked() == Permission(30)
+    assert asked(tombstones=Tombstones(())) == Permission(0)
+    assert asked(replace(SOUND, tier=30)) == Permission(30)
+
+
+@pytest.mark.parametrize(
+    ("standing", "upto", "says"),
+    [
+        (replace(SOUND, committed=29), 20, "30 is not committed"),
+        (replace(SOUND, nodes={A: 50, B: 19}), 10, "tombstone 20: b"),
+        (replace(SOUND, nodes={A: 50, B: 0, C: 9}), 0, "tombstone 10: b c"),
+        (replace(SOUND, tier=29), 20, "complete up to 29"),
+        (replace(SOUND, tier=0), 0, "complete up to 0"),
+    ],
+)
+def test_a_tombstone_waits_for_whoever_lacks_it(standing: Standing, upto: int, says: str) -> None:
+    found = asked(standing)
+    assert found.upto == upto and says in found.why_not
+
+
+def test_a_tombstone_waits_until_it_cannot_be_undone_and_keeps_those_behind_it() -> None:
+    assert asked(days=39) == replace(asked(days=39), upto=20), "the third one is 38 days old"
+    assert asked(days=38).upto == 30 and asked(days=41).upto == 0
+    early = Tombstones(((10, 60 * DAY), (20, 99 * DAY), (30, 62 * DAY)))
+    assert asked(tombstones=early).upto == 10, "a clock that jumped lets nothing overtake"
+    future = Tombstones(((10, 101 * DAY),))
+    assert "younger" in asked(tombstones=future).why_not
+    assert asked(tombstones=future, days=0).upto == 0, "one from the future waits, whatever the period"
