@@ -188,8 +188,12 @@ class Restoring:
     async def _finish(self, report: Report, filling: Filling, cluster: ClusterRecord) -> None:
         wish = self._wish
         if report.end.sequence == 0:
-            report.notes.append("nothing was restored: the tier holds no log from its beginning. Check [tier]")
+            report.notes.append(self._nothing(report))
             return
+        if wish.until.sequence is not None and report.complete and report.end.sequence < wish.until.sequence:
+            report.notes.append(
+                f"the log has no record {wish.until.sequence}: it ends at {report.end.sequence}, and all of it is here"
+            )
         if wish.kind == PAST:
             filling.settled(None)
             filling.mark_done()
@@ -200,6 +204,11 @@ class Restoring:
             report.notes.append("Start the node: whatever it lacks comes from the others.")
         else:
             await self._finish_cluster(report, filling, cluster)
+
+    def _nothing(self, report: Report) -> str:
+        if self._wish.until.time_us is not None and report.complete and report.tip.sequence:
+            return f"nothing was restored: nothing had been stored by {self._wish.until_text}"
+        return "nothing was restored: the tier holds no log from its beginning. Check [tier]"
 
     async def _finish_cluster(self, report: Report, filling: Filling, cluster: ClusterRecord) -> None:
         service = self._service or FileRebuilding(FileCoordination(filling.disk))

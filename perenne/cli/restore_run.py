@@ -12,6 +12,7 @@ from replication.restore.engine import planned
 from replication.restore.plan import Plan, below
 from replication.tier.port import ObjectStore, Refused, TierError
 from storage.errors import LogLocked, StorageError
+from storage.metadata import RESTORE_FILE
 
 
 def carry_out(config: Config, wish: Wish, *, as_json: bool, dry_run: bool) -> int:
@@ -41,6 +42,7 @@ def _stopped(why: str, *, as_json: bool) -> int:
 async def _carried_out(config: Config, wish: Wish, store: ObjectStore, *, as_json: bool, dry_run: bool) -> int:
     try:
         if dry_run:
+            _check_empty(wish)
             return _show_plan(await planned(store), wish, as_json=as_json)
         with Bar("restoring", quiet=as_json) as bar:
             report = await Restoring(config, wish, store, bar).run()
@@ -48,6 +50,13 @@ async def _carried_out(config: Config, wish: Wish, store: ObjectStore, *, as_jso
         await store.close()
     sys.stdout.write((json.dumps(report.document(), indent=2) if as_json else report.text()) + "\n")
     return 0 if report.complete and report.finished else 1
+
+
+def _check_empty(wish: Wish) -> None:
+    """What the restore itself would refuse. Raises Unusable."""
+    begun = (wish.to / RESTORE_FILE).exists()
+    if not begun and wish.to.is_dir() and (there := sorted(e.name for e in wish.to.iterdir() if e.name != "lock")):
+        raise Unusable(f"{wish.to} is not empty ({', '.join(there[:3])} …): give an empty directory")
 
 
 def _show_plan(plan: Plan, wish: Wish, *, as_json: bool) -> int:
