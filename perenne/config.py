@@ -356,11 +356,6 @@ class Config:
         return not self.coordination.zookeeper
 
     @property
-    def uses_tier(self) -> bool:
-        """A node without ZooKeeper does not use one yet: a local file fences nothing (protocol, section 3)."""
-        return self.tier.on and not self.standalone
-
-    @property
     def copies_required(self) -> int:
         """Copies that Success stands for: 1 for a standalone node whose operator allowed it, else as configured."""
         if self.standalone and self.cluster.allow_solo:

@@ -47,7 +47,7 @@ def tier_findings(config: Config) -> Iterator[_Finding]:
 def _eviction(config: Config) -> Iterator[_Finding]:
     storage = config.storage
     key, below = "storage.evict_below_free_bytes", storage.evict_below_free_bytes
-    if below and not config.uses_tier:
+    if below and not config.tier.on:
         yield key, "nothing can be evicted without a tier", "Describe the bucket or directory in [tier], or write 0."
     if below and below <= storage.reserve_bytes:
         step = "Use more than storage.reserve_bytes: below that the node refuses stores."
