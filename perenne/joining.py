@@ -1,6 +1,7 @@
 """Before a node is built: whose data directory is this, and of which cluster?"""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from typing import Final
@@ -11,12 +12,13 @@ from perenne.session import SessionWaiter
 from replication.coordination.port import ClusterRecord, CoordinationCorrupt, CoordinationUnavailable
 from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.tier.manifest import claim_for, cluster_of, holds_anything
-from replication.tier.port import ObjectStore, TierError
+from replication.tier.port import ObjectStore, TierError, Unreachable
 from storage.disk import Disk
 from storage.errors import StorageError
 from storage.metadata import NodeIdentity, read_identity, write_identity
 
 _LOG: Final = logging.getLogger("perenne.node")
+TIER_AGAIN_S: Final = 1.0
 
 
 class CannotStart(Exception):
@@ -46,7 +48,7 @@ async def identified(
     if not config.standalone:
         cluster = await _ask_cluster(config, proposal, stopping)
     else:
-        cluster = await _begun(config, proposal, tier) if tier is not None else proposal
+        cluster = await _begun(config, proposal, tier, stopping) if tier is not None else proposal
     if cluster is None:
         return None, proposal
     if cluster.segment_bytes != segment_bytes:
@@ -60,26 +62,41 @@ async def identified(
     return identity, cluster
 
 
-async def _begun(config: Config, proposal: ClusterRecord, tier: ObjectStore) -> ClusterRecord:
-    """A standalone node begins a log of its own in a tier that holds none. Raises CannotStart."""
-    try:
-        used = await holds_anything(tier)
-        known = await cluster_of(tier)  # without a log: of a start that was killed just here
-        if not used and known is None:
-            await claim_for(tier, proposal)
-    except TierError as error:
-        raise CannotStart(
-            f"this disk is empty, and whether the tier is cannot be told: {error}. It may hold the archive that belongs"
-            " here, so nothing was begun"
-        ) from error
-    if used:
+async def _begun(
+    config: Config, proposal: ClusterRecord, tier: ObjectStore, stopping: asyncio.Event
+) -> ClusterRecord | None:
+    """A standalone node begins a log of its own in a tier that holds none: it waits until the tier says so.
+
+    None when told to stop meanwhile. Raises CannotStart.
+    """
+    while not stopping.is_set():
+        try:
+            used = await holds_anything(tier)
+            known = await cluster_of(tier)  # without a log: of a start that was killed just here
+            if not used and known is None:
+                await claim_for(tier, proposal)
+        except Unreachable as error:
+            _LOG.warning(
+                "this disk is empty: waiting for the tier, which may hold what belongs here", extra=_why(error)
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), TIER_AGAIN_S)
+            continue
+        except TierError as error:
+            raise CannotStart(f"this disk is empty, and whether the tier is cannot be told: {error}") from error
+        if not used:
+            return known or proposal
         name = f"cluster {known.cluster_id}" if known is not None else "a cluster"
         raise CannotStart(
             f"this disk is empty, and the tier holds the log of {name}: a new log is not begun over it. To bring that"
             " archive back to this machine: perenne restore --config FILE --cluster. For a new archive give [tier] a"
             f" bucket, a prefix or a directory of its own ({config.node.data_dir} was left empty)"
         )
-    return known or proposal
+    return None
+
+
+def _why(error: Exception) -> dict[str, object]:
+    return {"reason": str(error)}
 
 
 async def _ask_cluster(config: Config, proposal: ClusterRecord, stopping: asyncio.Event) -> ClusterRecord | None:

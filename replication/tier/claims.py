@@ -6,6 +6,7 @@ a claim before it leads, and looks at the claims again after its puts and before
 the history on its own disk is another's, who came later: whoever sees it acknowledges nothing any more.
 """
 
+import asyncio
 import json
 from collections.abc import Iterable
 from typing import Any, Final
@@ -29,6 +30,8 @@ class Claims:
         self._store = store
         self._cluster = cluster
         self._mine: Claim | None = None
+        self._known: frozenset[Claim] | None = None
+        """The history, once it was read; this process alone writes it."""
 
     async def hold(self, epoch: int, boot: str) -> None:
         """Return when the bucket shows the claim of this start, and none that is not of this history.
@@ -41,7 +44,9 @@ class Claims:
                 await claim_for(self._store, self._cluster)
             found = await self._listed()
             if mine not in found:
-                self._remember([mine])  # before it is there: after a crash it must be known for one's own
+                await asyncio.to_thread(
+                    self._remember, [mine]
+                )  # before it is there: after a crash it must be known for one's own
                 await self._store.put(mine.key, b"{}\n")
                 if mine not in (found := await self._listed()):
                     raise CoordinationUnavailable(f"the tier does not list {mine.key}, which was just put")
@@ -57,7 +62,7 @@ class Claims:
         Returns the highest epoch. Raises TierError, StorageError.
         """
         found = await self._all()
-        self._remember(found)
+        await asyncio.to_thread(self._remember, found)
         return max((claim.epoch for claim in found), default=0)
 
     async def _all(self) -> list[Claim]:
@@ -66,7 +71,9 @@ class Claims:
     async def _listed(self) -> list[Claim]:
         """Raises NodeRetired, TierError, StorageError."""
         found = await self._all()
-        if strangers := sorted(set(found) - self._history()):
+        if self._known is None:
+            self._known = await asyncio.to_thread(self._history)
+        if strangers := sorted(set(found) - self._known):
             raise NodeRetired(
                 f"another standalone node has taken the tier over ({strangers[-1].key}): it was restored elsewhere, or"
                 " this disk was cloned or put back from a copy. Keep this data directory as it is. If the other one is"
@@ -96,6 +103,7 @@ class Claims:
             raise FormatError(f"{HISTORY_FILE} cannot be read: {error}") from error
 
     def _remember(self, claims: Iterable[Claim]) -> None:
-        known = sorted(self._history() | set(claims))
-        facts = {"format": _FORMAT, "claims": [[claim.epoch, claim.boot] for claim in known]}
+        known = self._history() | set(claims)
+        facts = {"format": _FORMAT, "claims": [[claim.epoch, claim.boot] for claim in sorted(known)]}
         self._disk.write_atomically(HISTORY_FILE, json.dumps(facts).encode() + b"\n")
+        self._known = known

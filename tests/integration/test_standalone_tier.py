@@ -17,7 +17,6 @@ from perenne.config_tier import blocking_store
 from perenne.local.cluster import LocalNode
 from perenne.local.processes import free_ports, start, wait_until
 from perenne.local.seaweedfs import ACCESS_KEY, SECRET_KEY, Store, start_store
-from tests.integration import rig
 from tests.integration.rig import made, signalled, store
 from tests.moving.console import perenne
 
@@ -42,7 +41,7 @@ class Place:
 
 @pytest.fixture(params=["s3", "directory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    more = "attempt_timeout_ms = 500\ngive_up_ms = 1000\n"
+    more = "attempt_timeout_ms = 1000\ngive_up_ms = 2000\n"
     if request.param == "directory":
         mount = tmp_path / "san"
         mount.mkdir()
@@ -71,7 +70,8 @@ class Machine:
     @classmethod
     def made(cls, directory: Path, place: Place, *, mode: str = "synchronous", solo: bool = False) -> "Machine":
         directory.mkdir()
-        node = LocalNode("solo", directory, *free_ports(3))
+        dicom, http, peer = free_ports(3)
+        node = LocalNode("solo", directory, dicom, http, peer)
         node.config.write_text(
             f'[node]\nid = "solo"\ndata_dir = "{node.data_dir}"\n'
             f"[peer]\nport = {node.peer_port}\n[dimse]\nport = {node.dicom_port}\n[http]\nport = {node.http_port}\n"
@@ -151,3 +151,162 @@ def test_what_was_acknowledged_outlives_the_process_and_the_disk(tmp_path: Path,
         machine.stores(*images(300, 3))
     finally:
         machine.kill()
+
+
+def test_a_clone_takes_over_and_the_first_acknowledges_nothing_more(tmp_path: Path, place: Place) -> None:
+    """Also what the first acknowledged after it was cloned is on the clone: it comes from the bucket."""
+    first, clone = Machine.made(tmp_path / "first", place), Machine.made(tmp_path / "clone", place)
+    early, late, after = images(0, 5), images(100, 5), images(200, 2)
+    try:
+        first.ready()
+        first.stores(*early)
+        running = signalled(first.node.running)
+        running.signal(signal.SIGSTOP)
+        shutil.copytree(first.node.data_dir, clone.node.data_dir)
+        running.signal(signal.SIGCONT)
+        first.stores(*late)
+
+        clone.ready()
+        clone.keeps(*early, *late)
+        assert "another standalone node has taken the tier over" in first.ended()
+        clone.stores(*after)
+        first.start()
+        assert "another standalone node has taken the tier over" in first.ended(), "it does not come back either"
+        clone.keeps(*early, *late, *after)
+        assert clone.node.ready()
+    finally:
+        first.kill()
+        clone.kill()
+
+
+def test_a_disk_that_was_put_back_is_filled_from_the_bucket(tmp_path: Path, place: Place) -> None:
+    machine = Machine.made(tmp_path / "m", place)
+    node = machine.node
+    early, late = images(0, 5), images(100, 20)
+    try:
+        machine.ready()
+        machine.stores(*early)
+        running = signalled(node.running)
+        running.signal(signal.SIGSTOP)
+        shutil.copytree(node.data_dir, tmp_path / "snapshot")
+        running.signal(signal.SIGCONT)
+        machine.stores(*late)
+        machine.kill()
+        shutil.rmtree(node.data_dir)
+        shutil.move(tmp_path / "snapshot", node.data_dir)
+        machine.ready()
+        machine.keeps(*early, *late)
+
+        running = signalled(node.running)
+        running.signal(signal.SIGSTOP)
+        shutil.copytree(node.data_dir, tmp_path / "older")
+        running.signal(signal.SIGCONT)
+        machine.kill()
+        machine.ready()
+        machine.kill()
+        shutil.rmtree(node.data_dir)
+        shutil.move(tmp_path / "older", node.data_dir)
+        machine.start()
+        said = machine.ended()
+        assert "put back from a copy" in said and "perenne restore --config FILE --cluster" in said
+    finally:
+        machine.kill()
+
+
+def test_of_two_new_nodes_on_one_bucket_one_begins(tmp_path: Path, place: Place) -> None:
+    machines = [Machine.made(tmp_path / name, place) for name in ("one", "two")]
+    try:
+        for machine in machines:
+            machine.start()
+        wait_until(
+            lambda: any(m.node.ready() for m in machines) or not any(map(alive, machines)), [], "one of them begins"
+        )
+        winners = [machine for machine in machines if alive(machine) and machine.node.ready()]
+        assert len(winners) <= 1
+        for machine in machines:
+            if machine not in winners:
+                assert "perenne restore" in machine.ended()
+        if winners:
+            winners[0].stores(*images(0, 3))
+    finally:
+        for machine in machines:
+            machine.kill()
+
+
+def alive(machine: Machine) -> bool:
+    running = signalled(machine.node.running)
+    running.reap()
+    return running.alive
+
+
+@pytest.mark.parametrize("mode", ["standby", "synchronous"])
+def test_where_one_copy_is_allowed_stores_go_on_without_the_bucket(tmp_path: Path, place: Place, mode: str) -> None:
+    machine = Machine.made(tmp_path / "m", place, mode=mode, solo=True)
+    node = machine.node
+    early, late = images(0, 3), images(100, 3)
+    try:
+        machine.ready()
+        machine.stores(*early)
+        wait_until(
+            lambda: set(node.status()["in_sync"]) == ({"solo"} if mode == "standby" else {"solo", "tier"}),
+            [signalled(node.running)],
+            "the set is what the mode says",
+        )
+        place.away(True)
+        wait_until(lambda: node.status()["in_sync"] == ["solo"], [signalled(node.running)], "it is alone")
+        machine.stores(*late)
+        place.away(False)
+        wait_until(lambda: node.status()["tier"]["behind"] == 0, [signalled(node.running)], "the bucket has everything")
+        machine.kill()
+        shutil.rmtree(node.data_dir)
+        assert perenne("restore", "--config", str(node.config), "--cluster").exit_code == 0
+        machine.ready()
+        machine.keeps(*early, *late)
+    finally:
+        machine.kill()
+
+
+def test_a_bucket_that_is_lost_is_given_up_and_another_one_filled(tmp_path: Path, place: Place) -> None:
+    """docs/recovery.md: the disk alone is left."""
+    machine = Machine.made(tmp_path / "m", place)
+    node = machine.node
+    kept = images(0, 5)
+    whole = node.config.read_text()
+    try:
+        machine.ready()
+        machine.stores(*kept)
+        place.away(True)
+        machine.kill()
+        machine.start()
+        wait_until(lambda: node.get("/livez")[0] == 200, [signalled(node.running)], "it answers")
+        wait_until(
+            lambda: node.get(f"/instances/{kept[0][0]}", timeout=15)[0] == 200,
+            [signalled(node.running)],
+            "what is stored can be read without the bucket",
+        )
+        assert not node.ready()
+        machine.kill()
+
+        node.config.write_text(
+            whole.replace('mode = "synchronous"', 'mode = "off"').replace("allow_solo = false", "allow_solo = true")
+        )
+        machine.ready()
+        machine.keeps(*kept)
+        assert node.status()["in_sync"] == ["solo"]
+        machine.kill()
+        mount = tmp_path / "another"
+        mount.mkdir()
+        blocking_store(TierConfig(kind="directory", directory=mount), {}).prepare()
+        section = f'[tier]\nkind = "directory"\ndirectory = "{mount}"\n'
+        node.config.write_text(whole.replace(place.section, section))
+        machine.ready()
+        machine.stores(*images(100, 2))
+        machine.keeps(*kept)
+        machine.kill()
+        shutil.rmtree(node.data_dir)
+        assert perenne("restore", "--config", str(node.config), "--cluster").exit_code == 0
+        machine.ready()
+        machine.keeps(*kept, *images(100, 2))
+    finally:
+        machine.kill()
+        place.away(False)
