@@ -37,7 +37,7 @@ class ClusterConfig:
     """Size of a log file. Fixed when the cluster is made; a node with another value is refused."""
 
     allow_solo: bool = False
-    """Allow one durable copy to be enough. Without ZooKeeper nothing is stored unless this is true."""
+    """Allow one durable copy to be enough. With neither ZooKeeper nor a tier nothing is stored unless this is true."""
 
     acknowledge_timeout_ms: int = 10_000
     """Then the sender gets A700 (out of resources) and may retry; the record may yet commit."""

@@ -17,7 +17,7 @@ from perenne.config_tier import blocking_store
 from perenne.local.cluster import LocalNode
 from perenne.local.processes import free_ports, start, wait_until
 from perenne.local.seaweedfs import ACCESS_KEY, SECRET_KEY, Store, start_store
-from tests.integration.rig import made, signalled, store
+from tests.integration.rig import made, signalled, standalone, store
 from tests.moving.console import perenne
 
 Image = tuple[str, bytes]
@@ -153,6 +153,17 @@ def test_what_was_acknowledged_outlives_the_process_and_the_disk(tmp_path: Path,
         machine.kill()
 
 
+def test_a_directory_on_the_command_line_is_enough_for_two_copies(tmp_path: Path) -> None:
+    mount = tmp_path / "san"
+    mount.mkdir()
+    assert perenne("tier", "prepare", "--directory", str(mount)).exit_code == 0
+    with standalone(tmp_path / "n", "[storage]\nreserve_bytes = 1048576\n", "--tier", str(mount)) as node:
+        wait_until(node.ready, [signalled(node.running)], "the node takes stores")
+        assert [status for status, _ in store(node, *images(0, 2))] == [0, 0]
+        assert set(node.status()["in_sync"]) == {"solo", "tier"}
+    assert perenne("tier", "prepare").exit_code == 2
+
+
 def test_a_clone_takes_over_and_the_first_acknowledges_nothing_more(tmp_path: Path, place: Place) -> None:
     """Also what the first acknowledged after it was cloned is on the clone: it comes from the bucket."""
     first, clone = Machine.made(tmp_path / "first", place), Machine.made(tmp_path / "clone", place)
@@ -275,10 +286,21 @@ def test_a_bucket_that_is_lost_is_given_up_and_another_one_filled(tmp_path: Path
     try:
         machine.ready()
         machine.stores(*kept)
-        place.away(True)
         machine.kill()
+        if place.mount is not None:  # it answers, and is empty
+            for entry in place.mount.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+        else:
+            place.away(True)
         machine.start()
         wait_until(lambda: node.get("/livez")[0] == 200, [signalled(node.running)], "it answers")
+        if place.mount is not None:
+            wait_until(
+                lambda: "the tier does not give back" in str(node.status()["not_standing"]),
+                [signalled(node.running)],
+                "it says why it does not lead",
+            )
         wait_until(
             lambda: node.get(f"/instances/{kept[0][0]}", timeout=15)[0] == 200,
             [signalled(node.running)],
@@ -309,4 +331,5 @@ def test_a_bucket_that_is_lost_is_given_up_and_another_one_filled(tmp_path: Path
         machine.keeps(*kept, *images(100, 2))
     finally:
         machine.kill()
-        place.away(False)
+        if place.server is not None:
+            place.away(False)
