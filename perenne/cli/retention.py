@@ -112,7 +112,9 @@ async def _look(leader: Leader, settings: RetentionConfig) -> _Found:
 
 def _show(found: _Found, *, as_json: bool, refused: str | None = None) -> None:
     """refused: why it would not be done now; None where nothing is to be done."""
-    document = found.document() | ({} if refused is None else {"refused": refused})
+    document = found.document()
+    if refused is not None:
+        document["refused"] = refused
     if as_json:
         sys.stdout.write(json.dumps(document) + "\n")
         return
@@ -180,7 +182,7 @@ def run_verb(
         async with leader_at(keeper) as leader:
             found = await _look(leader, settings)
             found = _Found(found.before, found.due[:limit], found.held)
-            now = {"absent": [], "two_person": False}
+            now: dict[str, Any] = {"absent": [], "two_person": False}
             if found.due:
                 now = await leader.ask("look", level="study", uids=[found.due[0].study.study])
             if dry_run or not as_json:

@@ -68,7 +68,9 @@ def contents(node: str, access: NodeAccess, uid: str) -> frozenset[bytes]:
     query = urllib.parse.urlencode({"instance": uid, "limit": str(_PAGE)})
     try:
         status, body = _get(node, access, f"/instances?{query}")
-        rows = json.loads(body)["instances"] if status == 200 else []
+        if status != 200:
+            return frozenset()
+        rows: list[dict[str, Any]] = json.loads(body)["instances"]
         return frozenset(bytes.fromhex(row["digest"]) for row in rows)
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return frozenset()

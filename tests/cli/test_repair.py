@@ -302,7 +302,8 @@ def test_reindex_makes_the_same_index_and_goes_on_where_it_was_interrupted(
     nodes: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = nodes
-    images(one, 3), images(other, 3)
+    for directory in nodes:
+        images(directory, 3)
     assert reindex(other, dry_run=False, as_json=True) == 0
     told_first = json.loads(capsys.readouterr().out)
     (one / FILE).write_bytes(b"garbage")
