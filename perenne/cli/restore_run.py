@@ -42,7 +42,6 @@ def _stopped(why: str, *, as_json: bool) -> int:
 async def _carried_out(config: Config, wish: Wish, store: ObjectStore, *, as_json: bool, dry_run: bool) -> int:
     try:
         if dry_run:
-            _check_empty(wish)
             return _show_plan(await planned(store), wish, as_json=as_json)
         with Bar("restoring", quiet=as_json) as bar:
             report = await Restoring(config, wish, store, bar).run()
@@ -52,11 +51,12 @@ async def _carried_out(config: Config, wish: Wish, store: ObjectStore, *, as_jso
     return 0 if report.complete and report.finished else 1
 
 
-def _check_empty(wish: Wish) -> None:
-    """What the restore itself would refuse. Raises Unusable."""
+def _refusal(wish: Wish) -> str:
+    """Why the restore itself would not begin. A look at what the tier holds is wanted also beside a full directory."""
     begun = (wish.to / RESTORE_FILE).exists()
     if not begun and wish.to.is_dir() and (there := sorted(e.name for e in wish.to.iterdir() if e.name != "lock")):
-        raise Unusable(f"{wish.to} is not empty ({', '.join(there[:3])} …): give an empty directory")
+        return f"{wish.to} is not empty ({', '.join(there[:3])} …): give an empty directory"
+    return ""
 
 
 def _show_plan(plan: Plan, wish: Wish, *, as_json: bool) -> int:
@@ -69,6 +69,7 @@ def _show_plan(plan: Plan, wish: Wish, *, as_json: bool) -> int:
         facts = {
             "dry_run": True,
             "directory": str(wish.to),
+            "refused": _refusal(wish),
             "objects": len(plan.pieces),
             "restorable_upto": plan.reaches,
             "tip": {"epoch": plan.tip.epoch, "sequence": plan.tip.sequence},
@@ -83,4 +84,6 @@ def _show_plan(plan: Plan, wish: Wish, *, as_json: bool) -> int:
         )
         for hole in holes:
             sys.stdout.write(f"MISSING: records {hole.first} to {hole.last}\n")
+        if why := _refusal(wish):
+            sys.stdout.write(f"it would be refused now: {why}\n")
     return 1 if holes or not plan.pieces else 0

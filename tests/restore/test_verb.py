@@ -118,13 +118,15 @@ def test_a_look_at_the_past_is_a_log_for_looking_only(config: Path, tmp_path: Pa
     assert refused.returncode == 1 and "looking only" in refused.stderr
 
 
-def test_a_dry_run_refuses_what_the_restore_would(config: Path, tmp_path: Path) -> None:
-    assert verb(config, "--cluster", "--dry-run")[0] == 0
+def test_a_dry_run_says_what_the_tier_holds_and_what_would_be_refused(config: Path, tmp_path: Path) -> None:
+    code, facts = verb(config, "--cluster", "--dry-run")
+    assert (code, facts["refused"]) == (0, "")
     (tmp_path / "restored").mkdir()
     (tmp_path / "restored" / "somebody.txt").write_text("here")
-    for more in ((), ("--dry-run",)):
-        code, facts = verb(config, "--cluster", *more)
-        assert code == 2 and "is not empty (somebody.txt" in facts["cause"], facts
+    code, facts = verb(config, "--cluster", "--dry-run")
+    assert code == 0 and "is not empty (somebody.txt" in facts["refused"], facts
+    code, facts = verb(config, "--cluster")
+    assert code == 2 and "is not empty (somebody.txt" in facts["cause"], facts
 
 
 def test_a_loss_must_be_accepted_before_the_cluster_comes_back(made: Path, config: Path, tmp_path: Path) -> None:
