@@ -36,7 +36,7 @@ class ClusterConfig:
     """Size of a log file. Fixed when the cluster is made; a node with another value is refused."""
 
     allow_solo: bool = False
-    """Allow one durable copy to be enough. Without ZooKeeper nothing is stored unless this is true."""
+    """Allow one durable copy to be enough. With neither ZooKeeper nor a tier nothing is stored unless this is true."""
 
     acknowledge_timeout_ms: int = 10_000
     """Then the sender gets A700 (out of resources) and may retry; the record may yet commit."""
@@ -359,11 +359,6 @@ class Config:
     def standalone(self) -> bool:
         """No ZooKeeper: one node, which is its own leader."""
         return not self.coordination.zookeeper
-
-    @property
-    def uses_tier(self) -> bool:
-        """A node without ZooKeeper does not use one yet: a local file fences nothing (protocol, section 3)."""
-        return self.tier.on and not self.standalone
 
     @property
     def copies_required(self) -> int:

@@ -47,7 +47,7 @@ def tier_findings(config: Config) -> Iterator[_Finding]:
 def _eviction(config: Config) -> Iterator[_Finding]:
     storage = config.storage
     key, below = "storage.evict_below_free_bytes", storage.evict_below_free_bytes
-    if below and not config.uses_tier:
+    if below and not config.tier.on:
         yield key, "nothing can be evicted without a tier", "Describe the bucket or directory in [tier], or write 0."
     if below and below <= storage.reserve_bytes:
         step = "Use more than storage.reserve_bytes: below that the node refuses stores."
@@ -127,6 +127,8 @@ def _is_endpoint(text: str) -> bool:
 
 def blocking_store(tier: TierConfig, environment: Mapping[str, str]) -> BlockingStore:
     """The store that the section describes; nothing is asked of it yet. Raises Refused, which names what is missing."""
+    if not (tier.directory or tier.endpoint or tier.bucket):
+        raise Refused("no tier is configured", "Write a [tier] section: docs/tier.md shows one.")
     for key, cause, next_step in missing(tier):
         raise Refused(f"{key} {cause}", next_step)
     if tier.kind == "directory":

@@ -1,6 +1,7 @@
 """Before a node is built: whose data directory is this, and of which cluster?"""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from typing import Final
@@ -10,19 +11,27 @@ from perenne.config_tls import zookeeper_access
 from perenne.session import SessionWaiter
 from replication.coordination.port import ClusterRecord, CoordinationCorrupt, CoordinationUnavailable
 from replication.coordination.zookeeper import ZooKeeperCoordination
+from replication.tier.manifest import claim_for, cluster_of, holds_anything
+from replication.tier.port import ObjectStore, TierError, Unreachable
 from storage.disk import Disk
 from storage.errors import StorageError
 from storage.metadata import NodeIdentity, read_identity, write_identity
 
 _LOG: Final = logging.getLogger("perenne.node")
+TIER_AGAIN_S: Final = 1.0
 
 
 class CannotStart(Exception):
     """The text says why, and what to do."""
 
 
-async def identified(config: Config, disk: Disk, stopping: asyncio.Event) -> tuple[NodeIdentity | None, ClusterRecord]:
-    """Read node.json, or format the directory as a new member of the cluster that coordination knows."""
+async def identified(
+    config: Config, disk: Disk, tier: ObjectStore | None, stopping: asyncio.Event
+) -> tuple[NodeIdentity | None, ClusterRecord]:
+    """Read node.json, or format the directory as a new member of the cluster that coordination knows.
+
+    Raises CannotStart.
+    """
     try:
         identity = read_identity(disk)
     except StorageError as error:
@@ -36,7 +45,10 @@ async def identified(config: Config, disk: Disk, stopping: asyncio.Event) -> tup
     if identity is not None:
         return identity, ClusterRecord(identity.cluster_id, 1, segment_bytes)
     proposal = ClusterRecord(secrets.token_hex(8), 1, segment_bytes)
-    cluster = proposal if config.standalone else await _ask_cluster(config, proposal, stopping)
+    if not config.standalone:
+        cluster = await _ask_cluster(config, proposal, stopping)
+    else:
+        cluster = await _begun(config, proposal, tier, stopping) if tier is not None else proposal
     if cluster is None:
         return None, proposal
     if cluster.segment_bytes != segment_bytes:
@@ -48,6 +60,43 @@ async def identified(config: Config, disk: Disk, stopping: asyncio.Event) -> tup
         raise CannotStart(f"{config.node.data_dir}: {error}") from error
     _LOG.info("formatted a data directory", extra={"cluster": identity.cluster_id, "node": identity.node_id})
     return identity, cluster
+
+
+async def _begun(
+    config: Config, proposal: ClusterRecord, tier: ObjectStore, stopping: asyncio.Event
+) -> ClusterRecord | None:
+    """A standalone node begins a log of its own in a tier that holds none: it waits until the tier says so.
+
+    None when told to stop meanwhile. Raises CannotStart.
+    """
+    while not stopping.is_set():
+        try:
+            used = await holds_anything(tier)
+            known = await cluster_of(tier)  # without a log: of a start that was killed just here
+            if not used and known is None:
+                await claim_for(tier, proposal)
+        except Unreachable as error:
+            _LOG.warning(
+                "this disk is empty: waiting for the tier, which may hold what belongs here", extra=_why(error)
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), TIER_AGAIN_S)
+            continue
+        except TierError as error:
+            raise CannotStart(f"this disk is empty, and whether the tier is cannot be told: {error}") from error
+        if not used:
+            return known or proposal
+        name = f"cluster {known.cluster_id}" if known is not None else "a cluster"
+        raise CannotStart(
+            f"this disk is empty, and the tier holds the log of {name}: a new log is not begun over it. To bring that"
+            " archive back to this machine: perenne restore --config FILE --cluster. For a new archive give [tier] a"
+            f" bucket, a prefix or a directory of its own ({config.node.data_dir} was left empty)"
+        )
+    return None
+
+
+def _why(error: Exception) -> dict[str, object]:
+    return {"reason": str(error)}
 
 
 async def _ask_cluster(config: Config, proposal: ClusterRecord, stopping: asyncio.Event) -> ClusterRecord | None:

@@ -56,8 +56,15 @@ def configure(level: str, style: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("perenne").setLevel(level.upper())
+    hush()
+    warnings.showwarning = _tell_warning
+
+
+def hush() -> None:
+    """Silence what libraries say past us, in a node and in every verb."""
     # It reports every lost connection as an error; the coordination part says the same once, in its own words.
-    logging.getLogger("perenne.kazoo").setLevel(logging.CRITICAL)
+    for name in ("perenne.kazoo", "kazoo"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     for name in _QUOTING:
         # Not by level: pydicom sets that of its own when it is imported. Without a handler, a last resort would print.
         quoting = logging.getLogger(name)
@@ -65,7 +72,6 @@ def configure(level: str, style: str) -> None:
         quoting.propagate = False
         # Ignored for good and for all threads: warnings.catch_warnings would do it for one thread, and harm the others.
         warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
-    warnings.showwarning = _tell_warning
 
 
 def _tell_warning(

@@ -16,7 +16,9 @@ PATHS: Final = (("tier", "directory"), ("tier", "ca_file"), ("tier", "credential
 
 
 LISTENING: Final = ("peer", "dimse", "http")
-EVERYWHERE: Final = ("0.0.0.0", "::", "127.0.0.1", "localhost")
+ANY: Final = ("0.0.0.0", "::")
+LOOPBACK: Final = ("127.0.0.1", "localhost")
+EVERYWHERE: Final = (*ANY, *LOOPBACK)
 """Addresses to listen on that a new node may have as well as its model."""
 
 
@@ -121,12 +123,60 @@ def progress(reach: Reach, found: Found, name: str) -> Progress | None:
 # What is allowed
 
 
-def check_add(found: Found, name: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a new node is to live. host: as it will announce itself; empty when only its own machine knows. here:
+    whether that is the machine of the model, so that its directories are those that can be seen from here.
+    """
+
+    data_dir: Path
+    host: str
+    ports: Mapping[str, int]
+    here: bool
+
+
+def place_of(settings: Config, data_dir: Path, advertise_host: str, ports: Mapping[str, int]) -> Place:
+    """Of a node after this model."""
+    model = settings.peer.advertise_host or settings.peer.host
+    host = advertise_host or ("" if settings.peer.host in ANY else settings.peer.host)
+    taken = {"peer": settings.peer.port, "dimse": settings.dimse.port, "http": settings.http.port, **ports}
+    return Place(data_dir, host, taken, here=host in (model, *LOOPBACK))
+
+
+def check_add(found: Found, name: str, model: Config, place: Place) -> None:
     """Raises NotPossible."""
     if found.cluster is None:
         raise NotPossible("ZooKeeper knows no cluster yet: start the first nodes with their own configuration")
     if ReplicaId(name) in found.registrations:
         raise NotPossible(f"{name} is registered already: a lost disk is `perenne node replace {name}`")
+    if len(set(place.ports.values()) - {0}) < sum(port != 0 for port in place.ports.values()):
+        raise NotPossible(f"one port twice ({_told(place.ports)}): give --dicom-port, --http-port and --peer-port")
+    for node in found.live.values():
+        theirs = {node.peer_port, node.dicom_port, node.http_port} - {0}
+        if node.host == place.host and (both := theirs & set(place.ports.values())):
+            raise NotPossible(
+                f"{node.identity.id} runs on {node.host} with port {min(both)} already: give {name} ports of its own"
+                " (--dicom-port, --http-port, --peer-port), or, on another machine, its --advertise-host"
+            )
+    if place.here and (why := _taken(place.data_dir, model.node.data_dir)):
+        raise NotPossible(f"{place.data_dir} {why}: give {name} an empty --data-dir of its own")
+
+
+def _told(ports: Mapping[str, int]) -> str:
+    return ", ".join(f"{section} {port}" for section, port in ports.items())
+
+
+def _taken(directory: Path, model: Path) -> str:
+    """Why a directory of this machine is not free; empty when it is."""
+    if directory.resolve() == model.resolve():
+        return "is the model's own"
+    try:
+        owner = json.loads((directory / "node.json").read_text())["node_id"]
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"holds a node.json that cannot be read ({error})"
+    return f"belongs to node {owner}"
 
 
 def check_replace(reach: Reach, found: Found, name: str) -> Member | None:

@@ -48,8 +48,9 @@ from replication.replicator import Replicator, ReplicatorSettings
 from replication.reporting import role, statistics
 from replication.runtime import ThreadRuntime
 from replication.scrubber import Scrubber
+from replication.tier.claims import Claims
 from replication.tier.manifest import proved_for
-from replication.tier.port import BlockingStore, TierError
+from replication.tier.port import BlockingStore, ObjectStore, TierError
 from replication.watchdog import Watchdog
 from storage.dataset import scan
 from storage.disk import Disk, RealDisk
@@ -61,7 +62,7 @@ from storage.staging import StagingArea
 
 _LOG: Final = logging.getLogger("perenne.node")
 DRAIN_S: Final = 15.0
-ALONE: Final = "one copy only: allow_solo or ZooKeeper (with a peer or a tier)"
+ALONE: Final = "one copy only: configure a tier, or ZooKeeper, or allow_solo"
 GC_THRESHOLDS: Final = (20_000, 20, 50)
 HAND_OVER_S: Final = 6.0
 
@@ -88,8 +89,12 @@ async def _serve(config: Config) -> None:
     except OSError as error:
         raise CannotStart(f"{config.node.data_dir} cannot be made: {error.strerror}; see [node] data_dir") from error
     disk = RealDisk(config.node.data_dir)
+    tier = patient_store(config.tier, tier_store(config)) if config.tier.on else None
+    identity, cluster = await identified(config, disk, tier, stopping)
+    if identity is None:
+        return
     coordination: Coordination = (
-        FileCoordination(disk)
+        FileCoordination(disk, Claims(disk, tier, cluster) if tier is not None else None)
         if config.standalone
         else ZooKeeperCoordination(
             config.coordination.zookeeper,
@@ -97,10 +102,7 @@ async def _serve(config: Config) -> None:
             access=zookeeper_access(config),
         )
     )
-    identity, cluster = await identified(config, disk, stopping)
-    if identity is None:
-        return
-    node = Node(config, disk, coordination, identity, cluster)
+    node = Node(config, disk, coordination, identity, cluster, tier)
     node.replicator.operations.when_retired = lambda why: end_retired(why, stopping)
     try:
         await node.start()
@@ -125,7 +127,13 @@ class Node:
     """One node with everything in it. Also what its HTTP port shows."""
 
     def __init__(
-        self, config: Config, disk: Disk, coordination: Coordination, identity: NodeIdentity, cluster: ClusterRecord
+        self,
+        config: Config,
+        disk: Disk,
+        coordination: Coordination,
+        identity: NodeIdentity,
+        cluster: ClusterRecord,
+        tier: ObjectStore | None,
     ) -> None:
         self._config = config
         self._disk = disk
@@ -155,7 +163,7 @@ class Node:
             self._keyrings = keyrings(config)
         except TlsUnusable as error:
             raise CannotStart(str(error)) from error
-        self._tier = patient_store(config.tier, tier_store(config)) if config.uses_tier else None
+        self._tier = tier
         me = Identity(ReplicaId(identity.node_id), identity.incarnation, secrets.token_hex(8))
         self.replicator = Replicator(
             _replicator_settings(config, me, cluster, host_rebooted=store.host_rebooted),
@@ -232,8 +240,6 @@ class Node:
         self._compactor.start()
         ports = {"dicom": self.dimse.port, "http": self.http.port, "peer": self.replicator.network.port}
         _LOG.info("the node runs", extra={"node": self.replicator.me.id, **ports})
-        if self._config.tier.on and not self._config.uses_tier:
-            _LOG.warning("the tier is not used: a node without ZooKeeper does not do so yet")
         if self.replicator.settings.refusal:
             _LOG.warning("every C-STORE will be refused", extra={"reason": self.replicator.settings.refusal})
 
@@ -374,7 +380,7 @@ def _replicator_settings(
         stall_timeout_ms=config.peer.stall_timeout_ms,
         conflict_policy=ConflictPolicy(config.cluster.conflict_policy),
         host_rebooted=host_rebooted,
-        tier_mode=TierMode(config.tier.mode) if config.uses_tier else TierMode.OFF,
+        tier_mode=TierMode(config.tier.mode) if config.tier.on else TierMode.OFF,
         tier_pack_bytes_per_s=config.tier.pack_rate_bytes,
     )
     host = config.peer.advertise_host or config.peer.host
@@ -390,7 +396,7 @@ def _replicator_settings(
         ae_title=config.dimse.ae_title,
         version=VERSION,
         two_person=config.retention.approval == TWO_PERSON,
-        refusal="" if not config.standalone or config.cluster.allow_solo else ALONE,
+        refusal=ALONE if config.standalone and not config.cluster.allow_solo and not config.tier.on else "",
     )
 
 

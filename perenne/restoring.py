@@ -10,7 +10,7 @@ from typing import Final
 
 from perenne.config import Config
 from perenne.config_tier import blocking_store
-from replication.coordination.port import ClusterRecord, CoordinationCorrupt, CoordinationUnavailable
+from replication.coordination.port import ClusterRecord, CoordinationCorrupt, CoordinationUnavailable, NodeRetired
 from replication.coordination.restoring import FileRebuilding, Rebuilding, Seen, ZooKeeperRebuilding, told
 from replication.coordination.standalone import FileCoordination
 from replication.core.values import CasOutcome, Member, ReplicaId
@@ -18,6 +18,7 @@ from replication.restore.engine import Engine, Progress, Until
 from replication.restore.filling import PAST, Filling, Marker, NotEmpty
 from replication.restore.report import Report
 from replication.restore.state import lacking, restored_state, written_already
+from replication.tier.claims import Claims
 from replication.tier.keys import LOG, MARKER, parse_marker, parse_run
 from replication.tier.manifest import cluster_of
 from replication.tier.port import ObjectStore
@@ -77,6 +78,8 @@ class Restoring:
         self._store = store
         self._progress = progress
         self._service: Rebuilding | None = None
+        self._claimed = 0
+        """The epoch of this restore's own claim, where there are claims."""
 
     async def run(self) -> Report:
         try:
@@ -85,6 +88,7 @@ class Restoring:
             filling = self._begin(cluster)
             try:
                 await self._may_install(seen, filling)
+                await self._claim(filling, cluster)
                 engine = Engine(
                     self._store, filling, self._wish.until, self._progress, keep_beyond=self._wish.keep_beyond
                 )
@@ -183,13 +187,30 @@ class Restoring:
                 f" --replace-state {seen.state.state.change.counter}"
             )
 
+    async def _claim(self, filling: Filling, cluster: ClusterRecord) -> None:
+        """Of a standalone node: an old one that still runs acknowledges nothing from here on, before we look what there
+        is. Raises TierError, StorageError, CoordinationUnavailable.
+        """
+        if self._wish.kind != CLUSTER or not self._config.standalone:
+            return
+        claims = Claims(filling.disk, self._store, cluster)
+        self._claimed = await claims.adopt() + 1
+        try:
+            await claims.hold(self._claimed, secrets.token_hex(8))
+        except NodeRetired as error:
+            raise Unusable(f"somebody else began to use this tier just now: {error}") from error
+
     # At the end
 
     async def _finish(self, report: Report, filling: Filling, cluster: ClusterRecord) -> None:
         wish = self._wish
         if report.end.sequence == 0:
-            report.notes.append("nothing was restored: the tier holds no log from its beginning. Check [tier]")
+            report.notes.append(self._nothing(report))
             return
+        if wish.until.sequence is not None and report.complete and report.end.sequence < wish.until.sequence:
+            report.notes.append(
+                f"the log has no record {wish.until.sequence}: it ends at {report.end.sequence}, and all of it is here"
+            )
         if wish.kind == PAST:
             filling.settled(None)
             filling.mark_done()
@@ -200,6 +221,11 @@ class Restoring:
             report.notes.append("Start the node: whatever it lacks comes from the others.")
         else:
             await self._finish_cluster(report, filling, cluster)
+
+    def _nothing(self, report: Report) -> str:
+        if self._wish.until.time_us is not None and report.complete and report.tip.sequence:
+            return f"nothing was restored: nothing had been stored by {self._wish.until_text}"
+        return "nothing was restored: the tier holds no log from its beginning. Check [tier]"
 
     async def _finish_cluster(self, report: Report, filling: Filling, cluster: ClusterRecord) -> None:
         service = self._service or FileRebuilding(FileCoordination(filling.disk))
@@ -232,7 +258,7 @@ class Restoring:
             Member(ReplicaId(marker.node_id), marker.incarnation),
             filling.end,
             marker.source,
-            bucket_epoch=highest_epoch(runs),
+            bucket_epoch=max(highest_epoch(runs), self._claimed),
             bucket_counter=max((mark.counter for mark in markers), default=0),
             new_id=secrets.token_hex(8),
         )

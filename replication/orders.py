@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from replication.api import ConflictRefused, Draft, NotPromised, OnHold
 from replication.compacting import Compactor, Plan
-from replication.coordination.port import Operation
+from replication.coordination.port import CoordinationCorrupt, CoordinationUnavailable, NodeRegistration, Operation
+from replication.core.values import Member
 from replication.pages import (
     APPROVAL,
     DELETE_VERB,
@@ -117,8 +118,21 @@ class Orders:
             "bytes": found.size,
             "studies": len(found.studies),
             "held": held[:PAGE],
+            "absent": await self._absent(),
             "two_person": self._replicator.settings.two_person,
         }
+
+    async def _absent(self) -> list[str]:
+        """Registered nodes that do not follow: while there are any, no tombstone is numbered (ADR 0011)."""
+        leadership = self._replicator.core.leadership
+        follow = {self._replicator.me.member}
+        if leadership is not None:
+            follow |= leadership.streams.ready(leadership.epoch_record) & leadership.in_sync
+        try:
+            found = await self._replicator.coordinator.registrations()
+        except (CoordinationUnavailable, CoordinationCorrupt) as error:
+            raise NotPromised(f"it is not known who is registered: {error}"[:64]) from error
+        return sorted(node.id for node in found.values() if not node.retired and _member(node) not in follow)
 
     async def _list(self, body: Body) -> dict[str, Any]:
         place = (int(body["before"]), int(body["after"]), PAGE)
@@ -273,6 +287,10 @@ class Orders:
             series_instance_uid=series,
             transfer_syntax_uid=meta.transfer_syntax_uid,
         )
+
+
+def _member(node: NodeRegistration) -> Member:
+    return Member(node.id, node.incarnation)
 
 
 class _Deposed(Exception):

@@ -43,6 +43,33 @@ async def looked(leader: Leader, level: str, uids: Sequence[str], before: int = 
     return found
 
 
+def refusal(found: dict[str, Any]) -> str:
+    """Why nothing would be deleted now, though it may be listed; empty when nothing stands against it."""
+    absent: list[str] = found["absent"]
+    if not absent or found["two_person"]:  # a request may be kept meanwhile
+        return ""
+    one = absent[0]
+    return (
+        f"not in sync: {', '.join(absent)}. Nothing is deleted while a registered node is away, since it could still"
+        f" answer for what is gone: start it and wait until it is in sync (`perenne status`), or take it out for good"
+        f" (`perenne node retire {one}`)"
+    )
+
+
+def check_allowed(found: dict[str, Any]) -> None:
+    """Refuse at once what the leader would refuse. Raises NotDone."""
+    if why := refusal(found):
+        raise NotDone(f"{why}. Nothing was deleted")
+
+
+def foreseen(found: dict[str, Any], *, as_json: bool) -> int:
+    """The end of a --dry-run: the exit code."""
+    why = refusal(found)
+    if why and not as_json:
+        sys.stdout.write(f"it would be refused now: {why}\n")
+    return int(bool(why))
+
+
 async def show(leader: Leader, level: str, uids: Sequence[str], found: dict[str, Any], *, as_json: bool) -> None:
     """Say exactly what would go: every instance with --json, the first of them for eyes."""
     items: list[Listed] = []
@@ -55,7 +82,7 @@ async def show(leader: Leader, level: str, uids: Sequence[str], found: dict[str,
             {"study": i.study, "series": i.series, "instance": i.sop, "dataset": i.dataset.hex(), "bytes": i.size}
             for i in items
         ]
-        sys.stdout.write(json.dumps({**found, "items": rows}) + "\n")
+        sys.stdout.write(json.dumps({**found, "refused": refusal(found), "items": rows}) + "\n")
         return
     for item in items[:SHOWN]:
         sys.stdout.write(f"  {item.study} {item.series} {item.sop} {bytes_text(item.size)}\n")

@@ -27,6 +27,7 @@ from perenne.cli.certs import certs
 from perenne.cli.usage import fail, read_config
 from perenne.config import ConfigError
 from perenne.config_reading import load_config
+from perenne.logs import hush
 from perenne.nodeaccess import NodeAccess, own_address
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -85,6 +86,7 @@ def _top(version: VersionOption = False) -> None:
     Run a node: `perenne node --config FILE`. Look at all of them: `perenne status`. Check a disk: `perenne log
     verify`. Each verb explains itself: `perenne VERB --help`.
     """
+    hush()
 
 
 @config_app.command("check")
@@ -154,10 +156,16 @@ def switchover(
     cluster: Annotated[Path | None, typer.Option("--cluster", help="A cluster.json written by script/up.")] = None,
     to: Annotated[str, typer.Option(help="The node that is to lead; else the most advanced follower.")] = "",
     seconds: Annotated[float, typer.Option(help="How long to wait for it.")] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say who could take over, and change nothing.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Hand the lead to another node; acknowledgements pause for well under a second, nothing is lost."""
+    """Hand the lead to another node; acknowledgements pause for well under a second, nothing is lost.
+
+    Example: `perenne switchover --config node.toml --to n2`. Exit code 0 that node leads (or could, with --dry-run), 1
+    it does not, and why, 2 bad usage.
+    """
     from perenne.cli.status import NoCluster
-    from perenne.cli.switchover import ask, zookeeper_of
+    from perenne.cli.switchover import ask, done, zookeeper_of
     from perenne.config_tls import zookeeper_access
 
     try:
@@ -168,10 +176,10 @@ def switchover(
     if not hosts:
         raise fail("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
 
-    result = ask(hosts, to, seconds, zookeeper_access(settings))
-    typer.echo(result)
-    if not result.endswith("leads"):
-        raise typer.Exit(1)
+    result = ask(hosts, to, seconds, zookeeper_access(settings), dry_run=dry_run)
+    ok = done(result)
+    typer.echo(json.dumps({"ok": ok, "dry_run": dry_run, "result": result}) if as_json else result)
+    raise typer.Exit(0 if ok else 1)
 
 
 @app.command(

@@ -1,6 +1,5 @@
 """`perenne delete`: instances, series or studies go, with a reason, and a second person where that is configured."""
 
-import json
 import sys
 import time
 from typing import Annotated, Any, Final
@@ -27,6 +26,7 @@ from perenne.cli.orders import (
     leader_at,
     person,
     progress,
+    say,
 )
 from replication.pages import APPROVAL, REQUEST, UIDS_LIMIT, UNDO, WITHDRAWAL, of_page
 from storage.listing import Listed
@@ -61,7 +61,8 @@ def delete(
     study on legal hold, nothing is deleted. With retention.approval = "two-person" this keeps a request, and somebody
     else runs `perenne delete approve ID`. After Ctrl-C give the same command again.
 
-    Exit code 0 done (or kept as a request), 1 not done, 2 bad usage.
+    Exit code 0 done (or kept as a request), 1 not done (with --dry-run: there is nothing, or it would be refused now),
+    2 bad usage.
     """
     if context.invoked_subcommand is not None:
         return
@@ -78,8 +79,11 @@ def delete(
             found = await burying.looked(leader, level, uids)
             if dry_run or not as_json:
                 await burying.show(leader, level, uids, found, as_json=as_json)
-            if dry_run or not found["instances"]:
-                return 0 if found["instances"] else _nothing(as_json=as_json and not dry_run)
+            if not found["instances"]:
+                return _nothing(as_json=as_json and not dry_run)
+            if dry_run:
+                return burying.foreseen(found, as_json=as_json)
+            burying.check_allowed(found)
             if not agreed(f"Delete these {found['instances']} instances?", yes=yes):
                 return 1
             request, asked_us = burying.new_request()
@@ -99,25 +103,21 @@ def delete(
 
 def _nothing(*, as_json: bool) -> int:
     if as_json:
-        _say({"ok": False, "cause": "nothing is stored under these UIDs"}, "", as_json=True)
+        say({"ok": False, "cause": "nothing is stored under these UIDs"}, "", as_json=True)
     else:
         sys.stderr.write("perenne: nothing is stored under these UIDs\n")
     return 1
-
-
-def _say(document: dict[str, Any], text: str, *, as_json: bool) -> None:
-    sys.stdout.write((json.dumps(document) if as_json else text) + "\n")
 
 
 async def _carried_out(leader: Leader, wanted: Wanted, found: dict[str, Any], *, as_json: bool) -> int:
     if found["two_person"]:
         await burying.ask_for_approval(leader, wanted)
         text = f"kept as {wanted.request}: a second person runs `perenne delete approve {wanted.request}`"
-        _say({"ok": True, "request": wanted.request, "waits_for": "approval"}, text, as_json=as_json)
+        say({"ok": True, "request": wanted.request, "waits_for": "approval"}, text, as_json=as_json)
         return 0
     done = await burying.bury(leader, wanted, found["instances"], quiet=as_json)
     text = f"{done} instances deleted as {wanted.request}; `perenne delete undo {wanted.request}` brings them back"
-    _say({"ok": True, "request": wanted.request, "deleted": done}, text, as_json=as_json)
+    say({"ok": True, "request": wanted.request, "deleted": done}, text, as_json=as_json)
     return 0
 
 
@@ -155,7 +155,7 @@ def list_verb(
             f" {r['reason']}  ({r['level']} {r['uids']})  {r['state']}"
             for r in requests.values()
         ]
-        _say({"requests": list(requests.values())}, "\n".join(lines) or "no requests", as_json=as_json)
+        say({"requests": list(requests.values())}, "\n".join(lines) or "no requests", as_json=as_json)
         return 0
 
     raise carry_out(work(), as_json=as_json)
@@ -196,7 +196,8 @@ def approve_verb(
             if dry_run or not as_json:
                 await burying.show(leader, level, uids, found, as_json=as_json)
             if dry_run:
-                return 0
+                return burying.foreseen({**found, "two_person": False}, as_json=as_json)
+            burying.check_allowed({**found, "two_person": False})
             if not agreed(f"Approve, and delete these {found['instances']} instances?", yes=yes):
                 return 1
             if not any(note[2] == APPROVAL for note in notes):
@@ -212,7 +213,7 @@ def approve_verb(
             )
             done = await burying.bury(leader, wanted, found["instances"], quiet=as_json)
             text = f"{done} instances deleted as {request}; `perenne delete undo {request}` brings them back"
-            _say({"ok": True, "request": request, "deleted": done}, text, as_json=as_json)
+            say({"ok": True, "request": request, "deleted": done}, text, as_json=as_json)
             return 0
 
     raise carry_out(work(), as_json=as_json)
@@ -233,7 +234,7 @@ def withdraw_verb(
     async def work() -> int:
         async with leader_at(keeper) as leader:
             await leader.ask("note", what=WITHDRAWAL, subject=request, facts={"by": by})
-        _say({"ok": True, "request": request}, f"{request} is withdrawn", as_json=as_json)
+        say({"ok": True, "request": request}, f"{request} is withdrawn", as_json=as_json)
         return 0
 
     raise carry_out(work(), as_json=as_json)
@@ -275,7 +276,7 @@ def undo_verb(
                 sys.stdout.write(f"{_compacted(compacted)}\n" if compacted else "")
             if dry_run:
                 rows = [{"study": i.study, "instance": i.sop, "bytes": i.size} for i in items]
-                _say({"instances": len(items), "bytes": size, "items": rows}, "nothing was done", as_json=as_json)
+                say({"instances": len(items), "bytes": size, "items": rows}, "nothing was done", as_json=as_json)
                 return 0
             if not agreed("Store them anew?", yes=yes):
                 return 1
@@ -286,7 +287,7 @@ def undo_verb(
         back = len(items) + len(compacted) - len(failed)
         text = "\n".join([*(f"{sop}: {why}" for sop, why in failed), f"{back} instances are back"])
         rows = [{"instance": sop, "cause": why} for sop, why in failed]
-        _say({"ok": not failed, "back": back, "failed": rows}, text, as_json=as_json)
+        say({"ok": not failed, "back": back, "failed": rows}, text, as_json=as_json)
         return 1 if failed else 0
 
     raise carry_out(work(), as_json=as_json)

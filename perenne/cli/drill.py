@@ -13,8 +13,15 @@ from perenne.cli.tier import ConfigOption, JsonOption
 
 def drill_verb(
     config: ConfigOption,
-    newest: Annotated[int, typer.Option(help="Restore the newest so many objects.")] = 0,
-    sample: Annotated[int, typer.Option(help="Restore the objects that hold so many positions drawn at random.")] = 0,
+    newest: Annotated[int, typer.Option(help="Restore the newest N objects of the tier.", metavar="N")] = 0,
+    sample: Annotated[
+        int,
+        typer.Option(
+            help="Draw N records at random and restore the objects that hold them, whole: at most N, fewer where"
+            " several records share one. What is done when nothing is chosen, with N = 20.",
+            metavar="N",
+        ),
+    ] = 0,
     everything: Annotated[bool, typer.Option("--all", help="Restore everything. Needs room for the archive.")] = False,
     scratch: Annotated[
         Path | None, typer.Option(help="Where the scratch place is made; else beside data_dir. Removed at the end.")

@@ -4,7 +4,6 @@ import json
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ from perenne.moving.dicomdir import FileSetTarget
 from perenne.moving.exporting import Exported, Source, export
 from perenne.moving.findings import printable
 from perenne.moving.holdings import in_directory
-from perenne.moving.remote import in_cluster
+from perenne.moving.remote import OLDER_OVER_HTTP, in_cluster
 from perenne.moving.selection import Wanted, dates
 from perenne.moving.targets import Files, Target, Zip
 from perenne.nodeaccess import NodeAccess
@@ -66,7 +65,6 @@ class Wishes:
 
 def take_out(wishes: Wishes) -> int:
     """Export as wished; return the exit code. Raises BadUsage, BadSelection, NoCluster, NoList, NotWritten, OSError."""
-    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # they quote what was read
     wanted = _wanted(wishes)
     _check(wishes)
     began = time.monotonic()
@@ -176,9 +174,11 @@ def _show(done: Exported, wishes: Wishes, seconds: float) -> None:
             f"{done.written} written ({done.bytes / 1e6:.1f} MB in {seconds:.1f} s), {done.already} there already,"
             f" {len(done.left)} left out\n"
         )
-    if done.left:
+    if any(OLDER_OVER_HTTP in left.why for left in done.left.values()):
+        out.write("An older content of a UID lies in the data directory of every node: give --from DATA_DIR\n")
+    if any(OLDER_OVER_HTTP not in left.why for left in done.left.values()):
         out.write("Another replica may have what is damaged here: give its --from DATA_DIR, or --url, too\n")
-    elif not done.found:
+    if not done.left and not done.found:
         out.write("nothing of what is wanted is there\n")
 
 

@@ -96,8 +96,9 @@ def repair(
 ) -> None:
     """Mend damaged records from another node or from the tier.
 
-    Without a directory: every node that runs is asked, through ZooKeeper, to mend now what it knows to be damaged, and
-    says what is left. (It does so by itself too; this does not wait for the next try.)
+    Without a directory: every registered node is asked, through ZooKeeper, to mend now what it knows to be damaged, and
+    says what is left; one that does not run is named. (A node does so by itself too; this does not wait for the next
+    try.)
 
     With the directory of a node that does NOT run: everything is read, and what is wrong is taken from `--from
     OTHER_DATA_DIR`: single records, or whole segments where nothing can be believed any more; or with `--from-tier
@@ -105,10 +106,11 @@ def repair(
     lay there is kept in lost+found. After Ctrl-C run it again: it finds what is still to be done.
 
     Example: `perenne repair --config node.toml`; `perenne repair /var/lib/perenne --from /mnt/n2/perenne --dry-run`.
-    Exit code 0 nothing is damaged (any more), 1 something is left, 2 bad usage.
+    Exit code 0 nothing is damaged (any more), 1 something is left (with --dry-run: something is damaged), or a node did
+    not answer, 2 bad usage, which includes the directory of a node that runs: nothing was changed then.
     """
     if directory is None:
-        from perenne.cli.repair import repair_running
+        from perenne.cli.repair import UnknownNode, repair_running
         from perenne.cli.status import NoCluster
         from perenne.cli.switchover import zookeeper_of
         from perenne.config_tls import zookeeper_access
@@ -123,7 +125,11 @@ def repair(
         if not hosts:
             raise _fail("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
         access = zookeeper_access(settings)
-        raise typer.Exit(repair_running(hosts, node or [], access, seconds=seconds, dry_run=dry_run, as_json=as_json))
+        try:
+            code = repair_running(hosts, node or [], access, seconds=seconds, dry_run=dry_run, as_json=as_json)
+        except UnknownNode as error:
+            raise _fail(str(error), 2) from error
+        raise typer.Exit(code)
     if (source is None) == (not from_tier):
         raise _fail("say where to take sound bytes from: --from OTHER_DATA_DIR, or --from-tier --config FILE", 2)
     raise typer.Exit(_offline(directory, source, config, dry_run=dry_run, as_json=as_json))
@@ -138,14 +144,17 @@ def _offline(directory: Path, source: Path | None, config: Path | None, *, dry_r
         raise _fail(f"{source} holds no log: give the [node] data_dir of another node", 2)
     if source is None and config is None:
         raise _fail("--from-tier needs --config FILE", 2)
+    settings = _config(config).tier
     try:
-        settings = _config(config).tier
         tier = (settings, blocking_store(settings, os.environ)) if source is None else None
+    except TierError as error:
+        raise _fail(str(error), 2) from error
+    try:
         return repair_offline(directory, other=source, tier=tier, dry_run=dry_run, as_json=as_json)
     except TierError as error:
         raise _fail(str(error)) from error
     except StorageError as error:
-        raise _fail(f"{error}{_step(error)}") from error
+        raise _stopped(error) from error
 
 
 def reindex(
@@ -160,17 +169,22 @@ def reindex(
     its place when it is complete; an interrupted reindex goes on where it was. (A node that finds its index missing or
     damaged does the same by itself, while it takes stores.)
 
-    Example: `perenne reindex /var/lib/perenne`. Exit code 0 done, 1 some records cannot be read, 2 bad usage.
+    Example: `perenne reindex /var/lib/perenne`. Exit code 0 done (or could be, with --dry-run), 1 some records cannot
+    be read, 2 bad usage, which includes the directory of a node that runs: nothing was changed then.
     """
     from perenne.cli.reindex import reindex as run
 
     try:
         raise typer.Exit(run(_directory(directory, config), dry_run=dry_run, as_json=as_json))
     except StorageError as error:
-        raise _fail(f"{error}{_step(error)}") from error
+        raise _stopped(error) from error
 
 
-def _step(error: StorageError) -> str:
+def _stopped(error: StorageError) -> typer.Exit:
+    """Bad usage, where the directory is none or its node runs; else something is wrong with what lies there."""
+    from perenne.cli.offline_log import NoDirectory
     from storage.errors import LogLocked
 
-    return ": stop the node first" if isinstance(error, LogLocked) else ""
+    if isinstance(error, LogLocked):
+        return _fail(f"{error}: stop the node first; nothing was changed", 2)
+    return _fail(str(error), 2 if isinstance(error, NoDirectory) else 1)

@@ -6,7 +6,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -96,7 +95,6 @@ def _check(wishes: Wishes, nodes: list[str]) -> None:
 
 
 def _import(target: Target, nodes: list[str], wishes: Wishes) -> int:
-    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # they quote what was read
     known = Known.of(wishes.journal) if wishes.journal.exists() else Known()
     began = time.monotonic()
     with (

@@ -26,6 +26,7 @@ from perenne.membership import (
     check_retire,
     configuration,
     members,
+    place_of,
     progress,
     running,
 )
@@ -84,7 +85,8 @@ def add(
     def work(surgery: Surgery) -> typer.Exit:
         found = surgery.look()
         if not written:  # else this verb is typed once more, to go on watching
-            check_add(found, wanted.name)
+            place = place_of(settings, wanted.data_dir, wanted.advertise_host, wanted.ports)
+            check_add(found, wanted.name, settings, place)
         if dry_run:
             typer.echo(json.dumps({"file": str(target), "text": text}) if as_json else f"{text}\n(not written)")
             return typer.Exit(0)

@@ -21,17 +21,26 @@ def run_node(
     allow_solo: Annotated[
         bool, typer.Option("--allow-solo", help="Let one durable copy be enough. One lost disk then loses images.")
     ] = False,
+    tier: Annotated[
+        Path | None,
+        typer.Option("--tier", help="A directory that holds the second copy, as [tier] would name it (docs/tier.md)."),
+    ] = None,
 ) -> None:
     """Run one node until SIGTERM. Without a configuration: standalone, and it says why it refuses stores.
+
+    With `--tier /mnt/san`, or a [tier] section, a standalone node keeps two copies: on its disk and there. Mark the
+    directory before, once: `perenne tier prepare --directory /mnt/san`.
 
     With a verb, do something about a node instead: `perenne node add`, `perenne node replace`, `perenne node retire`.
     """
     if context.invoked_subcommand is not None:
-        if config is not None or allow_solo:
+        if config is not None or allow_solo or tier is not None:
             raise fail(f"these options belong behind the verb: perenne node {context.invoked_subcommand} …", 2)
         return
     if allow_solo:
         os.environ["PERENNE_CLUSTER__ALLOW_SOLO"] = "true"
+    if tier is not None:
+        os.environ |= {"PERENNE_TIER__KIND": "directory", "PERENNE_TIER__DIRECTORY": str(tier.absolute())}
     settings = read_config(config)
     from perenne.node import run
 

@@ -12,6 +12,10 @@ from storage.metadata import PROMISE_FILE, Promise, newest_promise, read_identit
 from storage.table import PAGE, decode_segment_header
 
 
+class NoDirectory(FormatError):
+    """What was named is no data directory of a node."""
+
+
 @dataclass(frozen=True, slots=True)
 class OfflineNode:
     """A data directory whose lock is held."""
@@ -38,10 +42,10 @@ class OfflineNode:
 def locked_node(directory: Path) -> Generator[OfflineNode]:
     """Hold the lock meanwhile.
 
-    Raises LogLocked while its node runs, FormatError when it is no data directory or nothing is known of it.
+    Raises LogLocked while its node runs, NoDirectory when it is none, FormatError when nothing is known of it.
     """
     if not (directory / "log").is_dir():
-        raise FormatError(f"{directory} holds no log: give the [node] data_dir of a node")
+        raise NoDirectory(f"{directory} holds no log: give the [node] data_dir of a node")
     disk = RealDisk(directory)
     disk.lock("lock")
     try:

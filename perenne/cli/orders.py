@@ -26,6 +26,8 @@ from storage.listing import Listed
 T = TypeVar("T")
 ANSWER_S: Final = 8.0
 """After this an order is given again: whoever led may lead no more."""
+SILENT_S: Final = 2.0
+"""Whoever waits for longer is told what for."""
 LOOK_S: Final = 0.03
 CONNECT_S: Final = 15.0
 
@@ -69,8 +71,10 @@ class Leader:
 
     async def ask(self, do: str, **body: Any) -> dict[str, Any]:
         """Give an order and return the answer. It may be given several times, which is harmless. Raises NotDone."""
-        ends = time.monotonic() + self._seconds
+        began = time.monotonic()
+        ends = began + self._seconds
         why = "no leader carried it out: see `perenne status`"
+        said = ""
         while (left := ends - time.monotonic()) > 0:
             try:
                 answer = await self._once(do, body, min(left, ANSWER_S))
@@ -83,8 +87,9 @@ class Leader:
             if "again" not in answer:
                 return answer
             why = str(answer["again"])
-            if why.startswith("not in sync"):
-                why += ": nothing is deleted while a registered node is away (see `perenne status`)"
+            if why != said and time.monotonic() - began > SILENT_S:
+                sys.stderr.write(f"perenne: waiting, for {self._seconds:.0f} s at most: {why}\n")
+                said = why
             await asyncio.sleep(0.5)
         raise NotDone(f"{why}. What was done so far stays done; the same command goes on")
 
@@ -179,6 +184,11 @@ def carry_out(work: Coroutine[Any, Any, int], *, as_json: bool) -> typer.Exit:
     except KeyboardInterrupt:
         sys.stderr.write("perenne: stopped; the same command goes on where this one ended\n")
         return typer.Exit(1)
+
+
+def say(document: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """What a verb did, for scripts or for eyes."""
+    sys.stdout.write((json.dumps(document) if as_json else text) + "\n")
 
 
 def agreed(question: str, *, yes: bool) -> bool:

@@ -36,10 +36,24 @@ def _reindexed(node: OfflineNode, *, dry_run: bool, as_json: bool) -> int:
         facts: dict[str, object] = {"records": last, "continues": node.disk.exists(NEW)}
         _say(facts, f"would index records 1 to {last}; the node itself adds what came after", as_json)
         return 0
+    continues = node.disk.exists(NEW)
     added, seconds, holes = rebuilt(node, quiet=as_json)
     rate = added / seconds if seconds else 0.0
-    facts = {"instances": added, "seconds": round(seconds, 3), "per_second": round(rate), "unreadable": sorted(holes)}
-    text = f"{added} instances in {seconds:.1f} s, {rate:.0f} per second"
+    index = Index.open(node.disk)
+    try:
+        instances, records = index.count_instances(), index.applied.sequence
+    finally:
+        index.close()
+    facts = {
+        "records": records,
+        "instances": instances,
+        "added": added,
+        "continued": continues,
+        "seconds": round(seconds, 3),
+        "per_second": round(rate),
+        "unreadable": sorted(holes),
+    }
+    text = f"{instances} instances; {added} added in {seconds:.1f} s, {rate:.0f} per second"
     if holes:
         text += f"; {len(holes)} records cannot be read: see perenne verify, perenne repair"
     _say(facts, text, as_json)

@@ -24,6 +24,14 @@ from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.tier.port import BlockingStore
 
 PAUSE_S: Final = 0.1
+DOWN: Final = (
+    "does not run, so nothing was looked at: start it and type this again, or mend its stopped log with"
+    " `perenne repair DATA_DIR --from OTHER_DATA_DIR`"
+)
+
+
+class UnknownNode(Exception):
+    """No such node is registered; the text names those that are."""
 
 
 def repair_offline(
@@ -100,7 +108,10 @@ def _tell(facts: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
 def repair_running(
     hosts: str, names: list[str], access: Access, *, seconds: float, dry_run: bool, as_json: bool
 ) -> int:
-    """Ask each node, one after the other; return the exit code: 1 while anything is left or a node did not answer."""
+    """Ask each node, one after the other; return the exit code: 1 while anything is left or a node did not answer.
+
+    Raises UnknownNode.
+    """
     results = asyncio.run(_asked(hosts, names, seconds, access, dry_run=dry_run))
     if as_json:
         typer.echo(json.dumps(results))
@@ -130,13 +141,17 @@ async def _asked(
         async with asyncio.timeout(seconds):
             await waiter.event.wait()
             live = await coordination.live_nodes()
-        wanted = names or sorted(live)
+            found = await coordination.registrations()
+        registered = {name for name, node in found.items() if not node.retired} | set(live)
+        if unknown := [name for name in names if name not in registered]:
+            raise UnknownNode(
+                f"no node {', '.join(unknown)} is registered: there are {', '.join(sorted(registered)) or 'none'}"
+            )
+        wanted = names or sorted(registered)
         if not wanted:
-            return {"cluster": {"error": "no node runs"}}
+            return {"cluster": {"error": "no node is registered"}}
         return {
-            name: await _ask(coordination, name, seconds, dry_run=dry_run)
-            if name in live
-            else {"error": f"does not run: stop it for good and use perenne repair DATA_DIR, or start it ({name})"}
+            name: await _ask(coordination, name, seconds, dry_run=dry_run) if name in live else {"error": DOWN}
             for name in wanted
         }
     except (TimeoutError, CoordinationUnavailable):

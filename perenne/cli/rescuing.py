@@ -50,7 +50,7 @@ def reached(settings: Config, hosts: str) -> Reach:
 
 
 def bucket(settings: Config | None) -> Bucket | None:
-    if settings is None or not settings.uses_tier:
+    if settings is None or not settings.tier.on:
         return None
     from perenne.config_tier import blocking_store
     from perenne.survey import bucket as seen_in

@@ -55,7 +55,9 @@ def restore_verb(
 
     A past is a log of plain tar files: `tar xf`, `perenne log ls`, `perenne log extract`. No node takes it for its own.
 
-    Exit code 0 everything is there, 1 something is missing or it had to stop, 2 bad usage; nothing was changed then.
+    Exit code 0 everything is there, 1 something is missing or it had to stop, 2 bad usage (the directory is not empty,
+    for example); nothing was changed then. With --dry-run the code says what the tier holds, whatever the directory
+    holds; that it would be refused is said besides.
     """
     from perenne.cli.usage import fail, read_config
     from perenne.restoring import CLUSTER, NODE, Unusable, Wish
@@ -103,7 +105,12 @@ def until_of(text: str) -> "Until":
         if int(text) < 1:
             raise ValueError("the first record is 1")
         return Until(sequence=int(text))
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError("write a position, such as 4711, or a time, such as 2026-03-01T12:00 (UTC)") from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
+    if moment > datetime.now(UTC):
+        raise ValueError(f"{moment.isoformat()} is still to come; times are UTC unless they say otherwise")
     return Until(time_us=int(moment.timestamp() * 1_000_000))

@@ -12,6 +12,7 @@ from replication.restore.engine import planned
 from replication.restore.plan import Plan, below
 from replication.tier.port import ObjectStore, Refused, TierError
 from storage.errors import LogLocked, StorageError
+from storage.metadata import RESTORE_FILE
 
 
 def carry_out(config: Config, wish: Wish, *, as_json: bool, dry_run: bool) -> int:
@@ -50,6 +51,14 @@ async def _carried_out(config: Config, wish: Wish, store: ObjectStore, *, as_jso
     return 0 if report.complete and report.finished else 1
 
 
+def _refusal(wish: Wish) -> str:
+    """Why the restore itself would not begin. A look at what the tier holds is wanted also beside a full directory."""
+    begun = (wish.to / RESTORE_FILE).exists()
+    if not begun and wish.to.is_dir() and (there := sorted(e.name for e in wish.to.iterdir() if e.name != "lock")):
+        return f"{wish.to} is not empty ({', '.join(there[:3])} …): give an empty directory"
+    return ""
+
+
 def _show_plan(plan: Plan, wish: Wish, *, as_json: bool) -> int:
     """What the names say; no payload was read, so damage inside of objects is not known yet."""
     if wish.until.sequence is not None:
@@ -60,6 +69,7 @@ def _show_plan(plan: Plan, wish: Wish, *, as_json: bool) -> int:
         facts = {
             "dry_run": True,
             "directory": str(wish.to),
+            "refused": _refusal(wish),
             "objects": len(plan.pieces),
             "restorable_upto": plan.reaches,
             "tip": {"epoch": plan.tip.epoch, "sequence": plan.tip.sequence},
@@ -74,4 +84,6 @@ def _show_plan(plan: Plan, wish: Wish, *, as_json: bool) -> int:
         )
         for hole in holes:
             sys.stdout.write(f"MISSING: records {hole.first} to {hole.last}\n")
+        if why := _refusal(wish):
+            sys.stdout.write(f"it would be refused now: {why}\n")
     return 1 if holes or not plan.pieces else 0

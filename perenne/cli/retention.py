@@ -17,6 +17,7 @@ from perenne.cli.burying import Wanted
 from perenne.cli.orders import (
     AsOption,
     ClusterOption,
+    DryOption,
     JsonOption,
     Keeper,
     Leader,
@@ -30,6 +31,7 @@ from perenne.cli.orders import (
     keeper_of,
     leader_at,
     person,
+    say,
 )
 from perenne.config import ConfigError, RetentionConfig
 from perenne.config_reading import load_config
@@ -108,8 +110,11 @@ async def _look(leader: Leader, settings: RetentionConfig) -> _Found:
         after = answer["studies"][-1][0]
 
 
-def _show(found: _Found, *, as_json: bool) -> None:
+def _show(found: _Found, *, as_json: bool, refused: str | None = None) -> None:
+    """refused: why it would not be done now; None where nothing is to be done."""
     document = found.document()
+    if refused is not None:
+        document["refused"] = refused
     if as_json:
         sys.stdout.write(json.dumps(document) + "\n")
         return
@@ -155,6 +160,7 @@ def plan_verb(
 def run_verb(
     config: RulesOption,
     yes: YesOption = False,
+    dry_run: DryOption = False,
     as_: AsOption = "",
     limit: Annotated[int, typer.Option(help="Studies at most in this run.", min=1)] = 1000,
     zookeeper: ZooKeeperOption = "",
@@ -165,9 +171,10 @@ def run_verb(
 
     perenne retention run --config /etc/perenne/n1.toml --limit 100
 
-    Nothing runs by itself: put it into a timer, with --yes. After Ctrl-C give the same command again.
+    Nothing runs by itself: put it into a timer, with --yes. After Ctrl-C give the same command again. --dry-run shows
+    what this run would take: as `perenne retention plan`, but at most --limit, and whether it would be refused now.
 
-    Exit code 0 done, 1 not all could be done, 2 bad usage.
+    Exit code 0 done (also when nothing is due), 1 not all could be done, or would be, 2 bad usage.
     """
     settings, keeper, by = _settings(config), keeper_of(config, zookeeper, cluster), person(as_)
 
@@ -175,15 +182,21 @@ def run_verb(
         async with leader_at(keeper) as leader:
             found = await _look(leader, settings)
             found = _Found(found.before, found.due[:limit], found.held)
-            if not as_json:
-                _show(found, as_json=False)
+            now: dict[str, Any] = {"absent": [], "two_person": False}
+            if found.due:
+                now = await leader.ask("look", level="study", uids=[found.due[0].study.study])
+            if dry_run or not as_json:
+                _show(found, as_json=as_json, refused=burying.refusal(now))
+            if dry_run:
+                return burying.foreseen(now, as_json=as_json)
+            burying.check_allowed(now)
             if found.due and not agreed(f"Delete {len(found.due)} studies?", yes=yes):
                 return 1
             requests, deleted, troubles = await _run(leader, found, by, quiet=as_json)
         lines = [*troubles, *(f"kept as {request}: `perenne delete approve {request}`" for request in requests)]
         document = {"ok": not troubles, "deleted": deleted, "requests": requests, "troubles": troubles}
         text = "\n".join([*lines, f"{deleted} instances deleted, {len(requests)} requests kept"])
-        sys.stdout.write((json.dumps(document) if as_json else text) + "\n")
+        say(document, text, as_json=as_json)
         return 1 if troubles else 0
 
     raise carry_out(work(), as_json=as_json)
@@ -224,14 +237,24 @@ async def _run(leader: Leader, found: _Found, by: str, *, quiet: bool) -> tuple[
 # Legal hold
 
 
-def _note(what: str, study: str, reason: str, by: str, keeper: Keeper, *, as_json: bool) -> typer.Exit:
+def _note(
+    what: str, study: str, reason: str, by: str, keeper: Keeper, *, as_json: bool, absent: bool = False
+) -> typer.Exit:
+    """absent: whether the study need not be there."""
+
     async def work() -> int:
         async with leader_at(keeper) as leader:
+            if what == RELEASE and study not in await _holds(leader):
+                raise NotDone(f"{study} is not on hold: see `perenne retention hold list`; nothing was changed")
+            if what == HOLD and not absent and not (await leader.ask("look", level="study", uids=[study]))["instances"]:
+                raise NotDone(
+                    f"no study {study} is stored, so nothing was put on hold: check the UID, or give"
+                    " --even-if-absent to hold a study that is yet to come"
+                )
             facts = {"by": by, "reason": reason, "id": secrets.token_hex(4)}
             await leader.ask("note", what=what, subject=study, facts=facts)
         done = "is on hold" if what == HOLD else "is released"
-        document = {"ok": True, "study": study, "held": what == HOLD}
-        sys.stdout.write((json.dumps(document) if as_json else f"{study} {done}") + "\n")
+        say({"ok": True, "study": study, "held": what == HOLD}, f"{study} {done}", as_json=as_json)
         return 0
 
     return carry_out(work(), as_json=as_json)
@@ -239,8 +262,11 @@ def _note(what: str, study: str, reason: str, by: str, keeper: Keeper, *, as_jso
 
 @hold_app.command("add")
 def hold_add(
-    study: Annotated[str, typer.Argument(help="Its Study Instance UID; it need not be stored yet.")],
+    study: Annotated[str, typer.Argument(help="Its Study Instance UID.")],
     reason: Annotated[str, typer.Option(help="Why. Kept in the log.")],
+    even_if_absent: Annotated[
+        bool, typer.Option("--even-if-absent", help="Hold it although nothing of it is stored (yet, or any more).")
+    ] = False,
     as_: AsOption = "",
     config: ConfigOption = None,
     zookeeper: ZooKeeperOption = "",
@@ -250,8 +276,11 @@ def hold_add(
     """Put a study on legal hold: every delete that covers any of it is refused, from now on.
 
     perenne retention hold add 1.2.840.113619.2.1 --reason "court order 17 O 4/26"
+
+    Exit code 0 it is on hold, 1 it is not (a UID of which nothing is stored is taken for a mistyped one), 2 bad usage.
     """
-    raise _note(HOLD, study, reason, person(as_), keeper_of(config, zookeeper, cluster), as_json=as_json)
+    keeper = keeper_of(config, zookeeper, cluster)
+    raise _note(HOLD, study, reason, person(as_), keeper, as_json=as_json, absent=even_if_absent)
 
 
 @hold_app.command("remove")
@@ -264,7 +293,10 @@ def hold_remove(
     cluster: ClusterOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Release a study from legal hold. The log keeps who did so, and why."""
+    """Release a study from legal hold. The log keeps who did so, and why.
+
+    Exit code 0 it is released, 1 it is not (it was not on hold, for example), 2 bad usage.
+    """
     raise _note(RELEASE, study, reason, person(as_), keeper_of(config, zookeeper, cluster), as_json=as_json)
 
 
@@ -279,19 +311,24 @@ def hold_list(
     keeper = keeper_of(config, zookeeper, cluster)
 
     async def work() -> int:
-        held: dict[str, dict[str, Any]] = {}
-        after = 0
         async with leader_at(keeper) as leader:
-            while notes := (await leader.ask("notes", what=[HOLD, RELEASE], after=after))["notes"]:
-                after = notes[-1][0]
-                for _, time_us, what, study, facts in notes:
-                    held.pop(study, None)
-                    if what == HOLD:
-                        since = datetime.fromtimestamp(time_us / 1e6, UTC).date().isoformat()
-                        held[study] = {"study": study, "since": since, "by": facts["by"], "reason": facts["reason"]}
+            held = await _holds(leader)
         lines = [f"{h['study']}  since {h['since']}, {h['by']}: {h['reason']}" for h in held.values()]
-        text = json.dumps({"holds": list(held.values())}) if as_json else "\n".join(lines) or "nothing is on hold"
-        sys.stdout.write(text + "\n")
+        say({"holds": list(held.values())}, "\n".join(lines) or "nothing is on hold", as_json=as_json)
         return 0
 
     raise carry_out(work(), as_json=as_json)
+
+
+async def _holds(leader: Leader) -> dict[str, dict[str, Any]]:
+    """The studies on hold, as the notes in the log say."""
+    held: dict[str, dict[str, Any]] = {}
+    after = 0
+    while notes := (await leader.ask("notes", what=[HOLD, RELEASE], after=after))["notes"]:
+        after = notes[-1][0]
+        for _, time_us, what, study, facts in notes:
+            held.pop(study, None)
+            if what == HOLD:
+                since = datetime.fromtimestamp(time_us / 1e6, UTC).date().isoformat()
+                held[study] = {"study": study, "since": since, "by": facts["by"], "reason": facts["reason"]}
+    return held

@@ -17,6 +17,7 @@ from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.core.values import ClusterState
 
 WITHDRAW_S: Final = 2.0
+COULD: Final = "could take over (nothing was changed)"
 
 
 def zookeeper_of(cluster: Path) -> str:
@@ -24,12 +25,17 @@ def zookeeper_of(cluster: Path) -> str:
     return str(described(cluster)["zookeeper"]["address"])
 
 
-def ask(hosts: str, to: str, seconds: float, access: Access | None = None) -> str:
-    """Return what became of it."""
-    return asyncio.run(_connected(hosts, to, seconds, access or Access()))
+def ask(hosts: str, to: str, seconds: float, access: Access | None = None, *, dry_run: bool = False) -> str:
+    """Return what became of it, or would with dry_run."""
+    return asyncio.run(_connected(hosts, to, seconds, access or Access(), dry_run=dry_run))
 
 
-async def _connected(hosts: str, to: str, seconds: float, access: Access) -> str:
+def done(result: str) -> bool:
+    """Whether a result says that the wanted node leads, or could."""
+    return result.endswith(("leads", COULD))
+
+
+async def _connected(hosts: str, to: str, seconds: float, access: Access, *, dry_run: bool) -> str:
     coordination = ZooKeeperCoordination(hosts, session_timeout_ms=6000, access=access)
     waiter = SessionWaiter()
     await coordination.start(waiter)
@@ -37,11 +43,26 @@ async def _connected(hosts: str, to: str, seconds: float, access: Access) -> str
     try:
         async with asyncio.timeout(seconds):
             await waiter.event.wait()
+            if dry_run:
+                return await foreseen(coordination, to)
         return await carried_out(coordination, to, seconds - (time.monotonic() - began))
+    except CoordinationUnavailable as error:
+        return f"failed: {error}"
     except TimeoutError:
         return f"failed: ZooKeeper at {hosts} does not answer"
     finally:
         await coordination.close()
+
+
+async def foreseen(coordination: Coordination, to: str) -> str:
+    """What would be asked of the leader, which may still find a reason against it. Raises CoordinationUnavailable."""
+    seen = await coordination.read_state()
+    state, live = seen.state if seen else None, await coordination.live_nodes()
+    if why := why_not(state, live, to):
+        return why
+    assert state is not None and state.leader is not None, "else there is a reason"
+    others = sorted(member.id for member in state.in_sync if member.id in live and member.id != state.leader.id)
+    return f"{state.leader.id} leads; {to or ' or '.join(others)} {COULD}"
 
 
 async def carried_out(coordination: Coordination, to: str, seconds: float) -> str:

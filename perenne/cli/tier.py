@@ -16,6 +16,7 @@ from perenne.cli.orphans import CommittedLog, Judged, document, survey
 from perenne.config import ConfigError, TierConfig
 from perenne.config_reading import load_config
 from perenne.config_tier import blocking_store, patient_store
+from replication.tier.directory import DirectoryStore
 from replication.tier.keys import Run
 from replication.tier.port import BlockingStore, TierError
 from replication.tier.probe import ProbeResult, Verdict, probe, synchronous_refusal
@@ -51,7 +52,15 @@ def probe_verb(config: ConfigOption, as_json: JsonOption = False) -> None:
 
 
 @app.command("prepare")
-def prepare_verb(config: ConfigOption, as_json: JsonOption = False) -> None:
+def prepare_verb(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The node's TOML file, with its tier section.")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--directory", help="A directory instead of a configuration.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Make a tier ready, once: the bucket where there is none, or the mark of a directory.
 
     The mark, a file `.perenne-tier`, is how a node tells a mounted SAN from an empty mount point: without it the tier
@@ -60,7 +69,10 @@ def prepare_verb(config: ConfigOption, as_json: JsonOption = False) -> None:
 
     Exit code 0 it is ready, 1 it could not be made ready, 2 bad usage or configuration.
     """
-    _, store = _opened(config)
+    if (config is None) == (directory is None):
+        sys.stderr.write("perenne: give --config FILE, or --directory DIRECTORY\n")
+        raise typer.Exit(2)
+    store = _opened(config)[1] if config is not None else DirectoryStore(directory or Path())
     try:
         done = store.prepare()
     except TierError as error:

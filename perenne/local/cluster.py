@@ -13,6 +13,9 @@ from typing import Any, Final
 
 from perenne.local import zookeeper
 from perenne.local.processes import DidNotStart, Running, free_ports, start, start_time, wait_until
+from perenne.local.signed import changed, signed
+from replication.tier.directory import DirectoryStore
+from replication.tier.port import TierError
 
 FILE: Final = "cluster.json"
 AE_TITLE: Final = "PERENNE"
@@ -100,6 +103,8 @@ class LocalCluster:
         self.zookeeper_port = 0
         self.session_timeout_ms = 6000
         self.extra = ""
+        self.tier: Path | None = None
+        """A directory that holds the log as well."""
 
     # cluster.json
 
@@ -115,6 +120,7 @@ class LocalCluster:
         cluster.zookeeper_port = int(keeper["address"].rsplit(":", 1)[1])
         cluster.zookeeper = _known(keeper, cluster.directory / "zookeeper" / "zookeeper.log")
         cluster.session_timeout_ms = facts.get("session_timeout_ms", 6000)
+        cluster.tier = Path(facts["tier"]) if facts.get("tier") else None
         for node in facts["nodes"]:
             own = Path(node["data_dir"]).parent
             ports = (int(node["dicom_port"]), int(node["http_port"]), int(node["peer_port"]))
@@ -143,7 +149,7 @@ class LocalCluster:
                 "pid": keeper.pid if keeper else None,
                 "started": keeper.started if keeper else None,
             },
-            "tier": None,
+            "tier": str(self.tier) if self.tier is not None else None,
             "session_timeout_ms": self.session_timeout_ms,
         }
         temporary = self.directory / f"{FILE}.new"
@@ -160,7 +166,7 @@ class LocalCluster:
         for node in self.nodes:
             if not node.alive:
                 say(f"starting node {node.id}")
-                self.start_node(node)
+                self.start_node(node, say)
         self.wait_ready(say)
 
     def plan(self, nodes: int) -> None:
@@ -182,10 +188,13 @@ class LocalCluster:
         self.save()
         wait_until(lambda: zookeeper.serves(self.zookeeper_port), [keeper], "ZooKeeper serves")
 
-    def start_node(self, node: LocalNode) -> None:
+    def start_node(self, node: LocalNode, say: Say = lambda _: None) -> None:
         """Start one node; `ready` tells when it may be used."""
         node.directory.mkdir(parents=True, exist_ok=True)
-        node.config.write_text(self.configuration(node))
+        if not changed(node.config):
+            node.config.write_text(self.configuration(node))
+        elif node.config.read_text() != self.configuration(node):
+            say(f"{node.config} was changed by hand and is kept; to have it written anew, move it away")
         command = [*node.wrapper, sys.executable, "-m", "perenne.cli", "node", "--config", str(node.config)]
         node.running = start(command, node.directory / "node.log", node.directory)
         self.save()
@@ -193,8 +202,7 @@ class LocalCluster:
     def configuration(self, node: LocalNode) -> str:
         """What its node.toml says."""
         keeper = node.zookeeper or f"127.0.0.1:{self.zookeeper_port}"
-        return f"""# Written by script/up.
-[node]
+        return signed(f"""[node]
 id = "{node.id}"
 data_dir = "{node.data_dir}"
 
@@ -215,7 +223,29 @@ port = {node.dicom_port}
 [http]
 host = "{node.host}"
 port = {node.http_port}
-{self.extra}{node.extra}"""
+{self._tier_section()}{self.extra}{node.extra}""")
+
+    def _tier_section(self) -> str:
+        return f'\n[tier]\nkind = "directory"\ndirectory = "{self.tier}"\n' if self.tier is not None else ""
+
+    def use_tier(self, directory: Path) -> None:
+        """Mark a directory, and let every node that is started from now on use it. Raises DidNotStart."""
+        if self.tier is None and self.nodes:
+            raise DidNotStart(
+                f"the cluster in {self.directory} was made without a tier: write [tier] into each node.toml"
+                " (docs/tier.md), `perenne tier prepare --config` one of them, and start the nodes again"
+            )
+        if self.tier not in (None, directory):
+            raise DidNotStart(f"the tier of the cluster in {self.directory} is {self.tier}: leave out --tier")
+        directory.mkdir(parents=True, exist_ok=True)
+        store = DirectoryStore(directory)
+        try:
+            store.prepare()
+        except TierError as error:
+            raise DidNotStart(str(error)) from error
+        finally:
+            store.close()
+        self.tier = directory
 
     def wait_ready(self, say: Say = lambda _: None, seconds: float = 60.0) -> LocalNode:
         """Return the leader once every running node takes stores and one leads."""

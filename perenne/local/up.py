@@ -33,11 +33,12 @@ def locked(directory: Path) -> Generator[None]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """`up [--dir DIR] [--nodes N]` or `down [--dir DIR]`."""
+    """`up [--dir DIR] [--nodes N] [--tier DIRECTORY]` or `down [--dir DIR]`."""
     parser = argparse.ArgumentParser(prog="script/up", description="Start or end a Perenne cluster on this machine.")
     parser.add_argument("what", choices=["up", "down"])
     parser.add_argument("--dir", type=Path, default=DEFAULT, help="where it lives (%(default)s)")
     parser.add_argument("--nodes", type=int, default=None, help="how many nodes (3, or as many as there were)")
+    parser.add_argument("--tier", type=Path, default=None, help="a directory that holds everything once more")
     arguments = parser.parse_args(words)
     directory: Path = arguments.dir.resolve()
     if arguments.nodes is not None and arguments.nodes < 2:
@@ -47,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
             _say(f"nothing of {directory} was running")
             return 0
         with locked(directory):
-            return _down(directory) if arguments.what == "down" else _up(directory, arguments.nodes)
+            return _down(directory) if arguments.what == "down" else _up(directory, arguments.nodes, arguments.tier)
     except (DidNotStart, Busy) as error:
         _say(str(error))
         return 1
@@ -65,7 +66,7 @@ def _down(directory: Path) -> int:
     return 0
 
 
-def _up(directory: Path, nodes: int | None) -> int:
+def _up(directory: Path, nodes: int | None, tier: Path | None) -> int:
     cluster = LocalCluster.load(directory)
     has = len(cluster.nodes)
     if nodes is not None and nodes < has:
@@ -74,6 +75,8 @@ def _up(directory: Path, nodes: int | None) -> int:
             f" another --dir for a cluster of {nodes}. To be without a node for a while, end its process."
         )
         return 2
+    if tier is not None:
+        cluster.use_tier(tier.resolve())
     cluster.start(nodes or has or 3, _say)
     cluster.save()
     report(cluster, cluster.wait_ready())
@@ -95,6 +98,8 @@ def report(cluster: LocalCluster, leader: LocalNode, *, default: Path = DEFAULT)
     for node in cluster.nodes:
         role = "leader" if node is leader else "follower"
         write(f"{node.id:10} {role:9} DICOM {AE_TITLE}@127.0.0.1:{node.dicom_port}  HTTP 127.0.0.1:{node.http_port}\n")
+    if cluster.tier is not None:
+        write(f"tier       {cluster.tier}\n")
     follower = next(node for node in cluster.nodes if node is not leader)
     write(
         "\nTry:\n"

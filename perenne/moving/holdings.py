@@ -20,13 +20,17 @@ _LONG_HEAD: Final = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One stored instance. places: each gives all its bytes anew, unproved; digest: what they must have."""
+    """One stored instance. places: each gives all its bytes anew, unproved; digest: what they must have.
+
+    other: told the digest that a place gave instead, it says what that means.
+    """
 
     sequence: int
     path: str
     size: int
     digest: bytes
     places: Sequence[Callable[[], Iterator[bytes | memoryview]]]
+    other: Callable[[bytes], str] = lambda _: "its bytes do not match its digest"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def proved(one: Holding, folder: Path) -> Content:
         if digest == one.digest:
             return content
         content.discard()
-        whys.append("its bytes do not match its digest")
+        whys.append(one.other(digest))
     raise Damaged("; ".join(dict.fromkeys(whys)))
 
 

@@ -14,6 +14,7 @@ from perenne.moving.selection import Wanted
 from perenne.nodeaccess import NodeAccess
 from storage.record import instance_path
 
+OLDER_OVER_HTTP: Final = "it is sound, but not the current content of its UID, and nodes give no other over HTTP"
 _TIMEOUT_S: Final = 30.0
 _BEHIND_S: Final = 60.0
 _PAGE: Final = 1000
@@ -48,7 +49,31 @@ def _holding(row: dict[str, Any], nodes: Sequence[str], access: NodeAccess, *, a
     sequence = int(row["sequence"])
     path = instance_path(row["study"], row["series"], row["uid"], sequence if again else None)
     places = [partial(_bytes, node, access, row["uid"]) for node in nodes]
-    return Holding(sequence, path, int(row["size"]), bytes.fromhex(row["digest"]), places)
+    other = partial(what_came, nodes, access, row["uid"])
+    return Holding(sequence, path, int(row["size"]), bytes.fromhex(row["digest"]), places, other)
+
+
+def what_came(nodes: Sequence[str], access: NodeAccess, uid: str, digest: bytes) -> str:
+    """What it means that a node gave other bytes than those that were listed."""
+    if any(digest in contents(node, access, uid) for node in nodes):
+        return OLDER_OVER_HTTP
+    return "its bytes do not match its digest"
+
+
+def contents(node: str, access: NodeAccess, uid: str) -> frozenset[bytes]:
+    """The digests of all that a node holds under one UID, which may have come with several contents.
+
+    Empty when it does not say.
+    """
+    query = urllib.parse.urlencode({"instance": uid, "limit": str(_PAGE)})
+    try:
+        status, body = _get(node, access, f"/instances?{query}")
+        if status != 200:
+            return frozenset()
+        rows: list[dict[str, Any]] = json.loads(body)["instances"]
+        return frozenset(bytes.fromhex(row["digest"]) for row in rows)
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return frozenset()
 
 
 def _who_lists(nodes: Sequence[str], access: NodeAccess) -> str:

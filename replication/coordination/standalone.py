@@ -1,21 +1,39 @@
-"""Coordination of a standalone node: the same state in a local file, which fences nothing."""
+"""Coordination of a standalone node: the same state in a local file, which fences nothing. With a tier, a fence does.
+
+The file goes with the disk: a disk that was rolled back, or cloned, brings its old state with it. So with a tier in the
+set, each start leads on the strength of what the bucket holds, as a node does whose disk is new (ADR 0013): until it
+leads in phase active, its own membership is not shown.
+"""
 
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import replace
+from typing import Final, Protocol
 
 from replication.coordination import codec
 from replication.coordination.orderbox import OrderBox
 from replication.coordination.port import (
     ClusterRecord,
+    CoordinationUnavailable,
     LiveNode,
     NodeRegistration,
+    NodeRetired,
     Operation,
     SessionEvent,
     Watcher,
 )
-from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, TierFloor, VersionedState
+from replication.core.values import (
+    TIER_MEMBER,
+    CasOutcome,
+    ClusterState,
+    Identity,
+    Member,
+    Phase,
+    ReplicaId,
+    TierFloor,
+    VersionedState,
+)
 from storage.disk import Disk
 from storage.errors import StorageError
 from storage.position import LogPoint
@@ -28,13 +46,29 @@ RETRY_S: Final = 0.5
 """Until a failed write is answered."""
 LOOK_S: Final = 0.25
 """Between two looks for orders."""
+FENCE_S: Final = 5.0
+"""Between two looks whether somebody else has taken the tier over, while nothing is counted."""
+
+
+class Fence(Protocol):
+    """What keeps two standalone nodes apart that share a tier."""
+
+    async def hold(self, epoch: int, boot: str) -> None:
+        """Return when this start alone has the tier. Raises NodeRetired (another has it), CoordinationUnavailable."""
+        ...
 
 
 class FileCoordination:
     """`state` and `cluster` in the data directory; `leader` lives as long as the process does."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, fence: Fence | None = None) -> None:
         self._disk = disk
+        self._fence = fence
+        self._epoch = 0
+        """That this process leads, or led last."""
+        self._proved = fence is None
+        """Whether this start has led in phase active: what its log holds is what the tier holds."""
+        self._deposed = ""
         self._watcher: Watcher | None = None
         self._leader: Identity | None = None
         self._version = 0
@@ -44,11 +78,14 @@ class FileCoordination:
         self._operations: dict[str, Operation] = {}
         self._box: OrderBox | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._guarding: asyncio.Task[None] | None = None
 
     async def start(self, watcher: Watcher) -> None:
         self._watcher = watcher
         self._box = await asyncio.to_thread(OrderBox, self._disk)
         self._looking = asyncio.get_running_loop().create_task(self._look(self._box, watcher))
+        if self._fence is not None:
+            self._guarding = asyncio.get_running_loop().create_task(self._guard(watcher))
         asyncio.get_running_loop().call_soon(watcher.session_changed, SessionEvent.CONNECTED)
 
     async def _look(self, box: OrderBox, watcher: Watcher) -> None:
@@ -59,10 +96,32 @@ class FileCoordination:
                 watcher.operation_requested()
             seen = names
 
+    async def _guard(self, watcher: Watcher) -> None:
+        """Notice a successor also where nothing is counted: one copy was allowed, or nobody stores."""
+        while not self._deposed:
+            await asyncio.sleep(FENCE_S)
+            if self._leader is not None:
+                try:
+                    await self._hold(self._epoch, self._leader.boot)
+                except CoordinationUnavailable:
+                    continue  # whoever puts something says that the tier is away
+                except NodeRetired:
+                    watcher.state_changed()  # whoever reads next is told
+
+    async def _hold(self, epoch: int, boot: str) -> None:
+        """Raises NodeRetired, CoordinationUnavailable."""
+        assert self._fence is not None, "asked for where there is one"
+        try:
+            await self._fence.hold(epoch, boot)
+        except NodeRetired as error:
+            self._deposed = str(error)
+            raise
+
     async def close(self) -> None:
         self._leader = None
-        if self._looking is not None:
-            self._looking.cancel()
+        for task in (self._looking, self._guarding):
+            if task is not None:
+                task.cancel()
 
     def session_timeout_ms(self) -> int:
         return _SESSION_MS
@@ -83,9 +142,21 @@ class FileCoordination:
         self._live[live.identity.id] = live
 
     async def read_state(self) -> VersionedState | None:
-        if not self._disk.exists(_STATE):
+        if self._deposed:
+            raise NodeRetired(self._deposed)
+        state = self._filed()
+        if state is None:
             return None
-        return VersionedState(codec.decode_state(self._disk.read(_STATE)), self._version)
+        return VersionedState(replace(state, in_sync=state.in_sync - self._unproved(state)), self._version)
+
+    def _filed(self) -> ClusterState | None:
+        return codec.decode_state(self._disk.read(_STATE)) if self._disk.exists(_STATE) else None
+
+    def _unproved(self, state: ClusterState) -> frozenset[Member]:
+        """Members that the file names and that do not count yet. In the file they stay: the tier may be lost."""
+        if self._proved or TIER_MEMBER not in state.in_sync:
+            return frozenset()
+        return state.in_sync - {TIER_MEMBER}
 
     async def leader(self) -> Identity | None:
         return self._leader
@@ -101,6 +172,12 @@ class FileCoordination:
         known = self._floor_version if self._disk.exists(_TIER_FLOOR) else None
         if state_version != self._version or floor_version != known:
             return CasOutcome.CONFLICT, -1
+        if self._fence is not None and self._leader is not None:
+            try:
+                await self._hold(self._epoch, self._leader.boot)
+            except CoordinationUnavailable:
+                await asyncio.sleep(RETRY_S)
+                return CasOutcome.CONFLICT, -1
         try:
             await asyncio.to_thread(self._disk.write_atomically, _TIER_FLOOR, codec.encode_tier_floor(point))
         except (StorageError, OSError):
@@ -116,7 +193,12 @@ class FileCoordination:
     async def write_state(self, state: ClusterState, version: int) -> tuple[CasOutcome, int]:
         if version != self._version:
             return CasOutcome.CONFLICT, -1
-        return await self._store(state, version + 1)
+        filed = self._filed()
+        if state.phase is Phase.RECOVERING and filed is not None and TIER_MEMBER in state.in_sync:
+            state = replace(state, in_sync=state.in_sync | self._unproved(filed))
+        outcome, written = await self._store(state, version + 1)
+        self._proved = self._proved or (outcome is CasOutcome.APPLIED and state.phase is Phase.ACTIVE)
+        return outcome, written
 
     async def _store(self, state: ClusterState, version: int) -> tuple[CasOutcome, int]:
         try:
@@ -133,9 +215,16 @@ class FileCoordination:
     async def take_lead(self, state: ClusterState, version: int, who: Identity) -> tuple[CasOutcome, int]:
         if self._leader not in (None, who):
             return CasOutcome.CONFLICT, -1
+        if self._fence is not None:
+            try:
+                await self._hold(state.epoch, who.boot)
+            except CoordinationUnavailable:
+                if TIER_MEMBER in state.in_sync:
+                    await asyncio.sleep(RETRY_S)
+                    return CasOutcome.CONFLICT, -1
         outcome, written = await self.write_state(state, version)
         if outcome is CasOutcome.APPLIED:
-            self._leader = who
+            self._leader, self._epoch = who, state.epoch
         return outcome, written
 
     async def recreate_leader(self, version: int, who: Identity) -> CasOutcome:

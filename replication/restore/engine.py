@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -55,7 +55,8 @@ class Engine:
         self._keep_beyond = keep_beyond
         self._bad: dict[Run, str] = {}
         self._damaged: set[Run] = set()
-        self._writer = ThreadPoolExecutor(1, "perenne-restore")
+        self._prover = ThreadPoolExecutor(1, "perenne-restore-prove")
+        self._writer = ThreadPoolExecutor(1, "perenne-restore-write")
         self._stopped = ""
         self._records = self._objects = 0
         self._total = 0
@@ -94,6 +95,7 @@ class Engine:
             self._sort(plan, report)
             return report
         finally:
+            self._prover.shutdown()
             self._writer.shutdown()
 
     async def _to_the_end(self) -> Plan:
@@ -124,29 +126,50 @@ class Engine:
     async def _read(self, plan: Plan) -> bool:
         """Append what the plan's pieces hold. Returns whether all of it went well."""
         self._total = plan.tip.sequence if self._until.sequence is None else min(plan.tip.sequence, plan.reaches)
-        loop = asyncio.get_running_loop()
         pieces = {piece.run: piece for piece in plan.pieces}
         reading: _Reading | None = None
+        writing: _Writing | None = None
         async with contextlib.aclosing(self._fetching.all(pieces)) as coming:
             async for arrived in coming:
                 self._objects += arrived.last and arrived.error is None
                 if reading is None or reading.piece.run != arrived.run:
                     reading = _Reading(pieces[arrived.run], self._filling, self._until)
-                if arrived.error is not None:
+                cut: _Cut | None = None
+                if arrived.error is None:  # proved while what was proved before is being written
+                    loop = asyncio.get_running_loop()
+                    cut = await loop.run_in_executor(self._prover, reading.cut, arrived)
+                if (end := await self._written(writing)) is not None:
+                    return end
+                if cut is None:
                     return self._lost(arrived)
-                try:
-                    done = await loop.run_in_executor(self._writer, reading.take, arrived)
-                except (RecordCorrupt, FormatError) as error:
-                    self._failed(arrived.run, str(error), True)
-                    return False
-                finally:
-                    self._records += reading.counted()
-                    self._progress(self._filling.end.sequence, self._total, self._fetching.bytes)
-                if reading.stopped_at:
-                    self._stopped = reading.stopped_at
-                    return True
-                assert done or not arrived.last, "what an object lacks is found at its end"
-        return True
+                writing = self._write(reading, cut)
+                assert cut.damage or reading.done or not arrived.last, "what an object lacks is found at its end"
+        end = await self._written(writing)
+        return True if end is None else end
+
+    def _write(self, reading: "_Reading", cut: "_Cut") -> "_Writing":
+        return _Writing(reading, cut, asyncio.get_running_loop().run_in_executor(self._writer, reading.append, cut))
+
+    async def _written(self, writing: "_Writing | None") -> bool | None:
+        """Wait for it. Returns whether all went well where this was the end, None where it goes on."""
+        if writing is None:
+            return None
+        reading = writing.reading
+        why = writing.cut.damage
+        try:
+            await writing.under_way
+        except (RecordCorrupt, FormatError) as error:
+            why = str(error)
+        finally:
+            self._records += reading.counted()
+            self._progress(self._filling.end.sequence, self._total, self._fetching.bytes)
+        if reading.stopped_at:
+            self._stopped = reading.stopped_at
+            return True
+        if why:
+            self._failed(reading.piece.run, why, True)
+            return False
+        return None
 
     def _lost(self, arrived: Arrived) -> bool:
         """Raises Unreachable, Refused. Otherwise only a new listing, or another object, can help."""
@@ -221,8 +244,16 @@ async def planned(store: ObjectStore) -> Plan:
     return await plan_over(Fetching(store), runs)
 
 
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Records of one object that are proved. damage: why nothing behind them can be read; empty when all is well."""
+
+    records: Sequence[CutRecord]
+    damage: str = ""
+
+
 class _Reading:
-    """One object of a plan, while its pieces come in. Runs in the writer's thread."""
+    """One object of a plan, while its pieces come in: cut in the prover's thread, appended in the writer's."""
 
     def __init__(self, piece: Piece, filling: Filling, until: Until) -> None:
         self.piece = piece
@@ -232,31 +263,42 @@ class _Reading:
         self._cutter = Cutter(piece.run, filling.spool)
         self._counted = 0
 
+    @property
+    def done(self) -> bool:
+        """Whether everything that is wanted of the object was cut."""
+        return self._cutter.next > self.piece.last
+
     def counted(self) -> int:
         """Records appended since this was last asked."""
         counted, self._counted = self._counted, 0
         return counted
 
-    def take(self, arrived: Arrived) -> bool:
-        """Append what the piece completes; True once everything that was wanted of the object is there.
+    def cut(self, arrived: Arrived) -> _Cut:
+        """The records that the piece completes, as far as they are wanted and sound. Raises StorageError (a spool)."""
+        found: list[CutRecord] = []
+        try:
+            for record in self._records(arrived):
+                sequence = record.header.position.sequence
+                if sequence > self.piece.last:
+                    break
+                if sequence >= self.piece.first:
+                    found.append(record)
+        except (RecordCorrupt, FormatError) as error:
+            return _Cut(found, str(error))
+        return _Cut(found)
 
-        Raises RecordCorrupt, FormatError when the object does not hold it; StorageError when it cannot be written.
-        """
-        for record in self._records(arrived):
+    def append(self, cut: _Cut) -> None:
+        """Raises RecordCorrupt when the object does not continue the log; StorageError when it cannot be written."""
+        for record in cut.records:
             sequence = record.header.position.sequence
-            if sequence < self.piece.first:
-                continue
-            if sequence > self.piece.last:
-                return True
             if self._until.ends_before(record):
                 self.stopped_at = f"record {sequence} is later"
-                return True
+                return
             # Within an object the cutter has proved it, and the log proves it once more.
             if sequence == self.piece.first and not record.link.follows(self._filling.end.chain):
                 raise RecordCorrupt(sequence, f"it does not continue record {sequence - 1} as restored")
             self._filling.take(record)
             self._counted += 1
-        return self._cutter.next > self.piece.last
 
     def _records(self, arrived: Arrived) -> Iterator[CutRecord]:
         if self._cutter.next > self.piece.last:
@@ -264,3 +306,12 @@ class _Reading:
         yield from self._cutter.feed(arrived.data)
         if arrived.last:
             yield from self._cutter.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """Records on their way to the disk."""
+
+    reading: _Reading
+    cut: _Cut
+    under_way: "asyncio.Future[None]"

@@ -109,7 +109,7 @@ class Filling:
             self.log.append(record.header, record.chain, record.payload, record.head)
         self._unsynced += record.payload.size
         if record.payload.size > SPOOLED:
-            self.sweep()
+            self._sweep(record.header.position.sequence)
         elif self._unsynced >= _SYNC_BYTES:
             self.sync()
 
@@ -122,11 +122,12 @@ class Filling:
         self.disk.make_directory(_SPOOL)
         return FileSpool(self.disk.open(f"{_SPOOL}/restore-{sequence}", create=True))
 
-    def sweep(self) -> None:
-        """Large records that lie in the log now need their files no more."""
+    def _sweep(self, sequence: int) -> None:
+        """A large record that lies in the log now needs its file no more. The next one may be coming in meanwhile."""
         self.sync()
-        for name in self.disk.list(_SPOOL):
-            self.disk.remove(f"{_SPOOL}/{name}")
+        name = f"{_SPOOL}/restore-{sequence}"
+        if self.disk.exists(name):
+            self.disk.remove(name)
 
     def settled(self, floor: LogPoint | None) -> None:
         """The log is whole. floor: what counts as committed from now on."""

@@ -5,7 +5,7 @@ log/<epoch>/<first>-<last>-<chain prefix>.tar   whole records first … last, al
 manifest/cluster.json                           which cluster this is; created once
 manifest/<epoch>-<sequence>-<chain prefix>.json how far the bucket is complete, for a restore's first look
 marker/<counter>-<change>                       a change of `state` that added the tier, put before it is counted
-claim/<epoch>-<boot>                            a standalone node leads: two of one epoch mean a cloned machine
+claim/<epoch>-<boot>                            a start of a standalone node leads (claims.py)
 probe/<run>/…                                   scratch of the probe at start
 ```
 
@@ -124,7 +124,7 @@ def parse_marker(key: str) -> Marker | None:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Claim:
-    """A standalone node's start: two claims of one epoch that are not one history are a cloned machine."""
+    """A standalone node's start. One that is not of a node's own history is another node's."""
 
     epoch: int
     boot: str

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from replication.coordination.port import ClusterRecord
-from replication.tier.keys import CLUSTER_KEY
+from replication.tier.keys import CLAIM, CLUSTER_KEY, LOG
 from replication.tier.port import AlreadyThere, NotThere, ObjectDamaged, ObjectStore, Refused
 from replication.tier.probe import Trust, probe, trusted
 
@@ -44,6 +44,14 @@ async def cluster_of(store: ObjectStore) -> ClusterRecord | None:
         return decode_cluster(await store.get(CLUSTER_KEY))
     except NotThere:
         return None
+
+
+async def holds_anything(store: ObjectStore) -> bool:
+    """Whether somebody's log, or a claim on it, lies there, whoever's it is. Raises TierError."""
+    for prefix in (LOG, CLAIM):
+        async for _ in store.list(prefix):
+            return True
+    return False
 
 
 async def claim_for(store: ObjectStore, record: ClusterRecord) -> None:

@@ -176,7 +176,7 @@ def test_the_node_understands_its_configuration(case: Case, tmp_path: Path) -> N
     assert {container[probe]["httpGet"]["scheme"] for probe in PROBES} == {"HTTPS" if config.http.tls else "HTTP"}
     assert config.coordination.zookeeper.count(":") == 3
     assert len(config.ae) == len(values_of(case).get("aes", ()))
-    assert config.uses_tier == (case.name != THREE)
+    assert config.tier.on == (case.name != THREE)
     assert (config.tier.kind == "directory") == ("tier" in mounts) == (case.name == CLAIMED)
 
 

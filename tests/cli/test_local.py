@@ -87,3 +87,42 @@ def test_a_node_that_dies_in_the_middle_of_an_answer_has_not_answered(tmp_path: 
         node = LocalNode("n1", tmp_path, 0, listening.getsockname()[1], 0)
         assert node.get("/instances/1.2.3") == (0, b"")
         dying.join()
+
+
+def test_what_a_person_changed_in_a_node_toml_is_kept_and_said(tmp_path: Path) -> None:
+    cluster = three(tmp_path)
+    said: list[str] = []
+
+    def started(node: LocalNode) -> str:
+        """Start a process that ends at once: there is no ZooKeeper; what counts is the file."""
+        node.wrapper = ("true",)
+        cluster.start_node(node, said.append)
+        return node.config.read_text()
+
+    first, second, _ = cluster.nodes
+    assert "stall_timeout_ms" not in started(first)
+    cluster.extra = "[peer]\nstall_timeout_ms = 1234\n"
+    assert "stall_timeout_ms = 1234" in started(first), "nobody changed it: it is written anew"
+    assert said == []
+    started(second)
+    mine = second.config.read_text().replace("[dimse]", "[dimse]\nmax_associations = 7")
+    second.config.write_text(mine)
+    assert started(second) == mine
+    assert "changed by hand and is kept" in said[0]
+    assert str(second.config) in said[0]
+
+
+def test_a_tier_is_given_when_the_cluster_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = LocalCluster(tmp_path / "new")
+    cluster.directory.mkdir()
+    cluster.use_tier(tmp_path / "san")
+    assert (tmp_path / "san" / ".perenne-tier").exists()
+    cluster.plan(2)
+    cluster.save()
+    again = LocalCluster.load(tmp_path / "new")
+    assert f'[tier]\nkind = "directory"\ndirectory = "{tmp_path}/san"' in again.configuration(again.nodes[0])
+    assert called("up", "--dir", str(tmp_path / "new"), "--tier", str(tmp_path / "other")) == 1
+    assert f"is {tmp_path}/san" in capsys.readouterr().err
+    three(tmp_path / "old")
+    assert called("up", "--dir", str(tmp_path / "old"), "--tier", str(tmp_path / "san")) == 1
+    assert "was made without a tier" in capsys.readouterr().err

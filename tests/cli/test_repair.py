@@ -20,11 +20,16 @@ from perenne.cli.verify_tier import verify_tier
 from perenne.config import TierConfig
 from perenne.config_tier import blocking_store, patient_store
 from replication.tier.keys import run_name
+from storage.digest import digests_of
 from storage.disk import RealDisk
 from storage.index import FILE, Index
 from storage.log import Log
 from storage.metadata import NodeIdentity, PromiseFile, write_identity
+from storage.position import LogPosition, RecordHeader, RecordKind, chain_after
+from storage.reader import BytesPayload
 from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, PAGE
+from tests.integration.rig import made
+from tests.moving.sources import part10
 from tests.storage.log_helpers import IDENTITY, append
 
 SIZES = (100, 5000, 300, 9000, 40, 2000, 700)
@@ -159,7 +164,7 @@ def test_a_node_that_runs_is_left_alone(nodes: tuple[Path, Path]) -> None:
     disk.lock("lock")
     for verb in (["repair", str(one), "--from", str(other)], ["reindex", str(one)]):
         code, output, errors = told(*verb)
-        assert (code, output) == (1, "") and "stop the node first" in errors
+        assert (code, output) == (2, "") and "stop the node first" in errors
     assert told("verify", str(one))[0] == 1, "that may run beside it"
     disk.close()
 
@@ -170,6 +175,14 @@ def test_a_node_that_runs_is_left_alone(nodes: tuple[Path, Path]) -> None:
 def test_bad_usage_is_told_from_damage(arguments: list[str]) -> None:
     code, output, errors = told(*arguments)
     assert (code, output) == (2, "") and errors.startswith("perenne: ")
+
+
+def test_without_a_tier_the_remedy_is_to_configure_one(nodes: tuple[Path, Path], tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('[node]\nid = "n1"\n')
+    for verb in (["verify", "--tier"], ["repair", str(nodes[0]), "--from-tier"], ["tier", "probe"]):
+        code, output, errors = told(*verb, "--config", str(config))
+        assert (code, output) == (2, "") and "no tier is configured. Write a [tier] section" in errors, verb
 
 
 # The tier
@@ -265,11 +278,34 @@ def test_a_light_look_reads_no_payload_and_a_study_is_its_own_records(
     assert verify_directory(one, deep=False, study="", as_json=False) == 1
 
 
+def images(directory: Path, count: int) -> None:
+    """Append so many that can be read, known to be committed."""
+    disk = RealDisk(directory)
+    log = Log.open(disk, IDENTITY, host_rebooted=False, spares=0)[0]
+    for number in range(count):
+        uid, data = made(number)
+        payload, position = BytesPayload(part10(data, uid)), LogPosition(3, log.end.sequence + 1)
+        digests = digests_of(RecordKind.INSTANCE, [payload.data])
+        path = f"1.2/1.2.3/{uid}.dcm"
+        header = RecordHeader(
+            position, RecordKind.INSTANCE, digests.dataset, digests.digest, 1, path, len(payload.data)
+        )
+        log.append(header, chain_after(log.end.chain, header), payload)
+    log.sync()
+    promise = PromiseFile(disk)
+    promise.store(floor=log.end)
+    promise.close()
+    log.close()
+
+
 def test_reindex_makes_the_same_index_and_goes_on_where_it_was_interrupted(
     nodes: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = nodes
+    for directory in nodes:
+        images(directory, 3)
     assert reindex(other, dry_run=False, as_json=True) == 0
+    told_first = json.loads(capsys.readouterr().out)
     (one / FILE).write_bytes(b"garbage")
     with monkeypatch.context() as patch:
         patch.setattr("perenne.cli.reindex.CHUNK", 5)
@@ -279,11 +315,14 @@ def test_reindex_makes_the_same_index_and_goes_on_where_it_was_interrupted(
     assert (one / FILE).read_bytes() == b"garbage", "the old one stays until the new one is complete"
     capsys.readouterr()
     assert reindex(one, dry_run=True, as_json=True) == 0
-    assert json.loads(capsys.readouterr().out) == {"records": 21, "continues": True}
+    assert json.loads(capsys.readouterr().out) == {"records": 24, "continues": True}
     assert reindex(one, dry_run=False, as_json=True) == 0
+    told_last = json.loads(capsys.readouterr().out)
+    assert (told_last["continued"], told_last["added"], told_last["records"]) == (True, 0, 24)
+    assert told_last["instances"] == told_first["instances"] == told_first["added"] == 3
     indexes = [Index.open(RealDisk(directory)) for directory in nodes]
     assert indexes[0].everything() == indexes[1].everything()
-    assert indexes[0].applied.sequence == 21
+    assert indexes[0].applied.sequence == 24
     for index in indexes:
         index.close()
 

@@ -34,7 +34,7 @@ class Operator:
         named = () if unnamed or words[-1] == "list" else ("--as", self._name)
         done = CliRunner().invoke(app, [*words, *named, *self._where])
         assert done.exit_code == code, (words, done.output, done.exception)
-        found: dict[str, Any] = json.loads(done.output)
+        found: dict[str, Any] = json.loads(done.stdout)
         return found
 
 

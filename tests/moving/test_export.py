@@ -17,6 +17,7 @@ import pytest
 from pydicom.fileset import FileSet
 
 from perenne.local.cluster import LocalCluster
+from perenne.moving.remote import OLDER_OVER_HTTP
 from storage.digest import part10_meta_length
 from tests.integration.rig import made, sendable
 from tests.moving.console import perenne
@@ -198,6 +199,7 @@ def test_both_contents_of_one_uid_come_out(cluster: LocalCluster, tmp_path: Path
     assert disc["written"] == 1 and "only once" in disc["left_out"][0]["why"]
     far = exported(str(tmp_path / "far"), *options[:2], "--instance", uid, code=1)
     assert far["written"] == 1, "over HTTP the current one alone is served, and the other is named"
+    assert [left["why"] for left in far["left_out"]] == [OLDER_OVER_HTTP], "it is not called damaged"
 
 
 def test_what_came_out_goes_in_again(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from monitoring.drill import DrillMetrics
 from perenne.cli.commands import app
 from perenne.drill import compared_with
 from replication.tier.keys import Run
+from storage.digest import digests_of
 from storage.disk import RealDisk
 from storage.log import Log
 from storage.position import LogPosition, RecordHeader, RecordKind
@@ -96,6 +97,35 @@ def test_a_drill_is_refused_without_a_clear_wish(place: Path) -> None:
     assert drill(place, "--newest", "3", "--all")[0] == 2
     (place / "node.toml").write_text('[node]\nid = "n1"\n')
     assert drill(place, "--all")[0] == 2
+
+
+def test_another_content_of_the_uid_is_no_difference_unless_the_node_lacks_ours() -> None:
+    ours, current = b"what came back", b"what is current"
+    listed = [ours, current]
+
+    class Serves(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            rows = [{"digest": digests_of(RecordKind.INSTANCE, [one]).digest.hex()} for one in listed]
+            body = json.dumps({"instances": rows}).encode() if "?instance=1.2&" in self.path else current
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    digests = digests_of(RecordKind.INSTANCE, [ours])
+    position, path = LogPosition(1, 2), "study/series/1.2.v2.dcm"
+    header = RecordHeader(position, RecordKind.INSTANCE, digests.dataset, digests.digest, 0, path, len(ours))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Serves)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"127.0.0.1:{server.server_address[1]}"
+    assert compared_with([address], [header]) == ()
+    listed.remove(ours)
+    assert compared_with([address], [header]) == (f"{path} at {address}: it serves other bytes",)
+    server.shutdown()
+    server.server_close()
 
 
 def test_what_was_deleted_is_no_difference_and_a_silent_node_is_named_once() -> None:

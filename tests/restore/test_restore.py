@@ -2,12 +2,15 @@
 
 import asyncio
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from replication.restore import cutting, engine, filling
 from replication.restore.engine import Until
+from replication.restore.fetching import Fetching
 from replication.restore.filling import Filling, NotEmpty
 from replication.tier.keys import Run
 from replication.tier.port import ObjectStore
@@ -90,6 +93,25 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made.instances(60)
     made.sealed()
     return root
+
+
+def test_large_records_go_through_files_one_after_another(
+    tier: Reached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one is written to its file while the one before it is appended from its own."""
+    made = Archive.begin(tmp_path / "data")
+    made.epoch(1)
+    for size in (300_000, 2_000, 700_000, 300_001, 300_000, 5_000):
+        made.instances(2, size=size)
+    made.sealed()
+    upload(tier.store, tmp_path / "data", size=100)
+    for module in (cutting, filling):
+        monkeypatch.setattr(module, "SPOOLED", 100_000)
+    monkeypatch.setattr(engine, "Fetching", partial(Fetching, piece=65_536))
+    report = restored(tier.store, tmp_path / "back")
+    assert report.complete and report.end.sequence == 13
+    assert segments(tmp_path / "back") == segments(tmp_path / "data")
+    assert not list((tmp_path / "back" / "staging").iterdir()), "no file is left behind"
 
 
 def gone(tier: Reached, run: Run) -> None:

@@ -106,10 +106,27 @@ def test_a_look_at_the_past_is_a_log_for_looking_only(config: Path, tmp_path: Pa
     assert (code, report["finished"], report["complete"]) == (0, True, True), report
     assert report["restored_upto"]["sequence"] == 1000
     assert verified(tmp_path / "past").startswith("1000 records, 0 damaged")
+    for until, words in (
+        ("1970-01-01", "nothing had been stored by 1970-01-01"),
+        ("4711", "no record 4711: it ends at"),
+    ):
+        _, report = verb(config, "--until", until, "--to", str(tmp_path / until))
+        assert words in str(report["notes"]), report
     other = tmp_path / "other.toml"
     other.write_text(config.read_text().replace(f"{tmp_path}/restored", f"{tmp_path}/past"))
     refused = perenne("node", "--config", str(other))
     assert refused.returncode == 1 and "looking only" in refused.stderr
+
+
+def test_a_dry_run_says_what_the_tier_holds_and_what_would_be_refused(config: Path, tmp_path: Path) -> None:
+    code, facts = verb(config, "--cluster", "--dry-run")
+    assert (code, facts["refused"]) == (0, "")
+    (tmp_path / "restored").mkdir()
+    (tmp_path / "restored" / "somebody.txt").write_text("here")
+    code, facts = verb(config, "--cluster", "--dry-run")
+    assert code == 0 and "is not empty (somebody.txt" in facts["refused"], facts
+    code, facts = verb(config, "--cluster")
+    assert code == 2 and "is not empty (somebody.txt" in facts["cause"], facts
 
 
 def test_a_loss_must_be_accepted_before_the_cluster_comes_back(made: Path, config: Path, tmp_path: Path) -> None:
@@ -137,7 +154,8 @@ def test_bad_usage_is_named_and_changes_nothing(config: Path, tmp_path: Path) ->
         (["--until", "5"], "--to"),
         (["--cluster", "--until", "5", "--to", "x"], "looking only"),
         ([], "--cluster"),
-        (["--until", "yesterday", "--to", "x"], "yesterday"),
+        (["--until", "yesterday", "--to", "x"], "write a position, such as 4711, or a time"),
+        (["--until", "9999-01-01", "--to", "x"], "still to come"),
         (["--cluster", "--cluster-id", "another"], "leave --cluster-id out"),
     ):
         code, facts = verb(config, *arguments)
