@@ -258,6 +258,11 @@ class Node:
     def metrics(self) -> bytes:
         return self._metrics.render()
 
+    @property
+    def exported(self) -> Metrics:
+        """Everything that this node exports: docs/metrics.md is written from it."""
+        return self._metrics
+
     def why_not_live(self) -> str | None:
         if self._loop_age() > 5:
             return "the event loop does not turn"

@@ -52,6 +52,7 @@ def statistics(
         end=situation.ledger.end,
         durable=situation.ledger.durable,
         committed=situation.committed,
+        indexed=replicator.index.applied.sequence,
         floor=situation.floor,
         tier=_tier(replicator, leadership),
         capacity=_capacity(replicator, leadership),
