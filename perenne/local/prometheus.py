@@ -104,7 +104,7 @@ def start_prometheus(directory: Path, port: int) -> Prometheus:
     made = Prometheus(start(command, directory / "prometheus.log", directory), port)
     try:
         wait_until(made.answers, [made.running], "Prometheus is ready")
-    except DidNotStart:
+    except BaseException:  # Ctrl-C too: nobody has written down yet that it runs
         made.running.kill()
         raise
     return made

@@ -33,11 +33,12 @@ def locked(directory: Path) -> Generator[None]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """`up [--dir DIR] [--nodes N]` or `down [--dir DIR]`."""
+    """`up [--dir DIR] [--nodes N] [--watch]` or `down [--dir DIR]`."""
     parser = argparse.ArgumentParser(prog="script/up", description="Start or end a Perenne cluster on this machine.")
     parser.add_argument("what", choices=["up", "down"])
     parser.add_argument("--dir", type=Path, default=DEFAULT, help="where it lives (%(default)s)")
     parser.add_argument("--nodes", type=int, default=None, help="how many nodes (3, or as many as there were)")
+    parser.add_argument("--watch", action="store_true", help="start Prometheus with the alert rules as well")
     arguments = parser.parse_args(words)
     directory: Path = arguments.dir.resolve()
     if arguments.nodes is not None and arguments.nodes < 2:
@@ -47,7 +48,9 @@ def main(words: Sequence[str] | None = None) -> int:
             _say(f"nothing of {directory} was running")
             return 0
         with locked(directory):
-            return _down(directory) if arguments.what == "down" else _up(directory, arguments.nodes)
+            if arguments.what == "down":
+                return _down(directory)
+            return _up(directory, arguments.nodes, watch=arguments.watch)
     except (DidNotStart, Busy) as error:
         _say(str(error))
         return 1
@@ -65,7 +68,7 @@ def _down(directory: Path) -> int:
     return 0
 
 
-def _up(directory: Path, nodes: int | None) -> int:
+def _up(directory: Path, nodes: int | None, *, watch: bool) -> int:
     cluster = LocalCluster.load(directory)
     has = len(cluster.nodes)
     if nodes is not None and nodes < has:
@@ -76,6 +79,8 @@ def _up(directory: Path, nodes: int | None) -> int:
         return 2
     cluster.start(nodes or has or 3, _say)
     cluster.save()
+    if watch or cluster.prometheus is not None:
+        cluster.watch(_say)
     report(cluster, cluster.wait_ready())
     return 0
 
@@ -95,6 +100,8 @@ def report(cluster: LocalCluster, leader: LocalNode, *, default: Path = DEFAULT)
     for node in cluster.nodes:
         role = "leader" if node is leader else "follower"
         write(f"{node.id:10} {role:9} DICOM {AE_TITLE}@127.0.0.1:{node.dicom_port}  HTTP 127.0.0.1:{node.http_port}\n")
+    if cluster.prometheus is not None:
+        write(f"Prometheus {cluster.prometheus.url}/alerts  (Grafana: monitoring/dashboards/perenne.json)\n")
     follower = next(node for node in cluster.nodes if node is not leader)
     write(
         "\nTry:\n"
