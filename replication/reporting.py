@@ -26,6 +26,17 @@ def role(replicator: Replicator) -> Role:
     return Role.CANDIDATE if core.candidacy is not None else Role.FOLLOWER
 
 
+def why_not_replica(replicator: Replicator, most: int | None) -> str | None:
+    """Why this node is no follower that can be read from at most so many records behind; None when it is one."""
+    core = replicator.core
+    if core.leadership is not None:
+        return "this node leads"
+    if why := replicator.frozen or core.situation.fenced:
+        return str(why)
+    within_ms = 4 * core.situation.settings.heartbeat_ms
+    return core.following.why_not_near(replicator.index.applied.sequence, most, within_ms)
+
+
 def statistics(
     replicator: Replicator, *, data_path_seconds: float, scrub: ScrubReport | None = None
 ) -> ReplicatorStatistics:

@@ -135,6 +135,16 @@ def test_every_name_in_panels_and_rules_is_scraped(watched: Watched) -> None:
     assert named - known == set()
 
 
+def test_followers_are_replicas_and_the_leader_is_none(watched: Watched) -> None:
+    cluster = watched.cluster
+    leader = rig.leader(cluster)
+    assert leader.get("/replica?max_lag=1000") == (503, b"this node leads\n")
+    for node in cluster.nodes:
+        if node is not leader:
+            cluster.wait_for(lambda node=node: node.get("/replica?max_lag=0") == (200, b"ok\n"), "it has everything")  # type: ignore[misc]
+            assert node.get("/replica?max_lag=many")[0] == 400
+
+
 def test_a_killed_node_is_told_of_and_its_return_as_well(watched: Watched) -> None:
     cluster, chain = watched.cluster, watched.chain
     node = rig.follower(cluster)
