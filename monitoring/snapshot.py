@@ -169,7 +169,7 @@ def _tier(s: ReplicatorStatistics) -> Plain:
             float(tier is not None and tier.in_sync),
         ),
         "perenne_tier_failed": (
-            "1 when the last request of this node to the tier failed; `perenne tier probe` names the next step",
+            "1 when the last request of this leader to the tier failed; `perenne tier probe` names the next step",
             float(tier is not None and bool(tier.failed)),
         ),
         "perenne_tier_usable": (

@@ -106,7 +106,8 @@ def _tier(replicator: Replicator, leadership: Leadership | None) -> TierReport |
         complete_upto=complete,
         behind=max(0, situation.told.sequence - complete) if complete is not None else None,
         counted_upto=floor.point.sequence if floor is not None else 0,
-        failed=tiering.failed,
+        # Who follows asks nothing of it: what failed while it led says nothing about now.
+        failed=tiering.failed if replicator.core.leader in (None, replicator.me.id) else None,
         puts=tiering.puts,
         put_bytes=tiering.put_bytes,
         orphans=len(side.orphans) if side is not None and side.surveyed else None,

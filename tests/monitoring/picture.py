@@ -129,7 +129,6 @@ def _chart(chart: Chart, marks: Sequence[Mark], x: int, y: int, start: float, en
     yield f'<text x="{x - 4}" y="{y + 9}" text-anchor="end">{_short(most)}</text>'
     yield f'<text x="{x - 4}" y="{y + HEIGHT}" text-anchor="end">0</text>'
     yield from _marks(marks, x, y, WIDTH, HEIGHT, start, end)
-    named = [line for line in chart.lines if line.name]
     for number, line in enumerate(chart.lines):
         colour = COLOURS[number % len(COLOURS)]
         # A gap in the data is a gap in the line: a node that is away says nothing.
@@ -142,10 +141,19 @@ def _chart(chart: Chart, marks: Sequence[Mark], x: int, y: int, start: float, en
             before = at
             run.append(f"{x + (at - start) / (end - start) * WIDTH:.1f},{y + HEIGHT - value / most * (HEIGHT - 4):.1f}")
         yield _path(run, colour)
-    for number, line in enumerate(named[:6]):
-        at = x + number * (WIDTH / min(6, len(named)))
-        below = f'x="{at:.0f}" y="{y + HEIGHT + 13}" fill="{COLOURS[number]}" font-size="9"'
-        yield f"<text {below}>{escape(line.name)}</text>"
+    yield from _legend(chart, x, y + HEIGHT + 13)
+
+
+def _legend(chart: Chart, x: int, y: int) -> Iterable[str]:
+    """As many names as there is room for, of those first that were ever more than 0."""
+    told = sorted(enumerate(chart.lines), key=lambda one: max((v for _, v in one[1].points), default=0.0) <= 0)
+    at = float(x)
+    for number, line in told:
+        wide = 5.0 * len(line.name) + 12
+        if line.name and at + wide <= x + WIDTH:
+            fill = COLOURS[number % len(COLOURS)]
+            yield f'<text x="{at:.0f}" y="{y}" fill="{fill}" font-size="9">{escape(line.name)}</text>'
+            at += wide
 
 
 def _path(points: Sequence[str], colour: str) -> str:

@@ -196,11 +196,11 @@ def _bytes_rot(stage: Stage) -> None:
     cluster.wait_for(lambda: all(one.get(f"/instances/{data[0]}")[0] == 200 for one in cluster.nodes), "all have it")
     # Nobody but the scrub reads it from here on: what goes into the bucket is read for it as well.
     cluster.wait_for(lambda: node.status()["tier"]["behind"] == 0, "the bucket has it")
-    stage.bucket_goes()
+    stage.store.kill()
     others = [rig.signalled(one.running) for one in cluster.nodes if one is not node]
     for one in others:
         one.signal(signal.SIGSTOP)
-    since = stage.mark(f"bytes rot on {node.id}; the other nodes are stopped")
+    since = stage.mark(f"bytes rot on {node.id}; the bucket and the other nodes are stopped")
     rig.rot(node, data[1])
     noticed = knows(stage, node, "perenne_damaged_records")
     stage.fires("bytes rot, and the scrub finds them", "PerenneDamageFound", since, alert, noticed)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,8 +36,11 @@ ONLY_WHEN_UNWELL = {"Nodes that do not answer", "Alerts firing", "Last drill tha
 
 @dataclass
 class Watched:
+    """san: the directory that is the tier."""
+
     cluster: LocalCluster
     chain: Chain
+    san: Path
 
 
 def sending(node: LocalNode, stop: threading.Event) -> None:
@@ -70,7 +74,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         chain = stack.enter_context(watching(cluster, directory / "watching", SCALE))
         cluster.start(3)
         cluster.wait_for(lambda: len(rig.in_sync(cluster)) >= 3, "all nodes are in sync")
-        yield Watched(cluster, chain)
+        yield Watched(cluster, chain, mount)
 
 
 def test_every_panel_has_data_while_a_cluster_works(watched: Watched) -> None:
@@ -167,3 +171,21 @@ def test_a_killed_node_is_told_of_and_its_return_as_well(watched: Watched) -> No
         if one.name == "PerenneNodeDown" and one.at > before and one.firing
     }
     assert others == {node.id}
+
+
+def test_a_leader_that_lost_its_tier_and_then_its_lead_is_no_alarm_for_ever(watched: Watched) -> None:
+    """Found by `script/prove-watching`: who follows asks the tier nothing, and said "fails" ever after."""
+    cluster, away = watched.cluster, watched.san.with_name("away")
+    first = rig.leader(cluster)
+    failing = f'perenne_tier_failed{{node="{first.id}"}} == 1'
+    watched.san.rename(away)
+    try:
+        rig.store(first, rig.made(20_000_000))
+        cluster.wait_for(lambda: watched.chain.has_data(failing), "the leader says that the tier fails", 20)
+        done = rig.perenne("switchover", "--cluster", str(cluster.directory / "cluster.json"))
+        assert done.returncode == 0, done.stderr
+        cluster.wait_for(lambda: cluster.leader() not in (None, first), "another leads")
+        cluster.wait_for(lambda: not watched.chain.has_data(failing), "it says so no more", 15)
+    finally:
+        away.rename(watched.san)
+    cluster.wait_for(lambda: not watched.chain.has_data("perenne_tier_failed == 1"), "nobody says so any more", 20)
