@@ -51,8 +51,8 @@ def scrape(count: int, windows: int) -> Results:
 
 
 def _ingest(node: LocalNode, windows: int) -> dict[str, float]:
-    """Windows with a scrape and without follow each other in one stream of stores: whatever else slows this machine for a
-    while slows both.
+    """Windows with a scrape and without follow each other in one stream of stores: what else slows this machine slows
+    both.
     """
     found: dict[str, float] = {}
     for label, (sop_class, size) in SIZES.items():
