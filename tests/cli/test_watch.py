@@ -33,6 +33,10 @@ def watched(prometheus: Prometheus) -> dict[str, str]:
     }
 
 
+def targets(prometheus: Prometheus) -> set[str]:
+    return {target["labels"]["node"] for target in prometheus.ask("targets")["activeTargets"]}
+
+
 def test_up_watches_and_down_ends_that_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +61,8 @@ def test_up_watches_and_down_ends_that_too(
         assert called("up", *here, "--nodes", "3") == 0
         assert running(directory) == prometheus
         assert prometheus.url in capsys.readouterr().out
-        wait_until(lambda: len(watched(prometheus)) == 3, [prometheus.running], "the new node is scraped", 20)
+        wait_until(lambda: len(targets(prometheus)) == 3, [prometheus.running], "the new node is a target", 20)
+        assert targets(prometheus) == {node.id for node in LocalCluster.load(directory).nodes}
     finally:
         assert called("down", *here) == 0
     assert "ended 5 processes" in capsys.readouterr().err
