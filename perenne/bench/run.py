@@ -15,8 +15,9 @@ from perenne.bench.results import Results, show
 from perenne.bench.scrape import scrape
 from perenne.bench.stores import stores
 from perenne.bench.tier import tier
+from perenne.bench.tls import tls
 
-WHAT = ("stores", "parts", "failover", "footprint", "tier", "restore", "scrub", "reindex", "import", "scrape")
+WHAT = ("stores", "parts", "failover", "footprint", "tier", "tls", "restore", "scrub", "reindex", "import", "scrape")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -51,6 +52,8 @@ def run(arguments: Sequence[str]) -> int:
         results |= moving(options.files, options.repeat)
     if "tier" in chosen:
         results |= tier(options.seconds, options.repeat)
+    if "tls" in chosen:
+        results |= tls(options.seconds, options.repeat)
     if "restore" in chosen:
         results |= restore(options.restored, options.repeat)
     if "scrub" in chosen:
