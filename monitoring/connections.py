@@ -19,7 +19,7 @@ CONNECTIONS: Final = 512
 READS: Final = 32
 """Instances on their way out at once. Each holds at most a few MiB (storage/reader.py)."""
 OTHERS: Final = 64
-HEALTH: Final = frozenset({"/livez", "/readyz", "/leader"})
+HEALTH: Final = frozenset({"/livez", "/readyz", "/leader", "/replica"})
 
 
 @dataclass(frozen=True, slots=True)

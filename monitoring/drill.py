@@ -10,15 +10,18 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 _SERIES: Final = {
     "perenne_drill_last_success_timestamp_seconds": (
         "last_success",
-        "Unix time of the last drill that passed; 0: none",
+        "Unix time of the last drill that passed, 0 when none did; an old one wants `perenne drill`",
     ),
-    "perenne_drill_last_run_timestamp_seconds": ("last_run", "Unix time of the last drill; 0: none"),
-    "perenne_drill_passed": ("passed", "1 when the last drill passed"),
-    "perenne_drill_seconds": ("seconds", "How long the last drill that passed took to restore its sample"),
-    "perenne_drill_bytes": ("bytes", "Bytes that it restored"),
+    "perenne_drill_last_run_timestamp_seconds": (
+        "last_run",
+        "Unix time of the last drill, passed or not; 0 when there was none",
+    ),
+    "perenne_drill_passed": ("passed", "1 when the last drill passed, 0 when it failed or there was none"),
+    "perenne_drill_seconds": ("seconds", "Time that the last drill that passed took to restore its sample"),
+    "perenne_drill_bytes": ("bytes", "Bytes that the last drill that passed restored"),
     "perenne_drill_whole_archive_seconds": (
         "whole_archive_seconds",
-        "How long a restore of everything would take at its rate",
+        "Time that a restore of everything would take at the rate of the last drill that passed",
     ),
 }
 

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from monitoring.bearer import Bearer
 from monitoring.connections import Connection, Gate, Patience, connections
-from monitoring.listing import BadQuery, selection
+from monitoring.listing import BadQuery, max_lag, selection
 from monitoring.metrics import CONTENT_TYPE
 from replication.api import InstanceAbsent, InstanceBytes, InstanceDeleted, InstanceUnavailable
 from storage.index import Selection
@@ -39,6 +39,10 @@ class Watched(Protocol):
 
     def is_leader(self) -> bool: ...
 
+    def why_not_replica(self, most: int | None) -> str | None:
+        """Why this node is no follower that is at most so many records behind (None: however many)."""
+        ...
+
     async def status(self) -> dict[str, object]: ...
 
     async def standing(self) -> dict[str, object]:
@@ -59,13 +63,19 @@ def application(node: Watched) -> Starlette:
 
     def health(why_not: Callable[[], str | None]) -> Callable[[Request], Any]:
         async def answer(_: Request) -> Response:
-            why = why_not()
-            return PlainTextResponse(f"{why or 'ok'}\n", status_code=503 if why else 200)
+            return _health(why_not())
 
         return answer
 
     async def metrics(_: Request) -> Response:
         return Response(node.metrics(), media_type=CONTENT_TYPE)
+
+    async def replica(request: Request) -> Response:
+        try:
+            why = node.why_not_replica(max_lag(request.query_params))
+        except BadQuery as error:
+            return PlainTextResponse(f"{error}\n", status_code=400)
+        return _health(why)
 
     async def status(_: Request) -> Response:
         return JSONResponse(await node.status())
@@ -87,12 +97,17 @@ def application(node: Watched) -> Starlette:
         Route("/livez", health(node.why_not_live)),
         Route("/readyz", health(node.why_not_ready)),
         Route("/leader", health(lambda: None if node.is_leader() else "this node does not lead")),
+        Route("/replica", replica),
         Route("/status", status),
         Route("/instances", instances),
         Route("/standing", standing),
         Route("/instances/{uid}", instance),
     ]
     return Starlette(routes=routes)
+
+
+def _health(why_not: str | None) -> Response:
+    return PlainTextResponse(f"{why_not or 'ok'}\n", status_code=503 if why_not else 200)
 
 
 async def _instance(node: Watched, uid: str) -> Response:

@@ -1,4 +1,4 @@
-"""`/instances?…`: which instances a node holds, a page at a time; for moving them, not for viewers."""
+"""What may be asked behind a `?`. `/instances`: which instances a node holds, a page at a time, for moving them."""
 
 import re
 from typing import Any, Final
@@ -44,6 +44,14 @@ def selection(query: QueryParams) -> Selection:
         after=int(after),
         limit=int(limit),
     )
+
+
+def max_lag(query: QueryParams) -> int | None:
+    """Of `/replica`: records; None where it is not given. Raises BadQuery: a limit that is overlooked is none."""
+    wanted = query.getlist("max_lag")
+    if set(query) - {"max_lag"} or len(wanted) > 1 or not all(map(_NUMBER.fullmatch, wanted)):
+        raise BadQuery("/replica?max_lag=N: so many records may the node be behind; without it, however many")
+    return int(wanted[0]) if wanted else None
 
 
 def page(where: Selection, found: list[Listed], *, indexed: int, committed: int, holes: list[int]) -> dict[str, Any]:

@@ -20,9 +20,11 @@ class RoomMetrics:
         facts = os.statvfs(self._directory)
         yield GaugeMetricFamily(
             "perenne_disk_free_bytes",
-            "Room that the data directory's file system has for this node",
+            "Room left for this node on the file system of its data directory",
             value=facts.f_bavail * facts.f_frsize,
         )
         yield GaugeMetricFamily(
-            "perenne_disk_capacity_bytes", "Size of that file system", value=facts.f_blocks * facts.f_frsize
+            "perenne_disk_capacity_bytes",
+            "Size of the file system of the data directory",
+            value=facts.f_blocks * facts.f_frsize,
         )

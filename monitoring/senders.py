@@ -19,13 +19,13 @@ class Senders:
         self._now = now
         self._associations = Counter(
             "perenne_sender_associations",
-            "Associations asked for by a calling AE: accepted or rejected",
+            "Associations asked for by a calling AE, by result; who has no [[ae]] entry counts as other",
             ["ae", "result"],
             registry=registry,
         )
         self._instances = Counter(
             "perenne_sender_instances",
-            "C-STORE requests of a calling AE: received (answered 0000) or refused (answered otherwise)",
+            "C-STORE requests of a calling AE, by result: received (answered 0000) or refused (answered otherwise)",
             ["ae", "result"],
             registry=registry,
         )

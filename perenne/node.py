@@ -45,7 +45,7 @@ from replication.core.values import Identity, Phase, ReplicaId, TierMode
 from replication.evicting import Evictor
 from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
-from replication.reporting import role, statistics
+from replication.reporting import role, statistics, why_not_replica
 from replication.runtime import ThreadRuntime
 from replication.scrubber import Scrubber
 from replication.tier.claims import Claims
@@ -269,6 +269,11 @@ class Node:
     def metrics(self) -> bytes:
         return self._metrics.render()
 
+    @property
+    def exported(self) -> Metrics:
+        """Everything that this node exports: docs/metrics.md is written from it."""
+        return self._metrics
+
     def why_not_live(self) -> str | None:
         if self._loop_age() > 5:
             return "the event loop does not turn"
@@ -285,6 +290,9 @@ class Node:
     def is_leader(self) -> bool:
         leadership = self.replicator.core.leadership
         return leadership is not None and leadership.phase is Phase.ACTIVE
+
+    def why_not_replica(self, most: int | None) -> str | None:
+        return "the node stops" if self._stopping else why_not_replica(self.replicator, most)
 
     async def read_instance(self, sop_instance_uid: str) -> InstanceBytes:
         return await self.replicator.lookups.read(sop_instance_uid)

@@ -206,6 +206,8 @@ class ReplicatorStatistics:
     end: LogPoint
     durable: LogPoint
     committed: LogPoint
+    indexed: int
+    """The last record that the index reflects."""
     floor: LogPoint
     tier: TierReport | None
     """None where there is none."""

@@ -27,6 +27,17 @@ def role(replicator: Replicator) -> Role:
     return Role.CANDIDATE if core.candidacy is not None else Role.FOLLOWER
 
 
+def why_not_replica(replicator: Replicator, most: int | None) -> str | None:
+    """Why this node is no follower that can be read from at most so many records behind; None when it is one."""
+    core = replicator.core
+    if core.leadership is not None:
+        return "this node leads"
+    if why := replicator.frozen or core.situation.fenced:
+        return str(why)
+    within_ms = 4 * core.situation.settings.heartbeat_ms
+    return core.following.why_not_near(replicator.index.applied.sequence, most, within_ms)
+
+
 def statistics(
     replicator: Replicator, *, data_path_seconds: float, scrub: ScrubReport | None = None
 ) -> ReplicatorStatistics:
@@ -53,6 +64,7 @@ def statistics(
         end=situation.ledger.end,
         durable=situation.ledger.durable,
         committed=situation.committed,
+        indexed=replicator.index.applied.sequence,
         floor=situation.floor,
         tier=_tier(replicator, leadership),
         capacity=_capacity(replicator, leadership),
@@ -96,7 +108,8 @@ def _tier(replicator: Replicator, leadership: Leadership | None) -> TierReport |
         complete_upto=complete,
         behind=max(0, situation.told.sequence - complete) if complete is not None else None,
         counted_upto=floor.point.sequence if floor is not None else 0,
-        failed=tiering.failed,
+        # Who follows asks nothing of it: what failed while it led says nothing about now.
+        failed=tiering.failed if replicator.core.leader in (None, replicator.me.id) else None,
         puts=tiering.puts,
         put_bytes=tiering.put_bytes,
         orphans=len(side.orphans) if side is not None and side.surveyed else None,

@@ -38,12 +38,26 @@ TOMBSTONE_SCAN: Final = 100_000
 """What one reader of a large payload holds in memory at a time, or twice that."""
 
 
+def _info(segment: Segment, *, sealed: bool) -> SegmentInfo:
+    return SegmentInfo(
+        segment.name,
+        segment.first,
+        segment.last if segment.last >= segment.first else None,
+        segment.header.epoch,
+        segment.header.chain_before,
+        sealed,
+        segment.size,
+        segment.evicted,
+    )
+
+
 class LogReader:
     """The reading half of `Log`. The log thread publishes under `_lock`; readers take snapshots."""
 
     def __init__(self, segments: tuple[Segment, ...], end: LogPoint, damage: DamageRegister) -> None:
         self._lock = threading.Lock()
         self._segments = segments
+        self._described: tuple[tuple[Segment, ...], tuple[SegmentInfo, ...]] = ((), ())
         self._pending: dict[int, Pending] = {}
         self._end = end
         self._durable = end
@@ -67,20 +81,13 @@ class LogReader:
         return tuple(sorted(self.damage.known))
 
     def segments(self) -> tuple[SegmentInfo, ...]:
+        """All but the last are described once for each change of their list: a scrape asks, and there may be many."""
         segments = self._segments
-        return tuple(
-            SegmentInfo(
-                segment.name,
-                segment.first,
-                segment.last if segment.last >= segment.first else None,
-                segment.header.epoch,
-                segment.header.chain_before,
-                segment is not segments[-1],
-                segment.size,
-                segment.evicted,
-            )
-            for segment in segments
-        )
+        of, described = self._described
+        if of is not segments:
+            described = tuple(_info(segment, sealed=True) for segment in segments[:-1])
+            self._described = segments, described
+        return (*described, *(_info(segment, sealed=False) for segment in segments[-1:]))
 
     def epochs(self) -> tuple[EpochSpan, ...]:
         """Oldest first; the newest span ends at the log end."""

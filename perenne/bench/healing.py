@@ -116,14 +116,24 @@ def _fill(directory: Path, sop_class: str, size: int, count: int) -> None:
     disk = RealDisk(directory)
     write_identity(disk, NodeIdentity("bench", "n1", "incarnation"))
     log = Log.open(disk, LogIdentity("bench"), host_rebooted=False, spares=0)[0]
-    for number, (uid, pieces) in enumerate(islice(instances(sop_class, size), count), 1):
+    append_instances(log, sop_class, size, count)
+    promise = PromiseFile(disk)
+    promise.store(floor=log.end)
+    promise.close()
+    log.close()
+
+
+def append_instances(log: Log, sop_class: str, size: int, count: int) -> None:
+    """As a node does it, without the network."""
+    first = log.end.sequence + 1
+    for number, (uid, pieces) in enumerate(islice(instances(sop_class, size), count), first):
         meta = file_meta(
             sop_class_uid=sop_class, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT_LE, source_ae="BENCH"
         )
         payload = BytesPayload(b"".join((meta, *pieces)))
         digests = digests_of(RecordKind.INSTANCE, [payload.data])
         path = instance_path("1.2.3", "1.2.3.4", uid, None)
-        position = LogPosition(1, number)
+        position = LogPosition(max(1, log.end.epoch), number)
         header = RecordHeader(
             position, RecordKind.INSTANCE, digests.dataset, digests.digest, number, path, payload.size
         )
@@ -131,7 +141,3 @@ def _fill(directory: Path, sop_class: str, size: int, count: int) -> None:
         if number % GROUP == 0:
             log.sync()
     log.sync()
-    promise = PromiseFile(disk)
-    promise.store(floor=log.end)
-    promise.close()
-    log.close()

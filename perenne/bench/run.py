@@ -1,4 +1,4 @@
-"""`script/bench`: throughput beside storescp and Orthanc, its floor, pauses of failover, memory and start, imports."""
+"""`script/bench`: throughput beside storescp and Orthanc, its floor, failover, memory and start, imports, scrapes."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ from perenne.bench.moving import moving
 from perenne.bench.parts import parts
 from perenne.bench.restore import restore
 from perenne.bench.results import Results, show
+from perenne.bench.scrape import scrape
 from perenne.bench.stores import stores
 from perenne.bench.tier import tier
 from perenne.bench.tls import tls
 
-WHAT = ("stores", "parts", "failover", "footprint", "tier", "tls", "restore", "scrub", "reindex", "import")
+WHAT = ("stores", "parts", "failover", "footprint", "tier", "tls", "restore", "scrub", "reindex", "import", "scrape")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -31,6 +32,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--giant", type=int, default=2048, metavar="MIB", help="size of the giant one (%(default)s)")
     parser.add_argument("--restored", type=int, default=50_000, help="instances of restore (%(default)s)")
     parser.add_argument("--scrub", type=int, default=1024, metavar="MIB", help="log that is scrubbed (%(default)s)")
+    parser.add_argument("--indexed", type=int, default=100_000, help="instances before scrape (%(default)s)")
+    parser.add_argument("--windows", type=int, default=30, help="seconds with a scrape, of scrape (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     options = parser.parse_args(list(arguments))
     chosen = set(options.what or WHAT)
@@ -57,5 +60,7 @@ def run(arguments: Sequence[str]) -> int:
         results |= scrub(options.scrub << 20, options.repeat)
     if "reindex" in chosen:
         results |= reindex(options.instances, options.repeat)
+    if "scrape" in chosen:
+        results |= scrape(options.indexed, options.windows)
     show(results, as_json=options.json)
     return 0

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from perenne.local import zookeeper
 from perenne.local.processes import DidNotStart, Running, free_ports, start, start_time, wait_until
+from perenne.local.prometheus import Prometheus, configure, start_prometheus
 from perenne.local.signed import changed, signed
 from replication.tier.directory import DirectoryStore
 from replication.tier.port import TierError
@@ -101,6 +102,8 @@ class LocalCluster:
         self.nodes: list[LocalNode] = []
         self.zookeeper: Running | None = None
         self.zookeeper_port = 0
+        self.prometheus: Prometheus | None = None
+        """What watches it, once `watch` was asked for."""
         self.session_timeout_ms = 6000
         self.extra = ""
         self.tier: Path | None = None
@@ -121,6 +124,9 @@ class LocalCluster:
         cluster.zookeeper = _known(keeper, cluster.directory / "zookeeper" / "zookeeper.log")
         cluster.session_timeout_ms = facts.get("session_timeout_ms", 6000)
         cluster.tier = Path(facts["tier"]) if facts.get("tier") else None
+        watching: dict[str, Any] = facts.get("prometheus") or {}
+        if (server := _known(watching, cluster.directory / "prometheus" / "prometheus.log")) is not None:
+            cluster.prometheus = Prometheus(server, int(watching["port"]))
         for node in facts["nodes"]:
             own = Path(node["data_dir"]).parent
             ports = (int(node["dicom_port"]), int(node["http_port"]), int(node["peer_port"]))
@@ -150,6 +156,13 @@ class LocalCluster:
                 "started": keeper.started if keeper else None,
             },
             "tier": str(self.tier) if self.tier is not None else None,
+            "prometheus": {
+                "port": self.prometheus.port,
+                "pid": self.prometheus.running.pid,
+                "started": self.prometheus.running.started,
+            }
+            if self.prometheus is not None
+            else None,
             "session_timeout_ms": self.session_timeout_ms,
         }
         temporary = self.directory / f"{FILE}.new"
@@ -198,6 +211,16 @@ class LocalCluster:
         command = [*node.wrapper, sys.executable, "-m", "perenne.cli", "node", "--config", str(node.config)]
         node.running = start(command, node.directory / "node.log", node.directory)
         self.save()
+
+    def watch(self, say: Say = lambda _: None) -> Prometheus:
+        """Have Prometheus watch every node, also those that came since it was started. Raises DidNotStart."""
+        own = self.directory / "prometheus"
+        configure(own, {node.id: f"{node.host}:{node.http_port}" for node in self.nodes})
+        if self.prometheus is None or not self.prometheus.running.alive:
+            say("starting Prometheus")
+            self.prometheus = start_prometheus(own, free_ports(1)[0])
+            self.save()
+        return self.prometheus
 
     def configuration(self, node: LocalNode) -> str:
         """What its node.toml says."""
@@ -262,6 +285,10 @@ port = {node.http_port}
     def stop(self, say: Say = lambda _: None) -> int:
         """End exactly what was started; return how many processes that were."""
         ended = 0
+        if self.prometheus is not None and self.prometheus.running.alive:
+            say("ending Prometheus")
+            self.prometheus.running.stop()
+            ended += 1
         for node in self.nodes:
             if node.running is not None and node.running.alive:
                 say(f"ending node {node.id}")
@@ -280,6 +307,8 @@ port = {node.http_port}
                 node.running.kill()
         if self.zookeeper is not None:
             self.zookeeper.kill()
+        if self.prometheus is not None:
+            self.prometheus.running.kill()
 
     def leader(self) -> LocalNode | None:
         return next((node for node in self.nodes if node.alive and node.leads()), None)

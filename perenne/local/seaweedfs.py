@@ -23,12 +23,14 @@ _SYNC_EVERY_PUT: Final = "fs.configure -locationPrefix=/buckets/ -fsync -apply\n
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """One running server. https_port: 0 without a certificate. sockets: files that it leaves behind in /tmp."""
+    """One running server. https_port: 0 without a certificate. sockets: files that it leaves behind in /tmp. ports: all
+    that it listens on."""
 
     running: Running
     port: int
     https_port: int
     sockets: tuple[Path, ...]
+    ports: tuple[int, ...]
 
     @property
     def endpoint(self) -> str:
@@ -40,15 +42,18 @@ class Store:
         return f"https://localhost:{self.https_port}"
 
     def kill(self) -> None:
-        """SIGKILL: SIGTERM takes 15 to 20 s, and what it confirmed is on disk. A new start takes new ports."""
+        """SIGKILL: SIGTERM takes 15 to 20 s, and what it confirmed is on disk. A new start may be given its ports."""
         self.running.kill()
         _remove(self.sockets)
 
 
-def start_store(directory: Path, certificate: tuple[Path, Path] | None = None) -> Store:
+def start_store(
+    directory: Path, certificate: tuple[Path, Path] | None = None, at: tuple[int, ...] | None = None
+) -> Store:
     """Start a server on whatever `directory` holds and wait until it answers; makes no bucket.
 
-    certificate: PEM files of certificate and key, for https beside http. Raises DidNotStart.
+    certificate: PEM files of certificate and key, for https beside http. at: the ports of one that was killed, for
+    clients that know it already. Raises DidNotStart.
     """
     (directory / "data").mkdir(parents=True, exist_ok=True)
     for leftover in directory.glob("*.sock"):
@@ -60,7 +65,7 @@ def start_store(directory: Path, certificate: tuple[Path, Path] | None = None) -
     (directory / "security.toml").write_text(
         '[s3.sse]\nkey = "perenne-local-passphrase"\n'
     )  # for encryption = "AES256"
-    ports = free_ports(9)
+    ports = list(at) if at is not None else free_ports(9)
     parts = {"s3": 1, "filer": 3, "volume": 5, "master": 7}
     sockets = tuple(Path(f"/tmp/seaweedfs-{part}-grpc-{ports[index]}.sock") for part, index in parts.items())
     command = [_weed(), "-logtostderr=true", *_server_options(ports)]
@@ -78,7 +83,7 @@ def start_store(directory: Path, certificate: tuple[Path, Path] | None = None) -
         running.kill()
         _remove(sockets)
         raise
-    return Store(running, ports[0], ports[8] if certificate is not None else 0, sockets)
+    return Store(running, ports[0], ports[8] if certificate is not None else 0, sockets, tuple(ports))
 
 
 def _remove(files: Iterable[Path]) -> None:

@@ -33,12 +33,13 @@ def locked(directory: Path) -> Generator[None]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """`up [--dir DIR] [--nodes N] [--tier DIRECTORY]` or `down [--dir DIR]`."""
+    """`up [--dir DIR] [--nodes N] [--tier DIRECTORY] [--watch]` or `down [--dir DIR]`."""
     parser = argparse.ArgumentParser(prog="script/up", description="Start or end a Perenne cluster on this machine.")
     parser.add_argument("what", choices=["up", "down"])
     parser.add_argument("--dir", type=Path, default=DEFAULT, help="where it lives (%(default)s)")
     parser.add_argument("--nodes", type=int, default=None, help="how many nodes (3, or as many as there were)")
     parser.add_argument("--tier", type=Path, default=None, help="a directory that holds everything once more")
+    parser.add_argument("--watch", action="store_true", help="start Prometheus with the alert rules as well")
     arguments = parser.parse_args(words)
     directory: Path = arguments.dir.resolve()
     if arguments.nodes is not None and arguments.nodes < 2:
@@ -48,7 +49,9 @@ def main(words: Sequence[str] | None = None) -> int:
             _say(f"nothing of {directory} was running")
             return 0
         with locked(directory):
-            return _down(directory) if arguments.what == "down" else _up(directory, arguments.nodes, arguments.tier)
+            if arguments.what == "down":
+                return _down(directory)
+            return _up(directory, arguments.nodes, arguments.tier, watch=arguments.watch)
     except (DidNotStart, Busy) as error:
         _say(str(error))
         return 1
@@ -66,7 +69,7 @@ def _down(directory: Path) -> int:
     return 0
 
 
-def _up(directory: Path, nodes: int | None, tier: Path | None) -> int:
+def _up(directory: Path, nodes: int | None, tier: Path | None, *, watch: bool) -> int:
     cluster = LocalCluster.load(directory)
     has = len(cluster.nodes)
     if nodes is not None and nodes < has:
@@ -79,6 +82,8 @@ def _up(directory: Path, nodes: int | None, tier: Path | None) -> int:
         cluster.use_tier(tier.resolve())
     cluster.start(nodes or has or 3, _say)
     cluster.save()
+    if watch or cluster.prometheus is not None:
+        cluster.watch(_say)
     report(cluster, cluster.wait_ready())
     return 0
 
@@ -100,6 +105,8 @@ def report(cluster: LocalCluster, leader: LocalNode, *, default: Path = DEFAULT)
         write(f"{node.id:10} {role:9} DICOM {AE_TITLE}@127.0.0.1:{node.dicom_port}  HTTP 127.0.0.1:{node.http_port}\n")
     if cluster.tier is not None:
         write(f"tier       {cluster.tier}\n")
+    if cluster.prometheus is not None:
+        write(f"Prometheus {cluster.prometheus.url}/alerts  (Grafana: monitoring/dashboards/perenne.json)\n")
     follower = next(node for node in cluster.nodes if node is not leader)
     write(
         "\nTry:\n"

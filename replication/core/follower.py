@@ -41,6 +41,8 @@ class Stream:
     aligned: bool = False
     heard_ms: int = 0
     refusal: str = ""
+    committed: int | None = None
+    """The highest record that the leader called committed; this log may end before it."""
 
 
 class Following:
@@ -67,6 +69,21 @@ class Following:
     def hears_leader(self, within_ms: int) -> bool:
         """Whether an active leader spoke to this node lately."""
         return self.stream is not None and self._situation.now_ms - self.stream.heard_ms <= within_ms
+
+    def why_not_near(self, reached: int, most: int | None, within_ms: int) -> str | None:
+        """Why what this node holds may be more than `most` records behind what is committed; None when it is not.
+
+        reached: the record up to which this node has everything. most: None for any number.
+        """
+        stream = self.stream
+        if stream is None or not self.hears_leader(within_ms):
+            return "this node hears no leader"
+        if not stream.aligned or stream.committed is None:
+            return "this node does not follow yet: it and the leader are comparing their logs"
+        behind = max(0, stream.committed - reached)
+        if most is not None and behind > most:
+            return f"this node is {behind} records behind, more than {most}"
+        return None
 
     def begin_anew(self, reason: str) -> None:
         """The log's end is not what the leader believes: let it ask again. A cut without room is not under way."""
@@ -240,6 +257,7 @@ class Following:
     def _learn_commit(self, stream: Stream, committed: LogPoint) -> None:
         """Note how much of this log is committed. What lies beyond its end is no commit of this log's yet."""
         situation = self._situation
+        stream.committed = max(stream.committed or 0, committed.sequence)
         if not stream.aligned:
             return
         if committed.epoch == stream.epoch and situation.ledger.durable.sequence >= committed.sequence:

@@ -4,9 +4,8 @@ import logging
 
 import pytest
 
-# The tables that must name whatever the association may say; nothing public repeats them.
-# What exists from the start is shown by no public part.
-from monitoring.metrics import _CLOSES, _REJECTIONS, _STATUSES  # pyright: ignore[reportPrivateUsage]
+# The tables that must name whatever the association may say.
+from monitoring.metrics import CLOSES, REJECTIONS, STATUSES
 from perenne.dimse import status as codes
 from perenne.dimse.association import Closed
 from perenne.dimse.negotiation import Rejection
@@ -83,7 +82,7 @@ def test_the_first_is_told_at_once_and_the_others_once_a_period(caplog: pytest.L
 
 
 def test_metrics_know_every_reason_and_status_from_the_start() -> None:
-    assert {closed.value for closed in Closed} == set(_CLOSES)
-    assert {rejection.name.lower() for rejection in Rejection} == set(_REJECTIONS)
+    assert {closed.value for closed in Closed} == set(CLOSES)
+    assert {rejection.name.lower() for rejection in Rejection} == set(REJECTIONS)
     of_a_store = {value for name, value in vars(codes).items() if name.isupper() and name != "COMMENT_LIMIT"}
-    assert of_a_store - {codes.UNRECOGNIZED_OPERATION} == {int(status, 16) for status in _STATUSES}
+    assert of_a_store - {codes.UNRECOGNIZED_OPERATION} == {int(status, 16) for status in STATUSES}

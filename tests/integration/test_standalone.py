@@ -123,6 +123,8 @@ def _health(node: LocalNode) -> None:
     for path, code in (("/livez", 200), ("/readyz", 200), ("/leader", 200), ("/metrics", 200), ("/status", 200)):
         assert node.get(path)[0] == code
         assert head(node, path) == (code, b"")
+    assert node.get("/replica?max_lag=5") == (503, b"this node leads\n")
+    assert head(node, "/replica") == (503, b"")
     assert node.get("/instances/1.2.3")[0] == 404
     assert head(node, "/instances/1.2.3") == (404, b"")
     assert node.get("/instances/not-a-uid")[0] == 400

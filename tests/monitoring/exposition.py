@@ -29,6 +29,7 @@ def snapshot() -> ReplicatorStatistics:
         end=GENESIS,
         durable=GENESIS,
         committed=GENESIS,
+        indexed=0,
         floor=GENESIS,
         tier=None,
         lags=(LAG,),

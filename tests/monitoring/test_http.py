@@ -53,6 +53,9 @@ class Node:
     def is_leader(self) -> bool:
         return True
 
+    def why_not_replica(self, most: int | None) -> str | None:
+        return f"7 behind, more than {most}" if most is not None and most < 7 else None
+
     async def status(self) -> dict[str, object]:
         return {}
 
@@ -102,7 +105,7 @@ def test_health_answers_beside_any_number_of_idle_connections(count: int) -> Non
                 if number % 50 == 0:
                     await asyncio.sleep(0.05)
             await asyncio.sleep(0.3)
-            for path in ("/livez", "/readyz", "/leader"):
+            for path in ("/livez", "/readyz", "/leader", "/replica"):
                 assert b" 200 OK" in await status_of(server.port, path)
             for one in idle:
                 one.close()
@@ -157,6 +160,23 @@ def test_a_slow_reader_that_does_read_is_served_whole() -> None:
                 await asyncio.sleep(0.01)
             assert got > SIZE
             writer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [("", 200), ("?max_lag=7", 200), ("?max_lag=6", 503), ("?max_lag=0", 503)]
+    + [(f"?{bad}", 400) for bad in ("max_lag=", "max_lag=-1", "max_lag=1s", "max_lag=1&max_lag=9", "lag=5", "max_lag")],
+)
+def test_a_replica_is_asked_with_a_limit_in_records(query: str, code: int) -> None:
+    async def run() -> None:
+        async with serving(Node()) as server:
+            answer = await status_of(server.port, f"/replica{query}")
+            assert f" {code} ".encode() in answer.splitlines()[0]
+            body = answer.partition(b"\r\n\r\n")[2]
+            said = {200: b"ok\n", 503: b"behind, more than", 400: b"max_lag=N"}
+            assert said[code] in body
 
     asyncio.run(run())
 
