@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import secrets
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -57,10 +58,13 @@ def instances(sop_class: str, size: int) -> Iterator[tuple[str, list[bytes]]]:
         yield uid, [bytes(own), tail]
 
 
-async def _store_some(port: int, called_ae: str, sop_class: str, size: int, until: float, warm_until: float) -> int:
+async def _store_some(
+    port: int, called_ae: str, sop_class: str, size: int, until: float, warm_until: float, tls: ssl.SSLContext | None
+) -> int:
     """Return how many were answered with Success between `warm_until` and `until`."""
     done = 0
-    sender = await Sender.associate("127.0.0.1", port, [(sop_class, [EXPLICIT_LE])], called_ae=called_ae)
+    contexts = [(sop_class, [EXPLICIT_LE])]
+    sender = await Sender.associate("127.0.0.1", port, contexts, called_ae=called_ae, tls=tls)
     async with sender:
         for uid, pieces in instances(sop_class, size):
             await _stored(sender, sop_class, uid, pieces)
@@ -71,11 +75,20 @@ async def _store_some(port: int, called_ae: str, sop_class: str, size: int, unti
     return done
 
 
-async def rate(port: int, called_ae: str, sop_class: str, size: int, *, associations: int, seconds: float) -> float:
-    """Instances per second over so many associations at once, after a short warm-up."""
+async def rate(
+    port: int,
+    called_ae: str,
+    sop_class: str,
+    size: int,
+    *,
+    associations: int,
+    seconds: float,
+    tls: ssl.SSLContext | None = None,
+) -> float:
+    """Instances per second over so many associations at once, after a short warm-up. tls: how to speak DICOM TLS."""
     warm_until = time.monotonic() + seconds / 4
     until = warm_until + seconds
-    work = [_store_some(port, called_ae, sop_class, size, until, warm_until) for _ in range(associations)]
+    work = [_store_some(port, called_ae, sop_class, size, until, warm_until, tls) for _ in range(associations)]
     return sum(await asyncio.gather(*work)) / seconds
 
 

@@ -14,8 +14,9 @@ from perenne.bench.restore import restore
 from perenne.bench.results import Results, show
 from perenne.bench.stores import stores
 from perenne.bench.tier import tier
+from perenne.bench.tls import tls
 
-WHAT = ("stores", "parts", "failover", "footprint", "tier", "restore", "scrub", "reindex", "import")
+WHAT = ("stores", "parts", "failover", "footprint", "tier", "tls", "restore", "scrub", "reindex", "import")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -48,6 +49,8 @@ def run(arguments: Sequence[str]) -> int:
         results |= moving(options.files, options.repeat)
     if "tier" in chosen:
         results |= tier(options.seconds, options.repeat)
+    if "tls" in chosen:
+        results |= tls(options.seconds, options.repeat)
     if "restore" in chosen:
         results |= restore(options.restored, options.repeat)
     if "scrub" in chosen:

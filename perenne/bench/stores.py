@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from perenne.bench.cluster import cluster_of
 from perenne.bench.load import SIZES, echo_rate, rate
 from perenne.bench.results import Results, say
 from perenne.local.cluster import AE_TITLE, LocalNode
-from perenne.local.processes import Running, free_ports, start, wait_until
+from perenne.local.processes import Running, free_ports, listens, start, wait_until
 
 
 @contextmanager
@@ -24,15 +23,10 @@ def _process(command: list[str], directory: Path, port: int) -> Generator[Runnin
     directory.mkdir(parents=True, exist_ok=True)
     process = start(command, directory / "output.log", directory)
     try:
-        wait_until(lambda: _listens(port), [process], f"{command[0]} listens")
+        wait_until(lambda: listens(port), [process], f"{command[0]} listens")
         yield process
     finally:
         process.kill()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _measure(name: str, port: int, called_ae: str, seconds: float, repeat: int) -> Results:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import socket
+import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self, cast
@@ -134,8 +135,9 @@ class Sender:
         *,
         called_ae: str = "PERENNE",
         calling_ae: str = "SENDER",
+        tls: ssl.SSLContext | None = None,
     ) -> Self:
-        """contexts: abstract syntax and transfer syntaxes of each, at most 128.
+        """contexts: abstract syntax and transfer syntaxes of each, at most 128. tls: speak DICOM TLS (PS3.15 annex B).
 
         Raises AssociationRejected, AssociationAborted or OSError.
         """
@@ -143,7 +145,7 @@ class Sender:
             ProposedContext(2 * index + 1, abstract, tuple(syntaxes))
             for index, (abstract, syntaxes) in enumerate(contexts)
         ]
-        _, link = await asyncio.get_running_loop().create_connection(_Link, host, port)
+        _, link = await asyncio.get_running_loop().create_connection(_Link, host, port, ssl=tls)
         self = cls(link, proposed)
         answer = link.expect()
         await link.write(

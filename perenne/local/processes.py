@@ -41,6 +41,12 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections there, on loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot: with its pid it names exactly one process."""
     try:

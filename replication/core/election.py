@@ -63,8 +63,11 @@ class Candidacy:
         self.tend()
 
     def _ask(self) -> None:
-        """Ask whoever has not answered."""
+        """Ask whoever has not answered, and anew whoever holds more and did not supply it."""
         self._ask_again_ms = self._situation.now_ms + SURVEY_MS
+        for member in self._ahead():
+            del self.answers[member]
+            self._exhausted.discard(member)
         for replica in {link.peer.id: None for link in self._situation.links.values()}:
             best = self._situation.link_to(replica)
             if best is not None and best.peer.member not in self.answers:
@@ -102,10 +105,8 @@ class Candidacy:
         if self.stage is Stage.ASKING and (self._all_answered() or situation.now_ms >= self._until_ms):
             if not self._insist and self._others_see_a_leader():
                 self.over = True
-            elif not self._must_wait_for_silent():
-                self._copy_or_promise()
-            elif situation.now_ms >= self._ask_again_ms:
-                self._ask()  # who was not there, or not admitted yet, may be by now
+            else:
+                self._go_on()
         elif self.stage is Stage.COPYING and situation.now_ms >= self._until_ms:
             if self._copying_from is not None:
                 self._exhausted.add(self._copying_from)
@@ -121,38 +122,47 @@ class Candidacy:
     def _others_see_a_leader(self) -> bool:
         return any(answer.sees_leader for answer in self.answers.values())
 
-    def _must_wait_for_silent(self) -> bool:
-        # After a reboot of this host the disk may have lost what a silent member still holds.
+    def _must_wait(self) -> bool:
+        """Whether somebody who does not answer, or shows more than was to be had from him, may be waited for."""
+        if not self.silent and not self._ahead():
+            return False
+        # After a reboot of this host the disk may have lost what such a member still holds.
         settings = self._situation.settings
-        waited = self._situation.now_ms - self._started_ms
         # What is missing here comes from the tier, if it is the tier that the node would lead through.
         lacking = self._situation.unsettled and not self._through_tier
-        rebooted = lacking and bool(self.silent) and waited < settings.reboot_wait_ms
+        rebooted = lacking and self._situation.now_ms - self._started_ms < settings.reboot_wait_ms
         # A process that has just started has met nobody yet, and may stand on a disk that was rolled back: whoever
         # holds more gets the time to say so. Later, a silent member is one that is gone, and is not waited for.
-        meeting = bool(self.silent) and self._situation.now_ms - self._situation.started_ms < MEETING_MS
-        return rebooted or meeting
+        return rebooted or self._situation.now_ms - self._situation.started_ms < MEETING_MS
 
-    def _longer_tail(self) -> Member | None:
-        """The set member that shows the highest verified end above ours, if one can still supply it."""
+    def _ahead(self) -> list[Member]:
+        """The members of the set that show a higher durable end than ours, the highest first."""
         end = self._situation.ledger.end.position
-        longer = [
+        shown = [
             (LogPosition(answer.end.epoch, answer.end.sequence), member)
             for member, answer in self.answers.items()
-            if member in self.base.state.in_sync and member not in self._exhausted and answer.verified
+            if member in self.base.state.in_sync and not self._through_tier
         ]
-        best = max(longer, default=None)
-        return best[1] if best is not None and best[0] > end else None
+        return [member for position, member in sorted(shown, reverse=True) if position > end]
 
-    def _copy_or_promise(self) -> None:
+    def _go_on(self) -> None:
+        """Copy what somebody holds above our end, then wait for whoever must be waited for, then promise.
+
+        Who stopped writing may be copied from as well: the chain proves each record.
+        """
         situation = self._situation
-        member = self._longer_tail() if not self._through_tier else None
-        if member is not None and member in self._asked:
-            self.stage, self._copying_from = Stage.COPYING, member
+        supplier = next((m for m in self._ahead() if m in self._asked and m not in self._exhausted), None)
+        if supplier is not None:
+            self.stage, self._copying_from = Stage.COPYING, supplier
             self._until_ms = situation.now_ms + COPY_MS
-            last = self.answers[member].end.sequence
+            last = self.answers[supplier].end.sequence
             request = Fetch(self._nonce, to_point(situation.ledger.end), last)
-            situation.send(self._asked[member].number, request)
+            situation.send(self._asked[supplier].number, request)
+            return
+        if self._must_wait():
+            self.stage = Stage.ASKING
+            if situation.now_ms >= self._ask_again_ms:
+                self._ask()  # who was not there, or not admitted yet, may be by now
             return
         rank = 0 if self._insist else self._rank()
         self.stage = Stage.YIELDING
@@ -202,7 +212,7 @@ class Candidacy:
     def _stop_copying(self) -> None:
         self._copying_from = None
         if self.stage is Stage.COPYING:
-            self._copy_or_promise()
+            self._go_on()
 
     # Promise and compare-and-set
 

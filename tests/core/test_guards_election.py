@@ -5,6 +5,7 @@
 from dataclasses import replace
 
 from replication.core import events as ev
+from replication.core.election import Stage
 from replication.core.values import VersionedState
 from tests.core.paper_cluster import PaperCluster
 from tests.core.test_damage import stored
@@ -99,6 +100,39 @@ def test_a_candidate_copies_a_longer_tail_from_a_member_that_cannot_lead() -> No
     assert everything_is_held(cluster, *"ab")
     cluster.run(1000)
     cluster.check()
+
+
+def test_a_candidate_copies_a_longer_tail_from_a_member_that_stopped_writing() -> None:
+    """Its disk refused a write: what it confirmed before, it still holds, and can be read."""
+    cluster, victim, before = rolled_back("ab")
+    last = leader_of(cluster)
+    cluster.kill(victim)
+    cluster.kill(last)
+    back_to(cluster, victim, before)
+    cluster.start(last).feed(ev.LocalFailed("fdatasync failed"))
+    cluster.start(victim)
+    cluster.run_until(lambda: cluster.leader is not None)
+    assert leader_of(cluster) == victim
+    assert everything_is_held(cluster, *"ab")
+
+
+def test_who_held_more_and_went_away_while_it_was_copied_from_is_waited_for() -> None:
+    """The copy is interrupted: as if it had never answered, the candidate has what time there is for it to be back."""
+    cluster, victim, before = rolled_back("ab")
+    last = leader_of(cluster)
+    cluster.kill(victim)
+    cluster.kill(last)
+    back_to(cluster, victim, before)
+    cluster.start(last).feed(NEARLY_FULL)
+    replica = cluster.start(victim).replica
+    cluster.run_until(lambda: replica.candidacy is not None and replica.candidacy.stage is Stage.COPYING)
+    cluster.kill(last)
+    cluster.run(2000)
+    assert cluster.leader is None
+    cluster.start(last).feed(NEARLY_FULL)
+    cluster.run_until(lambda: cluster.leader is not None)
+    assert leader_of(cluster) == victim
+    assert everything_is_held(cluster, *"ab")
 
 
 def test_a_member_that_comes_while_a_candidate_waits_is_asked() -> None:

@@ -238,7 +238,9 @@ def test_an_index_that_lies_serves_nothing_wrong_and_is_made_anew(tmp_path: Path
         cluster.start_node(liar)
         cluster.wait_for(lambda: len(rig.in_sync(cluster)) == 3, "all nodes are in sync")
         hosts = f"127.0.0.1:{cluster.zookeeper_port}"
-        assert perenne("switchover", "--zookeeper", hosts, "--to", liar.id).returncode == 0
+        switchover = ("switchover", "--zookeeper", hosts, "--to", liar.id)
+        # The set may name it still from before it was stopped
+        cluster.wait_for(lambda: perenne(*switchover).returncode == 0, "the lead is handed over")
         cluster.wait_for(lambda: cluster.leader() is liar, "the node with the lying index leads")
         for uid, data in sent:
             cluster.wait_for(lambda: read(liar, uid)[0] != 503, "it can tell")  # noqa: B023

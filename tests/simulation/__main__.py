@@ -10,10 +10,16 @@ from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 
+from tests.simulation.hunt import BACKGROUND, Quarry
+from tests.simulation.kinds import KINDS
+from tests.simulation.phases import PHASES
+from tests.simulation.plan import Order
 from tests.simulation.run import Result, run, run_and_collect
 from tests.simulation.summary import Summary
 
 SAVED_EACH = 50
+AT_ONCE = 40
+"""Pairs that are hunted before it is looked again which are rarest."""
 
 
 def main(arguments: list[str]) -> int:
@@ -25,6 +31,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes beside each other")
     parser.add_argument("--trace", action="store_true", help="print what happens")
     parser.add_argument("--until-violation", action="store_true", help="stop at the first")
+    parser.add_argument("--small", action="store_true", help="few nodes, one sender, at most 2.5 s of faults")
+    parser.add_argument("--quarry", type=_quarry, help="what to hunt in each run, as KIND@PHASE")
+    parser.add_argument(
+        "--hunt", action="store_true", help="with --resume: hunt what occurred less than 100 times, until nothing has"
+    )
     parser.add_argument("--resume", type=Path, help="a file that keeps the counts and the next seed")
     options = parser.parse_args(arguments)
     summary = Summary()
@@ -34,10 +45,11 @@ def main(arguments: list[str]) -> int:
         summary.next_seed = options.seed
     else:
         summary.next_seed = secrets.randbelow(1 << 40)
-    runs = options.runs or (None if options.minutes else 1 if options.seed is not None else 200)
+    runs = options.runs or (None if options.minutes or options.hunt else 1 if options.seed is not None else 200)
+    orders = _hunted(summary) if options.hunt else _in_turn(summary, options.quarry, small=options.small)
     campaign(
         summary,
-        runs,
+        orders if runs is None else islice(orders, runs),
         options.minutes,
         options.jobs,
         trace=options.trace,
@@ -48,9 +60,38 @@ def main(arguments: list[str]) -> int:
     return 1 if summary.violations else 0
 
 
+def _quarry(text: str) -> Quarry:
+    kind, _, phase = text.partition("@")
+    if kind not in {*KINDS, *BACKGROUND}:
+        raise argparse.ArgumentTypeError(f"no such kind: {kind!r}; there are {', '.join([*KINDS, *BACKGROUND])}")
+    if phase not in PHASES:
+        raise argparse.ArgumentTypeError(f"no such phase: {phase!r}; there are {', '.join(PHASES)}")
+    return kind, phase
+
+
+def _in_turn(summary: Summary, quarry: Quarry | None = None, *, small: bool = False) -> Iterator[Order]:
+    for seed in count(summary.next_seed):
+        yield Order(seed, quarry, small)
+
+
+def _hunted(summary: Summary) -> Iterator[Order]:
+    """What is rarest first, as the counts stand by then."""
+    seed = summary.next_seed
+    hunts = {*KINDS, *BACKGROUND}
+    while rare := [pair for pair in summary.rare() if pair[0] in hunts][:AT_ONCE]:
+        for pair in rare:
+            yield Order(seed, pair)
+            seed += 1
+
+
+def a_few(summary: Summary, runs: int) -> None:
+    """For tests: go on with so many seeds, in this process."""
+    campaign(summary, islice(_in_turn(summary), runs), None, 1)
+
+
 def campaign(
     summary: Summary,
-    runs: int | None,
+    orders: Iterator[Order],
     minutes: float | None,
     jobs: int,
     *,
@@ -58,14 +99,13 @@ def campaign(
     keep: Path | None = None,
     until_violation: bool = False,
 ) -> None:
-    """Run seed after seed into `summary`. A failing seed prints one line to paste."""
+    """Run one order after the other into `summary`. A failing seed prints one line to paste."""
     begun = last = time.monotonic()
-    seeds = count(summary.next_seed) if runs is None else islice(count(summary.next_seed), runs)
-    for result in _results(seeds, jobs, trace=trace):
+    for result in _results(orders, jobs, trace=trace):
         summary.add(result)
-        summary.next_seed = max(summary.next_seed, result.seed + 1)
+        summary.next_seed = max(summary.next_seed, result.order.seed + 1)
         if result.violation:
-            _print(f"script/simulate --seed {result.seed} --trace  # {result.violation}")
+            _print(f"script/simulate {result.order.arguments} --trace  # {result.violation}")
         now = time.monotonic()
         summary.seconds += now - last
         last = now
@@ -84,15 +124,15 @@ def _print(line: str) -> None:
     sys.stdout.flush()
 
 
-def _results(seeds: Iterator[int], jobs: int, *, trace: bool) -> Iterator[Result]:
+def _results(orders: Iterator[Order], jobs: int, *, trace: bool) -> Iterator[Result]:
     if jobs <= 1 or trace:
-        for seed in seeds:
-            yield run(seed, trace=_print if trace else None)
-            if seed % 10 == 0:
+        for order in orders:
+            yield run(order, trace=_print if trace else None)
+            if order.seed % 10 == 0:
                 gc.collect()
         return
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=500) as pool:
-        while batch := list(islice(seeds, jobs * 20)):
+        while batch := list(islice(orders, jobs * 20)):
             yield from pool.imap(run_and_collect, batch)
 
 

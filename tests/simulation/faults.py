@@ -11,6 +11,7 @@ from replication.core import effects as fx
 from replication.core.values import TierMode
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import ROOM
+from tests.simulation.hunt import Hunt, Quarry
 from tests.simulation.kinds import HARMING, KINDS, OF_THE_BUCKET
 from tests.simulation.machine import Machine
 from tests.simulation.phases import phase_of
@@ -34,7 +35,6 @@ AMBUSHED = (
     fx.CountTier,
     fx.FetchRun,
 )
-HUNT_PAUSE_US = 400_000
 
 
 class Faults:
@@ -46,12 +46,11 @@ class Faults:
         weights: dict[str, float],
         pause_ms: float,
         ambush: float,
-        quarry: tuple[str, str] | None = None,
+        quarry: Quarry | None = None,
     ) -> None:
         """quarry: a kind that strikes wherever the cluster comes into a phase that time alone seldom hits."""
         self.cluster = cluster
-        self.quarry = quarry
-        self._hunt_again_us = 0
+        self._hunt = Hunt(cluster, quarry, self.strike) if quarry is not None else None
         self.weights = weights
         self.pause_ms = pause_ms
         self.ambush = ambush
@@ -104,12 +103,14 @@ class Faults:
     def _by_chance(self, kind: str) -> None:
         """A fault that another part drew by itself."""
         self._count(kind, phase_of(self.cluster))
+        if self._hunt is not None:
+            self._hunt.struck(kind)
 
     def _ambush(self, process: Process, effects: list[fx.Effect]) -> None:
         if not self.active:
             return
-        if self.quarry is not None:
-            self._hunt(process, *self.quarry)
+        if self._hunt is not None:
+            self._hunt.look(process)
         if not self.ambush or not effects:
             return
         chance = self.cluster.chance
@@ -119,20 +120,6 @@ class Faults:
                 target = self.cluster.machines[process.number] if chance.random() < 0.6 else chance.choice(machines)
                 delay = 0 if chance.random() < 0.5 else chance.randrange(1, 3000)
                 self.cluster.world.after(delay, None, self._strike, target)
-
-    def _hunt(self, process: Process, kind: str, phase: str) -> None:
-        """Once per visit to the phase, more or less: what strikes again in the same moment shows nothing new."""
-        cluster = self.cluster
-        if cluster.world.now_us < self._hunt_again_us or phase_of(cluster) != phase:
-            return
-        target = cluster.machines[process.number]
-        if cluster.chance.random() < 0.4:
-            target = cluster.chance.choice(list(cluster.machines.values()))
-        self._hunt_again_us = cluster.world.now_us + cluster.chance.randrange(1000, HUNT_PAUSE_US)
-        cluster.world.at(0, None, self._strike_quarry, kind, target)
-
-    def _strike_quarry(self, kind: str, machine: Machine) -> None:
-        self.strike(kind, machine)
 
     def _crash_starting(self, machine: Machine) -> tuple[int, bool] | None:
         chance = self.cluster.chance
@@ -152,6 +139,8 @@ class Faults:
         """Every fault ends now; what it did remains."""
         self.active = False
         cluster = self.cluster
+        if self._hunt is not None:
+            self._hunt.calm()
         cluster.healing = True
         cluster.net.heal()
         cluster.net.lag_probability = 0.0

@@ -145,9 +145,23 @@ REPLICATION_GUARDS = (
     Guard(
         "a longer tail is copied first",
         ELECTION,
-        "        return best[1] if best is not None and best[0] > end else None\n",
-        "        return None\n",
+        "        return [member for position, member in sorted(shown, reverse=True) if position > end]\n",
+        "        return []\n",
         shown_by=STANDING + "test_a_candidate_copies_a_longer_tail_from_a_member_that_cannot_lead",
+    ),
+    Guard(
+        "who stopped writing is copied from as well",
+        ELECTION,
+        "            if member in self.base.state.in_sync and not self._through_tier\n",
+        "            if member in self.base.state.in_sync and not self._through_tier and answer.verified\n",
+        shown_by=STANDING + "test_a_candidate_copies_a_longer_tail_from_a_member_that_stopped_writing",
+    ),
+    Guard(
+        "who held more and went away is waited for",
+        ELECTION,
+        "        if not self.silent and not self._ahead():\n",
+        "        if not self.silent:\n",
+        shown_by=STANDING + "test_who_held_more_and_went_away_while_it_was_copied_from_is_waited_for",
     ),
     Guard(
         "silent members are asked again",
@@ -159,7 +173,7 @@ REPLICATION_GUARDS = (
     Guard(
         "silent members are waited for after a start",
         ELECTION,
-        "        return rebooted or meeting\n",
+        "        return rebooted or self._situation.now_ms - self._situation.started_ms < MEETING_MS\n",
         "        return rebooted\n",
         shown_by=STANDING + "test_a_node_that_has_just_started_meets_the_members_of_the_set_before_it_stands",
     ),

@@ -53,7 +53,8 @@ class Reckoning:
         process = leader.running if leader is not None else None
         leadership = process.core.leadership if process is not None else None
         handing_over = leadership is None or leadership.handover is not None
-        return state is not None and state.transfer is None and not handing_over
+        asked = any(not operation.result for operation in self.cluster.service.operations.values())
+        return state is not None and state.transfer is None and not handing_over and not asked
 
     def complaint(self) -> str:
         """What each node says of itself."""

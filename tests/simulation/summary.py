@@ -4,17 +4,27 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tests.simulation.hunt import Quarry
 from tests.simulation.phases import PHASES
 from tests.simulation.run import Result
+
+WANTED = 100
+"""How often each pair of kind and phase is to occur in a long run."""
+PATIENCE = 4
+"""So many hunts in vain count as much as one success when it is decided what is hunted next."""
 
 
 @dataclass
 class Summary:
-    """Sums over seeds. next_seed: where a campaign goes on. silent: runs in which nothing was acknowledged."""
+    """Sums over seeds. next_seed: where a campaign goes on. silent: runs in which nothing was acknowledged.
+
+    hunted: how often each pair, written kind@phase, was hunted on purpose.
+    """
 
     next_seed: int = 0
     clusters: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     steps: int = 0
     simulated_ms: int = 0
     elections: int = 0
@@ -28,10 +38,15 @@ class Summary:
     deletes: int = 0
     silent: int = 0
     struck: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    hunted: dict[str, int] = field(default_factory=dict[str, int])
     violations: dict[int, str] = field(default_factory=dict[int, str])
 
     def add(self, result: Result) -> None:
         self.clusters += 1
+        self.cpu_seconds += result.cpu_seconds
+        if result.order.quarry is not None:
+            hunted = "@".join(result.order.quarry)
+            self.hunted[hunted] = self.hunted.get(hunted, 0) + 1
         self.steps += result.steps
         self.simulated_ms += result.simulated_ms
         self.elections += result.elections
@@ -48,11 +63,21 @@ class Summary:
             of_kind = self.struck.setdefault(kind, {})
             of_kind[phase] = of_kind.get(phase, 0) + times
         if result.violation:
-            self.violations[result.seed] = result.violation
+            self.violations[result.order.seed] = f"{result.violation}  # script/simulate {result.order.arguments}"
 
     @property
     def faults(self) -> int:
         return sum(sum(phases.values()) for phases in self.struck.values())
+
+    def rare(self) -> list[Quarry]:
+        """Pairs that occurred, and less often than wanted: the one to be hunted next comes first."""
+
+        def urgency(pair: Quarry) -> float:
+            kind, phase = pair
+            return self.struck[kind][phase] + self.hunted.get("@".join(pair), 0) / PATIENCE
+
+        found = [(kind, phase) for kind, of in self.struck.items() for phase, times in of.items() if times < WANTED]
+        return sorted(found, key=urgency)
 
     def save(self, path: Path) -> None:
         temporary = path.with_suffix(".tmp")
@@ -68,8 +93,11 @@ class Summary:
     def lines(self) -> list[str]:
         """For people."""
         rate = f"{self.clusters / self.seconds:.1f} a second" if self.seconds else "-"
+        each = f"{self.clusters / self.cpu_seconds:.1f} a core-second" if self.cpu_seconds else "-"
+        pairs = sum(len(phases) for phases in self.struck.values())
         found = [
-            f"{self.clusters} clusters ({rate}), {self.simulated_ms // 1000} simulated seconds, {self.steps} events",
+            f"{self.clusters} clusters ({rate}, {each}), {self.simulated_ms // 1000} simulated seconds,"
+            f" {self.steps} events",
             f"{self.elections} elections, {self.takeovers} of them through the tier, {self.truncations} truncations,"
             f" {self.segments} segments taken over whole",
             f"{self.packed} segments put into the bucket as one object, {self.replaced} small objects replaced",
@@ -82,6 +110,7 @@ class Summary:
             total = sum(phases.values())
             where = ", ".join(f"{phase} {phases[phase]}" for phase in PHASES if phase in phases)
             found.append(f"  {kind.replace('_', ' '):<34} {total:>8}  {where}")
+        found.append(f"{pairs} pairs of fault and phase occurred, {len(self.rare())} of them less than {WANTED} times")
         found.append(f"{len(self.violations)} violations")
         found += [f"  seed {seed}: {text}" for seed, text in sorted(self.violations.items())]
         return found

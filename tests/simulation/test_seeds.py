@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.simulation.__main__ import campaign
+from tests.simulation.__main__ import a_few
 from tests.simulation.run import run
 from tests.simulation.summary import Summary
 
@@ -24,7 +24,7 @@ def test_seeds(first: int | None) -> None:
     summary = Summary(next_seed=secrets.randbelow(1 << 40) if first is None else first)
     begun = time.monotonic()
     while time.monotonic() - begun < SECONDS / 2 and summary.clusters < SEEDS / 2:
-        campaign(summary, 10, None, 1)
+        a_few(summary, 10)
     lines = "\n".join(summary.lines())
     assert not summary.violations, lines
     assert summary.acknowledgements > summary.clusters, lines

@@ -1,0 +1,148 @@
+"""What one run is to be: everything that is drawn from a seed before the clock starts, or asked for beside it."""
+
+from dataclasses import dataclass, replace
+from random import Random
+
+from replication.core.situation import ConflictPolicy
+from replication.core.values import TierMode
+from tests.simulation.cluster import Shape
+from tests.simulation.hunt import AT_THE_BUCKET, Quarry
+from tests.simulation.kinds import KINDS, OF_THE_BUCKET
+from tests.simulation.phases import PHASES
+from tests.simulation.workload import Load
+
+RARE = {"old_backup": 0.04, "lose_history": 0.02, "site_power": 0.3}
+"""Chance that a seed knows such a fault at all; 0.5 for the others."""
+ONCE = ("old_backup", "lose_history")
+"""Strike once per run at most."""
+OF_THE_TIER = ("rebuilding from the tier", "filling the tier")
+SELDOM = {
+    "truncating or installing": 12,
+    "rebuilding from the tier": 6,
+    "taking the lead": 4,
+    "filling the tier": 3,
+    "promising": 2,
+    "handing over": 2,
+    "leader recovering": 2,
+}
+"""How much more often than the others a phase is hunted for."""
+LEADS_TO = {
+    "truncating or installing": ("wipe", "depose", "power_in_write", "isolate"),
+    "rebuilding from the tier": ("isolate", "wipe", "site_power"),
+    "filling the tier": ("isolate", "kill"),
+    "taking the lead": ("kill", "expire"),
+    "promising": ("kill", "expire"),
+    "leader recovering": ("kill", "depose"),
+    "handing over": ("switchover", "stop"),
+}
+"""Faults that bring a cluster into a phase."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run to be made. quarry: what is hunted, instead of what the seed draws. small: at small scope."""
+
+    seed: int
+    quarry: Quarry | None = None
+    small: bool = False
+
+    @property
+    def arguments(self) -> str:
+        """For the command line."""
+        hunt = f' --quarry "{"@".join(self.quarry)}"' if self.quarry is not None else ""
+        return f"--seed {self.seed}{hunt}{' --small' if self.small else ''}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is drawn from a seed before the clock starts."""
+
+    shape: Shape
+    load: Load
+    weights: dict[str, float]
+    pause_ms: float
+    ambush: float
+    faulty_ms: int
+    quarry: Quarry | None
+
+    @classmethod
+    def of(cls, order: Order) -> "Plan":
+        """Draw the weights themselves, so that one seed is all partitions and another all power cuts."""
+        chance = Random(f"plan {order.seed}")
+        weights = {kind: chance.expovariate(1) for kind in KINDS if chance.random() < RARE.get(kind, 0.5)}
+        for kind in RARE.keys() & weights.keys():
+            weights[kind] *= 0.1
+        if "roll_back" in weights:
+            weights["snapshot"] = weights["roll_back"]
+        dangerous = {"roll_back", "lost_write", "misdirected_write", "flip_bit", "rot"} & weights.keys()
+        nodes = chance.choice((2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5))
+        shape = Shape(
+            nodes=nodes,
+            session_ms=chance.choice((1000, 2000, 2000, 4000)),
+            stall_ms=chance.choice((400, 1000, 2000)),
+            copies_required=3 if nodes > 2 and chance.random() < 0.1 else 2,
+            policy=chance.choice(list(ConflictPolicy)),
+            strict=bool(dangerous),
+            tier=chance.choice((TierMode.OFF, TierMode.OFF, TierMode.STANDBY, TierMode.STANDBY, TierMode.SYNCHRONOUS)),
+        )
+        load = Load(
+            senders=chance.choice((1, 1, 2, 3)),
+            pause_ms=chance.choice((40, 100, 250)),
+            bulk=chance.choice((1, 1, 1, 6)),
+        )
+        plan = cls(
+            shape=shape,
+            load=load,
+            weights=weights,
+            pause_ms=chance.choice((15, 25, 40, 60, 120, 400)),
+            ambush=chance.choice((0.0, 0.0, 0.01, 0.05)),
+            faulty_ms=chance.choice((1500, 2500, 4000, 8000, 16_000)),
+            quarry=_quarry(chance, weights, shape.tier),
+        )
+        if order.quarry is not None:
+            plan = plan.hunting(*order.quarry)
+        if plan.quarry is not None:
+            # What is hunted shows itself only where not too much else goes wrong, and only if something leads to it.
+            for kind in LEADS_TO.get(plan.quarry[1], ()):
+                weights.setdefault(kind, 1.0)
+            calmer = max(plan.pause_ms, chance.choice((120.0, 250.0, 400.0)))
+            plan = replace(plan, pause_ms=calmer, faulty_ms=16_000)
+        plan = plan.deleting(chance.choice((0.0, 0.05, 0.15, 0.4)))
+        return plan.small() if order.small else plan
+
+    def hunting(self, kind: str, phase: str) -> "Plan":
+        needs_tier = kind in OF_THE_BUCKET or kind in AT_THE_BUCKET or phase in OF_THE_TIER
+        shape = self.shape
+        if needs_tier and shape.tier is TierMode.OFF:
+            shape = replace(shape, tier=TierMode.STANDBY)
+        _make_way(kind, self.weights)
+        return replace(self, quarry=(kind, phase), shape=shape)
+
+    def small(self) -> "Plan":
+        """The scope in which most bugs show themselves already: few nodes, one sender, a short time of faults."""
+        shape = replace(self.shape, nodes=min(3, self.shape.nodes), copies_required=2)
+        load = replace(self.load, senders=1, bulk=1)
+        return replace(self, shape=shape, load=load, faulty_ms=min(2500, self.faulty_ms), quarry=None)
+
+    def deleting(self, share: float) -> "Plan":
+        return replace(self, load=replace(self.load, delete=share))
+
+
+def _make_way(kind: str, weights: dict[str, float]) -> None:
+    """Nothing else uses up what strikes once, and there is something to go back to."""
+    if kind in ONCE:
+        weights.pop(kind, None)
+    if kind == "roll_back":
+        weights.setdefault("snapshot", 1.0)
+
+
+def _quarry(chance: Random, weights: dict[str, float], tier: TierMode) -> Quarry | None:
+    """One seed in three hunts for a pair of kind and phase, the ones that chance seldom brings together most often."""
+    if chance.random() > 1 / 3:
+        return None
+    kinds = [kind for kind in KINDS if tier is not TierMode.OFF or kind not in OF_THE_BUCKET]
+    kind = chance.choices(kinds, [6 if kind in ONCE else 1 for kind in kinds])[0]
+    phases = [phase for phase in PHASES if tier is not TierMode.OFF or phase not in OF_THE_TIER]
+    phase = chance.choices(phases, [SELDOM.get(phase, 1) for phase in phases])[0]
+    _make_way(kind, weights)
+    return kind, phase
