@@ -83,7 +83,7 @@ async def _begun(
                 await asyncio.wait_for(stopping.wait(), TIER_AGAIN_S)
             continue
         except TierError as error:
-            raise CannotStart(f"this disk is empty, and whether the tier is cannot be told: {error}") from error
+            raise CannotStart(f"nothing was begun on this empty disk: {error}") from error
         if not used:
             return known or proposal
         name = f"cluster {known.cluster_id}" if known is not None else "a cluster"
