@@ -78,13 +78,7 @@ def test_what_was_deleted_is_gone_from_every_disk_and_nothing_else_is(tmp_path: 
         named = [word for uid, _ in gone for word in ("--instance", uid)]
         request = anna.types("delete", *named, "--reason", "wrong patient", "--yes")["request"]
         other = anna.types("delete", "--study", OLD, "--reason", "old", "--yes")["request"]
-        held = ("retention", "hold")
-        anna.types(*held, "add", OLD, "--reason", "a claim")
-        anna.types(*held, "add", STUDY, "--reason", "court order")
-        assert anna.types("compact", "--dry-run")["held"] == len(gone) + 1
-        assert anna.types("compact", "--yes")["instances"] == 0, "what is on hold stays"
-        anna.types(*held, "remove", STUDY, "--reason", "settled")
-
+        anna.types("retention", "hold", "add", OLD, "--reason", "a claim")
         plan = anna.types("compact", "--dry-run")
         assert (plan["instances"], plan["held"]) == (len(gone), 1) and plan["bytes"] > 6 * 150_000
         assert all(on_disk(node, data) for node in cluster.nodes for _, data in gone)
