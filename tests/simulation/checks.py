@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 
 from replication.core import effects as fx
 from replication.core import events as ev
+from replication.core.rescue import Plan
 from replication.core.values import TIER_MEMBER, ClusterState, Identity, Member, Phase
-from storage.position import LogPoint, RecordHeader
+from storage.position import LogPoint, RecordHeader, RecordKind
 from tests.simulation.bucket import Bucket
 from tests.simulation.deletes import Fates
 from tests.simulation.history import History
@@ -50,6 +51,14 @@ class Checks(Observer):
         self.after_step: Callable[[Process, list[fx.Effect]], None] = lambda process, effects: None
         self.restored = False
         """The coordination service lost history: what it says about epochs may go back."""
+        self.bereft = False
+        """More disks were lost than the promise covers: nobody may be eligible any more."""
+        self.highest_epoch = 0
+
+    @property
+    def astray(self) -> bool:
+        """Whether the cluster cannot go on by its own rules: the operator's verbs are for that."""
+        return self.restored or self.bereft
 
     # From the log
 
@@ -262,6 +271,38 @@ class Checks(Observer):
         machine.tip = machine.durable = end
         self._promised(machine, process)
 
+    # From the operator
+
+    def rescued(self, plan: Plan, tip: LogPoint) -> int:
+        """The operator's verb writes a plan: what was acknowledged and is not on its log is lost from now on, and the
+        plan must have named that. Returns how many committed records it was. Raises Violation.
+        """
+        try:
+            return self._rescued(plan, tip)
+        except Violation as violation:
+            raise self.world.found(violation) from None
+
+    def _rescued(self, plan: Plan, tip: LogPoint) -> int:
+        history, loss = self.history, plan.loss
+        kept, last = history.common(tip), len(history.committed) - 1
+        if plan.state.epoch <= self.highest_epoch:  # 3
+            raise Violation(f"a plan with epoch {plan.state.epoch} after {self.highest_epoch}")
+        if kept < last and not loss.records and not loss.unsure:
+            raise Violation(f"a plan says that nothing is lost, and records {kept + 1} to {last} are")
+        if kept < min(last, loss.first - 1):
+            raise Violation(f"a plan says that what is lost begins at {loss.first}, and record {kept + 1} is lost")
+        if kept < last and loss.last < last and not loss.unsure:
+            raise Violation(f"a plan says that what is lost ends at {loss.last}, and record {last} is lost")
+        if loss.records and loss.last > last:
+            raise Violation(f"a plan says that record {loss.last} was committed, and {last} was the last")
+        for header in history.forget_after(kept):
+            if header.kind is RecordKind.INSTANCE:
+                self.fates.lost(history.content[header.dataset])
+            elif header.kind is not RecordKind.EPOCH:
+                self.fates.undeleted()
+        self.restored = self.bereft = False
+        return last - kept
+
     # From the coordination service
 
     def state_changed(self, state: ClusterState) -> None:
@@ -292,6 +333,7 @@ class Checks(Observer):
             if machine is not None and machine.harm and not self._holds(machine, point):
                 self.world.say("zk", f"{state.leader.id} leads after harm to its disk")
         self.epoch = state.epoch
+        self.highest_epoch = max(self.highest_epoch, state.epoch)
         if not self.restored:  # what was put back tells of a time when less was committed
             self._judge_active(state, point)
             self._all_hold(state, point)

@@ -18,6 +18,7 @@ from tests.simulation.disk import ROOM, Medium
 from tests.simulation.machine import SUPERVISOR_US, Machine
 from tests.simulation.network import Network
 from tests.simulation.process import Process
+from tests.simulation.rescuer import Rescuer
 from tests.simulation.world import PowerCut, Violation, World
 from tests.simulation.zookeeper import Service
 
@@ -51,6 +52,7 @@ class Cluster:
         self.checks = Checks(world, self.machines, self.bucket, shape.copies_required, lambda: self.service.state)
         self.service.changed = self.checks.state_changed
         self.service.counted = self.checks.tier_counted
+        self.rescuer = Rescuer(self)
         self.healing = False
         self.buried: list[Process] = []
         self.crash_starting: Callable[[Machine], tuple[int, bool] | None] = lambda machine: None
@@ -128,6 +130,7 @@ class Cluster:
         if process.power_lost:
             lost = f", {machine.lose_power(self.chance)} unsynced sectors gone"
         self.world.say(machine.name, f"{'loses power' if process.power_lost else 'dies'}{lost}")
+        machine.stops = machine.stops or process.barred
         self.start_later(machine)
 
     def start_later(self, machine: Machine, delay_us: int | None = None) -> None:
@@ -151,7 +154,11 @@ class Cluster:
         process = machine.process
         if machine.stops:
             machine.medium.room = ROOM
-            if not machine.harm:
+            if machine.name in self.rescuer.given_up:
+                return
+            if process is not None and process.barred == machine.stops:
+                self.replace_disk(machine)
+            elif not machine.harm:
                 machine.stops = ""
             elif self.may_lose(machine):
                 self.replace_disk(machine)
@@ -192,7 +199,7 @@ class Cluster:
         A disk that the in-sync set names and that was replaced is lost until the set names its successor.
         """
         state = self.service.state
-        if state is None or self.checks.restored:
+        if state is None or self.checks.astray:
             return False
         others = [m for m in self.machines.values() if m is not machine]
         if any(other.harm for other in others) or self.bucket.harm:
@@ -218,7 +225,7 @@ class Cluster:
     def may_lose_object(self) -> bool:
         """Whether the promise covers the loss of an object now."""
         state = self.service.state
-        if state is None or self.checks.restored or any(machine.harm for machine in self.machines.values()):
+        if state is None or self.checks.astray or any(machine.harm for machine in self.machines.values()):
             return False
         present = {machine.member for machine in self.machines.values()}
         members = state.in_sync - {TIER_MEMBER}

@@ -8,12 +8,15 @@ on), `clock_jump`, `stop` (as a service manager does), `switchover` (the operato
 Disk: `slow_disk`, `fail_sync` (EIO, pages marked clean), `fill_disk` (ENOSPC), `drop_cache`; and those that one disk
 may suffer at a time: `flip_bit`, `rot`, `lost_write`, `misdirected_write`, `wipe`, `snapshot` and `roll_back`.
 Coordination: `expire`, `outage`, `cut_off`; and once per run at most, `old_backup`, `lose_history`.
+Beyond the promise, once per run at most: `lose_the_set` (every disk that the in-sync set names).
 Bucket: `bucket_outage`, `bucket_cut_off` (one node), `bucket_slow`, `lose_object`.
 """
 
 from collections.abc import Callable
 from typing import Protocol
 
+from replication.core.values import TIER_MEMBER
+from storage.position import GENESIS
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import ROOM
 from tests.simulation.machine import Machine
@@ -24,6 +27,8 @@ from tests.simulation.zookeeper import Snapshot
 
 HARMING = ("flip_bit", "rot", "lost_write", "misdirected_write", "wipe", "roll_back")
 """Those that the promise covers on one disk at a time."""
+BEYOND = ("lose_the_set",)
+"""More than the promise covers; drawn apart from the others."""
 OF_THE_BUCKET = ("bucket_outage", "bucket_cut_off", "bucket_slow", "lose_object")
 
 
@@ -270,7 +275,7 @@ def _cut_off(faults: Striker, machine: Machine) -> bool:
 def _old_backup(faults: Striker, machine: Machine) -> bool:
     """Each node has heard of a later change: a restore that went unheard of cannot be noticed (section 9)."""
     cluster = faults.cluster
-    if cluster.checks.restored or any(m.harm for m in cluster.machines.values()):
+    if cluster.checks.astray or any(m.harm for m in cluster.machines.values()):
         return False
     known = min(m.counter for m in cluster.machines.values())
     old = [s for s in cluster.service.history if s.state is not None and s.state.state.change.counter < known]
@@ -283,10 +288,26 @@ def _old_backup(faults: Striker, machine: Machine) -> bool:
 
 def _lose_history(faults: Striker, machine: Machine) -> bool:
     cluster = faults.cluster
-    if cluster.checks.restored or any(not m.counter for m in cluster.machines.values()):
+    if cluster.checks.astray or any(not m.counter for m in cluster.machines.values()):
         return False
     cluster.checks.restored = True
     cluster.service.restore(Snapshot())
+    return True
+
+
+def _lose_the_set(faults: Striker, machine: Machine) -> bool:
+    """More than the promise covers: whoever holds everything loses it at once. Somebody is left who holds something."""
+    cluster = faults.cluster
+    state, machines = cluster.service.state, cluster.machines.values()
+    if state is None or cluster.checks.astray or cluster.bucket.harm or any(m.harm for m in machines):
+        return False
+    lost = [m for m in machines if m.member in state.in_sync]
+    left = [m for m in machines if m not in lost and m.durable != GENESIS]
+    if TIER_MEMBER in state.in_sync or not lost or not left:
+        return False
+    cluster.checks.bereft = True
+    for each in lost:
+        _wipe(faults, each)
     return True
 
 
@@ -360,6 +381,7 @@ KINDS: dict[str, Fault] = {
     "cut_off": _cut_off,
     "old_backup": _old_backup,
     "lose_history": _lose_history,
+    "lose_the_set": _lose_the_set,
     "bucket_outage": _bucket_outage,
     "bucket_cut_off": _bucket_cut_off,
     "bucket_slow": _bucket_slow,

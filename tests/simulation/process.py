@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from perenne.dimse.meta import file_meta
+from perenne.standing import StandingReport
 from replication.api import Draft
 from replication.coordination.port import ClusterRecord
 from replication.core import effects as fx
@@ -17,6 +19,7 @@ from replication.core.situation import Settings
 from replication.core.values import Identity, ReplicaId, TierMode
 from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
+from replication.standing import recall
 from replication.tier.port import ObjectStore
 from replication.tier.probe import Trust
 from replication.watchdog import Patience
@@ -194,6 +197,8 @@ class Process:
         self.fail_next_sync = False
         self._died = died
         self.power_lost = False
+        self.barred = ""
+        """Why it may not take part any more with the disk that it has."""
         self._ids = itertools.count(1)
         self._boot = boot
         self._canary_us = world.now_us
@@ -248,7 +253,10 @@ class Process:
             return found
 
         setattr(self.core, "step", observed)  # noqa: B010 - a method is replaced on purpose
+        self.replicator.operations.when_retired = self._retired
+        self.recalled = recall(self.disk)
         self.loop.create_task(self.replicator.start())
+        self.replicator.spawn(StandingReport(self.replicator, self.disk, Path()).keep())
         self._patience = Patience.for_session(settings.session_timeout_ms / 1000)
         self._canary_worker = Worker(self)
         self._beat = settings.session_timeout_ms * 100
@@ -322,6 +330,10 @@ class Process:
         """End now, between two callbacks."""
         if not self.loop.dead:
             self._die(power=power)
+
+    def _retired(self, why: str) -> None:
+        self.barred = why
+        self.world.at(0, None, self.kill)
 
     def pause(self) -> None:
         self.loop.paused = True
