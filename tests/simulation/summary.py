@@ -109,8 +109,8 @@ class Summary:
             f"{self.packed} segments put into the bucket as one object, {self.replaced} small objects replaced",
             f"{self.acknowledgements} stores and {self.deletes} deletes acknowledged, {self.reads} reads;"
             f" {self.silent} clusters without any",
-            f"{self.rebuilt} cluster states rebuilt, {self.failovers} losses accepted; {self.forgotten} committed records"
-            " lost by them, as the plans said",
+            f"{self.rebuilt} cluster states rebuilt, {self.failovers} losses accepted, {self.forgotten} committed"
+            " records lost by them as the plans said",
             f"{self.faults} faults:",
         ]
         for kind in sorted(self.struck):

@@ -2,9 +2,11 @@
 
 import pytest
 
+from replication.coordination.surgery import Interfered
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage
 from tests.simulation.tier_stage import alone_with_tier, bring_back, committed, lose, staged
+from tests.simulation.tree import Hand, Tree
 
 
 def nobody_leads(stage: Stage) -> None:
@@ -33,6 +35,42 @@ def test_a_coordination_service_that_lost_its_data_is_rebuilt_and_nothing_is_los
         for number in range(6):
             stage.stored(stage.leader, f"1.{number}")
         stage.strike(kind, stage.leader)
+        nobody_leads(stage)
+        stage.reckon()
+        assert (stage.cluster.rescuer.rebuilt, stage.cluster.rescuer.forgotten) == (1, 0)
+
+
+def test_a_plan_is_not_carried_out_when_somebody_wrote_after_it_was_made() -> None:
+    """The person who reads the plan takes his time, and somebody is elected and gone again."""
+    with Stage(2) as stage:
+        service = stage.cluster.service
+        hand = Hand(Tree(service, lambda: None))
+        stage.strike("kill", stage.leader)
+        stage.until(lambda: service.now.leader is None)
+        found = hand.look()
+        assert found.state is not None and found.cluster is not None
+        stage.until(lambda: stage.cluster.leader() is not None)
+        stage.strike("kill", stage.leader)
+        stage.until(lambda: service.now.leader is None)
+        before = service.now
+        with pytest.raises(Interfered):
+            hand.write(found, cluster=found.cluster, state=found.state.state, left_out=())
+        assert service.now == before
+
+
+def test_the_node_that_holds_most_goes_on() -> None:
+    """One of the three is behind when the coordination service is lost."""
+    with Stage(3, operator=True) as stage:
+        stage.stored(stage.leader, "1.1")
+        behind = stage.followers[0]
+        lose(stage, behind)
+        stage.until(lambda: not stage.in_sync(behind))
+        stage.stored(stage.leader, "1.2")
+        stage.cut(behind)
+        bring_back(stage, behind)
+        stage.run(500)
+        stage.strike("lose_history", stage.leader)
+        stage.cluster.net.heal()
         nobody_leads(stage)
         stage.reckon()
         assert (stage.cluster.rescuer.rebuilt, stage.cluster.rescuer.forgotten) == (1, 0)
@@ -95,7 +133,7 @@ def test_a_tail_of_an_older_epoch_is_not_taken_for_what_was_committed_later() ->
         assert committed(stage) > survivor.durable.sequence
         other = next(m for m in stage.cluster.machines.values() if m not in (survivor, named(stage)))
         stage.strike("switchover", other)  # a hand-over writes into the state what is known to be committed
-        stage.until(lambda: epoch(stage) == 3 and not stage.cluster.service.operations["switchover"].result is None)
+        stage.until(lambda: epoch(stage) == 3 and stage.cluster.service.operations["switchover"].result is not None)
         stage.strike("lose_the_set", survivor)
         stage.cluster.service.cut_off.clear()
         stage.cluster.service.lines_changed()
@@ -103,5 +141,3 @@ def test_a_tail_of_an_older_epoch_is_not_taken_for_what_was_committed_later() ->
         nobody_leads(stage)
         stage.reckon()
         assert stage.cluster.rescuer.failed_over == 1
-        print("\n".join(l for l in stage.lines if " op " in l or "zk " in l))
-        print(before, survivor.durable)

@@ -106,12 +106,12 @@ class Transaction:
 
         self._steps.append(step)
 
-    def set_data(self, path: str, data: bytes, version: int) -> None:
+    def set_data(self, path: str, data: bytes, version: int = -1) -> None:
         name = path.removeprefix(ROOT)
 
         def step(nodes: Nodes) -> None:
             _expect(nodes, name, version)
-            nodes[name] = data, version + 1
+            nodes[name] = data, nodes[name][1] + 1
 
         self._steps.append(step)
 
