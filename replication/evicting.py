@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -60,18 +60,27 @@ class TierSource:
         self.failures = 0
 
     def read(self, stub: Stub, offset: int, size: int) -> bytes:
-        if threading.get_ident() == self._thread:
+        if self.may_not_wait():
             raise RecordsElsewhere(stub.first, "the event loop does not wait for the tier")
         key = run_name(stub.first, stub.last).key
         first, last = offset // BLOCK, (offset + size - 1) // BLOCK
         data = b"".join(self._block(stub, key, number) for number in range(first, last + 1))
         return data[offset - first * BLOCK :][:size]
 
+    def may_not_wait(self) -> bool:
+        """Whether this is the event loop."""
+        return threading.get_ident() == self._thread
+
     def forget(self, stub: Stub) -> None:
         key = run_name(stub.first, stub.last).key
         with self._lock:
             for known in [known for known in self._blocks if known[0] == key]:
                 del self._blocks[known]
+
+    def fetch(self, key: str, offset: int, size: int) -> bytes:
+        """Blocks. Raises TierError; RuntimeError or CancelledError when the node stops."""
+        work = self._store.get_range(key, offset, size)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _block(self, stub: Stub, key: str, number: int) -> bytes:
         with self._lock:
@@ -80,8 +89,7 @@ class TierSource:
                 return found
         self.ranges += 1
         try:
-            work = self._store.get_range(key, number * BLOCK, BLOCK)
-            data = asyncio.run_coroutine_threadsafe(work, self._loop).result()
+            data = self.fetch(key, number * BLOCK, BLOCK)
         except (TierError, RuntimeError, CancelledError) as error:  # the last two: the node stops
             self.failures += 1
             raise RecordsElsewhere(stub.first, str(error)) from error
@@ -134,10 +142,17 @@ async def read_record(replicator: "Replicator", sequence: int, *, whole_limit: i
 class Evictor:
     """One node's. why_not: what keeps it from evicting although the disk is full; None while nothing does."""
 
-    def __init__(self, replicator: "Replicator", settings: Eviction, store: ObjectStore | None) -> None:
+    def __init__(
+        self,
+        replicator: "Replicator",
+        settings: Eviction,
+        store: ObjectStore | None,
+        source: Callable[[ObjectStore, int], TierSource] = TierSource,
+    ) -> None:
+        """source(store, cache_bytes): how threads read from the tier."""
         self._replicator = replicator
         self._settings = settings
-        self.source = TierSource(store, settings.cache_bytes) if store is not None else None
+        self.source = source(store, settings.cache_bytes) if store is not None else None
         replicator.log.elsewhere.source = self.source
         self.why_not: str | None = None
         self.evicted = 0

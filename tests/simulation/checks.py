@@ -45,6 +45,7 @@ class Checks(Observer):
         self.acknowledgements = 0
         self.deletes = 0
         self.truncations = 0
+        self.evictions = 0
         self.frozen = 0
         self.segments = 0
         self.verdicts: dict[str, int] = {}
@@ -129,6 +130,36 @@ class Checks(Observer):
         if (fell or value.floor.sequence < machine.floor.sequence) and not machine.harm:  # 3
             raise Violation(f"{machine.name}: promise, counter or floor fell: {value}")
         machine.promise, machine.counter, machine.floor = value.epoch, value.counter, value.floor
+
+    def evicted(self, process: Process) -> None:
+        """A segment went: its bytes are in the bucket, and enough other nodes keep them."""
+        self.evictions += 1
+        try:
+            self._gone_with_reason(process)
+        except Violation as violation:
+            raise self.world.found(violation) from None
+
+    def _gone_with_reason(self, process: Process) -> None:
+        history = self.history
+        gone = [segment for segment in process.log.segments() if segment.evicted][-1]  # the oldest goes first
+        for sequence in range(gone.first, (gone.last or 0) + 1):
+            if sequence >= len(history.committed):
+                raise Violation(f"{process.name} evicts record {sequence}, which is not committed")
+            chain = history.committed[sequence]
+            if not self.bucket.holds(chain) and not self.bucket.harm:
+                raise Violation(f"{process.name} evicts record {sequence}, which is not in the bucket")
+            header = history.headers[chain]
+            if header.kind is RecordKind.INSTANCE:
+                self._kept(process, sequence, history.content[header.dataset])
+
+    def _kept(self, process: Process, sequence: int, content: bytes) -> None:
+        """2: an evicted record counts at the bucket, and no more at the node. A disk that is harmed, or was lost while
+        the segment was proved, is what the others are for.
+        """
+        kept = [m for m in self.machines.values() if m.holds(content, sequence) or m.held(content, sequence) or m.harm]
+        if 1 + len(kept) < self.copies_required:
+            names = [machine.name for machine in kept]
+            raise Violation(f"{process.name} evicts record {sequence}, which is at {names} and in the bucket only")
 
     def _truncates(self, machine: Machine, point: LogPoint) -> None:
         self.truncations += 1

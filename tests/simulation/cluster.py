@@ -37,6 +37,8 @@ class Shape:
     policy: ConflictPolicy = ConflictPolicy.KEEP_FIRST
     strict: bool = False
     tier: TierMode = TierMode.OFF
+    evicting: frozenset[int] = frozenset()
+    """Numbers of the machines whose nodes let go of what the bucket holds."""
 
 
 class Cluster:
@@ -99,6 +101,7 @@ class Cluster:
                 settings=self.settings,
                 boot=f"{machine.name}{machine.starts}",
                 bucket=self.bucket,
+                evicts=machine.number in self.shape.evicting,
                 die_in=None if self.healing else self.crash_starting(machine),
                 died=lambda gone: self._died(machine, gone),
             )

@@ -79,6 +79,11 @@ class Machine:
         # A disk that lies: what it reports as synced is what counts as its copy.
         return _contains(self.medium, dataset, sequence, believed=bool(self.harm))
 
+    def evicted(self, sequence: int) -> bool:
+        """Whether its log knows this record and has let go of its bytes: the bucket is to have them."""
+        process = self.process
+        return process is not None and process.log.is_evicted(sequence)
+
     def held(self, dataset: bytes, sequence: int) -> bool:
         """The same for the disks that were lost."""
         return any(_contains(medium, dataset, sequence, believed=True) for medium, _ in self.lost)

@@ -109,6 +109,7 @@ class Plan:
             calmer = max(plan.pause_ms, chance.choice((120.0, 250.0, 400.0)))
             plan = replace(plan, pause_ms=calmer, faulty_ms=16_000)
         plan = plan.beyond(Random(f"beyond {order.seed}"))
+        plan = plan.evicting(Random(f"evicting {order.seed}"))
         plan = plan.deleting(chance.choice((0.0, 0.05, 0.15, 0.4)))
         return plan.small() if order.small else plan
 
@@ -133,6 +134,15 @@ class Plan:
                 self.weights.setdefault(kind, 1.0)
             self.weights.update(dict.fromkeys(BEYOND, max(self.weights.values())))
         return self
+
+    def evicting(self, chance: Random) -> "Plan":
+        """Half of the clusters with a tier: some of their nodes, or all, let go of what the bucket holds."""
+        if self.shape.tier is TierMode.OFF or chance.random() < 0.5:
+            return self
+        numbers = range(1, self.shape.nodes + 1)
+        evicting = frozenset(chance.sample(numbers, chance.randrange(1, self.shape.nodes + 1)))
+        load = replace(self.load, bulk=max(self.load.bulk, chance.choice((1, 6))))
+        return replace(self, shape=replace(self.shape, evicting=evicting), load=load)
 
     def deleting(self, share: float) -> "Plan":
         return replace(self, load=replace(self.load, delete=share))

@@ -34,6 +34,7 @@ from storage.writer import CommitQueue
 from tests.simulation.bucket import Bucket, BucketClient
 from tests.simulation.client import Client
 from tests.simulation.disk import Medium, SimDisk
+from tests.simulation.evicting import evictor_of, keep_evicting
 from tests.simulation.network import Network
 from tests.simulation.world import PowerCut, ProcessLoop, World
 from tests.simulation.zookeeper import Service
@@ -73,11 +74,11 @@ class Worker:
         if process.hung_until_us > process.world.now_us:
             self._next(0)  # it may heal before its time
             return
-        process.disk.cost_us = 1
+        process.disk.cost_us, process.working = 1, True
         try:
             self._jobs.popleft()()
         finally:
-            cost, process.disk.cost_us = process.disk.cost_us, 0
+            cost, process.disk.cost_us, process.working = process.disk.cost_us, 0, False
         if self._jobs:
             self._next(cost)
         else:
@@ -154,6 +155,8 @@ class Observer:
 
     def stepped(self, process: "Process", event: ev.Event, effects: list[fx.Effect]) -> None: ...
 
+    def evicted(self, process: "Process") -> None: ...
+
     def failed(self, process: "Process", message: str, error: BaseException | None) -> None: ...
 
 
@@ -174,6 +177,7 @@ class Process:
         settings: Settings,
         boot: str,
         bucket: Bucket,
+        evicts: bool = False,
         die_in: tuple[int, bool] | None = None,
         died: "Callable[[Process], None]",
     ) -> None:
@@ -186,6 +190,8 @@ class Process:
         self.medium = medium
         self.started_us = world.now_us
         self.hung_until_us = 0
+        self.working = False
+        """Whether a thread works right now, rather than the event loop."""
         self.skew_us = 0
         self.stopping_task: asyncio.Task[None] | None = None
         self.loop = ProcessLoop(world, number, name, net)
@@ -205,9 +211,9 @@ class Process:
         self._trouble: str | None = None
         self.client = Client(service, self.loop)
         self.bucket = BucketClient(bucket, self.loop)
-        self.loop.enter(lambda: self._build(settings, host_boot))
+        self.loop.enter(lambda: self._build(settings, host_boot, evicts=evicts))
 
-    def _build(self, settings: Settings, host_boot: str) -> None:
+    def _build(self, settings: Settings, host_boot: str, *, evicts: bool) -> None:
         identity = read_identity(self.disk)
         if identity is None:
             identity = NodeIdentity(CLUSTER_ID, self.name, f"disk-{self._boot}")
@@ -232,6 +238,7 @@ class Process:
                 http_port=0,
                 ae_title="SIM",
                 version="simulated",
+                evicts=lambda: self.evictor.evicts,
             ),
             disk=self.disk,
             log=self.log,
@@ -245,6 +252,10 @@ class Process:
             prove_tier=self._believes,
         )
         self.core = self.replicator.core
+        tiered = settings.tier_mode is not TierMode.OFF
+        self.evictor = evictor_of(self, self.bucket if tiered else None, on=evicts)
+        if evicts:
+            self.replicator.spawn(keep_evicting(self, self.evictor))
         step = self.core.step
 
         def observed(event: ev.Event, now_ms: int, wall_us: int) -> list[fx.Effect]:

@@ -130,6 +130,9 @@ class Reckoning:
             sequence = history.committed_at[digest]
             holders = [m for m in cluster.machines.values() if m.holds(history.content[digest], sequence)]
             wanted = min(cluster.shape.copies_required, len(cluster.machines))
+            evicted = any(m.evicted(sequence) for m in cluster.machines.values())
+            if evicted and cluster.bucket.harm:
+                continue  # what was done to the bucket is what the other copies are for
             if len(holders) < wanted and not self._in_bucket(sequence, wanted - len(holders)):
                 raise Violation(f"{uid}, acknowledged as record {sequence}, is on {[m.name for m in holders]} only")
         for machine in cluster.machines.values():
@@ -149,6 +152,11 @@ class Reckoning:
             if header.kind is not RecordKind.INSTANCE:
                 continue
             content = history.content[header.dataset]
+            sequence = header.position.sequence
+            if machine.evicted(sequence) and chain == history.committed[sequence]:
+                if self.cluster.bucket.holds(chain) or self.cluster.bucket.harm:
+                    continue
+                raise Violation(f"{machine.name} evicted record {sequence}, which is not in the bucket")
             if machine.holds(content, header.position.sequence) or machine.medium.saved(content):
                 continue
             if not machine.medium.holds(content):

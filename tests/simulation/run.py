@@ -34,6 +34,8 @@ class Result:
     packed: int = 0
     replaced: int = 0
     deletes: int = 0
+    evicted: int = 0
+    ranges: int = 0
     rebuilt: int = 0
     failovers: int = 0
     forgotten: int = 0
@@ -74,6 +76,7 @@ def run(order: Order | int, *, trace: Callable[[str], None] | None = None) -> Re
     result.reads, result.truncations, result.segments = workload.reads, checks.truncations, checks.segments
     result.packed, result.replaced = cluster.bucket.packed, cluster.bucket.deleted
     result.takeovers, result.deletes = checks.takeovers, checks.deletes
+    result.evicted, result.ranges = checks.evictions, cluster.bucket.ranges
     rescuer = cluster.rescuer
     result.rebuilt, result.failovers, result.forgotten = rescuer.rebuilt, rescuer.failed_over, rescuer.forgotten
     result.struck = faults.struck

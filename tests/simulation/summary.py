@@ -36,6 +36,8 @@ class Summary:
     packed: int = 0
     replaced: int = 0
     deletes: int = 0
+    evicted: int = 0
+    ranges: int = 0
     rebuilt: int = 0
     failovers: int = 0
     forgotten: int = 0
@@ -61,6 +63,8 @@ class Summary:
         self.packed += result.packed
         self.replaced += result.replaced
         self.deletes += result.deletes
+        self.evicted += result.evicted
+        self.ranges += result.ranges
         self.rebuilt += result.rebuilt
         self.failovers += result.failovers
         self.forgotten += result.forgotten
@@ -107,6 +111,7 @@ class Summary:
             f"{self.elections} elections, {self.takeovers} of them through the tier, {self.truncations} truncations,"
             f" {self.segments} segments taken over whole",
             f"{self.packed} segments put into the bucket as one object, {self.replaced} small objects replaced",
+            f"{self.evicted} segments evicted, {self.ranges} ranges of them read back",
             f"{self.acknowledgements} stores and {self.deletes} deletes acknowledged, {self.reads} reads;"
             f" {self.silent} clusters without any",
             f"{self.rebuilt} cluster states rebuilt, {self.failovers} losses accepted, {self.forgotten} committed"
