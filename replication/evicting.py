@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from replication.tier.keys import run_name
-from replication.tier.port import ObjectStore, TierError
+from replication.tier.port import NotThere, ObjectStore, TierError
 from storage.errors import RecordsElsewhere, StorageError
 from storage.evicted import Stub
 from storage.position import EpochSpan
@@ -92,7 +92,7 @@ class TierSource:
             data = self.fetch(key, number * BLOCK, BLOCK)
         except (TierError, RuntimeError, CancelledError) as error:  # the last two: the node stops
             self.failures += 1
-            raise RecordsElsewhere(stub.first, str(error)) from error
+            raise RecordsElsewhere(stub.first, str(error), gone=isinstance(error, NotThere)) from error
         with self._lock:
             self._blocks[key, number] = data
             while len(self._blocks) > self._most:

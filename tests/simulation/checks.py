@@ -150,13 +150,21 @@ class Checks(Observer):
                 raise Violation(f"{process.name} evicts record {sequence}, which is not in the bucket")
             header = history.headers[chain]
             if header.kind is RecordKind.INSTANCE:
-                self._kept(process, sequence, history.content[header.dataset])
+                self._kept(process, LogPoint(header.position, chain), history.content[header.dataset])
 
-    def _kept(self, process: Process, sequence: int, content: bytes) -> None:
+    def _kept(self, process: Process, point: LogPoint, content: bytes) -> None:
         """2: an evicted record counts at the bucket, and no more at the node. A disk that is harmed, or was lost while
         the segment was proved, is what the others are for.
         """
-        kept = [m for m in self.machines.values() if m.holds(content, sequence) or m.held(content, sequence) or m.harm]
+        sequence = point.sequence
+        kept = [
+            m
+            for m in self.machines.values()
+            if m.holds(content, sequence)
+            or m.held(content, sequence)
+            or m.harm
+            or any(self.history.branch_holds(durable, point) for durable in m.lost_harmed)
+        ]
         if 1 + len(kept) < self.copies_required:
             names = [machine.name for machine in kept]
             raise Violation(f"{process.name} evicts record {sequence}, which is at {names} and in the bucket only")

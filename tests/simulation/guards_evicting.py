@@ -46,6 +46,13 @@ EVICTING_GUARDS = (
         shown_by=SIMULATED + "test_the_event_loop_does_not_wait_for_the_bucket",
     ),
     Guard(
+        "an index goes on past what the bucket has lost",
+        "storage/indexer.py",
+        "            if isinstance(error, RecordsElsewhere) and not error.gone:\n",
+        "            if isinstance(error, RecordsElsewhere):\n",
+        shown_by=SIMULATED + "test_a_leader_numbers_although_the_bucket_lost_what_its_index_would_have_to_read",
+    ),
+    Guard(
         "a segment is proved before it is evicted",
         EVICTING,
         "        self.why_not = await replicator.tiering.prove(span)\n",

@@ -39,6 +39,8 @@ class Machine:
     stops: str = ""
     lost: list[tuple[Medium, LogPoint]] = field(default_factory=list[tuple[Medium, LogPoint]])
     """Disks that are gone, each with what was durable there: confirmations of theirs may still be on their way."""
+    lost_harmed: list[LogPoint] = field(default_factory=list[LogPoint])
+    """What was durable on those of them that were harmed: some of it may not have been readable any more."""
     snapshot: Medium | None = None
     snapshot_point: LogPoint = GENESIS
     bad_from_us: int = 0
@@ -60,6 +62,8 @@ class Machine:
     def new_disk(self) -> None:
         """Everything that was on the disk is gone."""
         self.lost.append((self.medium, self.durable))
+        if self.harm:
+            self.lost_harmed.append(self.durable)
         self.medium = Medium()
         self.incarnation, self.stops, self.snapshot = "", "", None
         self.durable = self.tip = self.floor = self.snapshot_point = GENESIS

@@ -131,3 +131,22 @@ def test_the_event_loop_does_not_wait_for_the_bucket() -> None:
         with pytest.raises(RecordsElsewhere, match="event loop"):
             process.loop.enter(lambda: process.log.read(evicted(lean)[0]))
         stage.reckon()
+
+
+def test_a_leader_numbers_although_the_bucket_lost_what_its_index_would_have_to_read() -> None:
+    """It evicted, an object is lost, and its index is made anew: what cannot be read is a hole, no reason to wait."""
+    with staged(1, nodes=3) as stage:
+        lean = stage.cluster.machines[1]
+        uids = fill(stage)
+        stage.until(lambda: len(evicted(lean)) >= 2)
+        key = next(key for key in sorted(stage.cluster.bucket.objects) if key.startswith("log/"))
+        stage.cluster.bucket.lose(key)
+        lose(stage, lean)
+        bring_back(stage, lean)  # the simulated index lives in memory
+        stage.until(stage.cluster.redundant)
+        while stage.leader is not lean:
+            stage.strike("kill", stage.leader)
+            stage.until(lambda: stage.cluster.leader() is not None and stage.cluster.redundant())
+        stage.stored(lean, "8.1")
+        assert reads(stage, lean, uids) == len(uids), "the others have what is lost"
+        stage.reckon()
