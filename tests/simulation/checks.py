@@ -46,6 +46,8 @@ class Checks(Observer):
         self.deletes = 0
         self.truncations = 0
         self.evictions = 0
+        self.scrubs = 0
+        self.mended = 0
         self.frozen = 0
         self.segments = 0
         self.verdicts: dict[str, int] = {}
@@ -55,6 +57,8 @@ class Checks(Observer):
         self.bereft = False
         """More disks were lost than the promise covers: nobody may be eligible any more."""
         self.highest_epoch = 0
+        self.forgotten = 0
+        """Committed records that a person gave up."""
 
     @property
     def astray(self) -> bool:
@@ -138,6 +142,14 @@ class Checks(Observer):
             self._gone_with_reason(process)
         except Violation as violation:
             raise self.world.found(violation) from None
+
+    def scrubbed(self, process: Process) -> None:
+        """A pass is over, and chains were compared."""
+        self.scrubs += 1
+        differs = process.replicator.comparer.differs
+        harmed = any(machine.harm for machine in self.machines.values())
+        if differs and not harmed and not self.forgotten:
+            raise self.world.found(Violation(f"{process.name} says that logs differ: {differs}"))
 
     def _gone_with_reason(self, process: Process) -> None:
         history = self.history
@@ -340,6 +352,7 @@ class Checks(Observer):
             elif header.kind is not RecordKind.EPOCH:
                 self.fates.undeleted()
         self.restored = self.bereft = False
+        self.forgotten += last - kept
         return last - kept
 
     # From the coordination service

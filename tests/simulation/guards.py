@@ -10,6 +10,7 @@ from tests.simulation.guards_log import LOG_GUARDS
 from tests.simulation.guards_packing import PACKING_GUARDS
 from tests.simulation.guards_replication import REPLICATION_GUARDS
 from tests.simulation.guards_rescue import RESCUE_GUARDS
+from tests.simulation.guards_scrub import SCRUB_GUARDS
 from tests.simulation.guards_tier import TIER_GUARDS
 
 LEADER = "replication/core/leader.py"
@@ -35,6 +36,7 @@ GUARDS = (
     *PACKING_GUARDS,
     *EVICTING_GUARDS,
     *RESCUE_GUARDS,
+    *SCRUB_GUARDS,
     *DELETE_GUARDS,
     *LOG_GUARDS,
     Guard(

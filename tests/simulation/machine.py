@@ -8,6 +8,8 @@ from storage.position import GENESIS, LogPoint
 from tests.simulation.disk import Medium
 from tests.simulation.process import Process
 
+MENDABLE = ("flipped bits", "rotten record")
+"""Harm that scrub and mender make good."""
 SUPERVISOR_US = (150_000, 2_000_000)
 
 
@@ -26,6 +28,9 @@ class Machine:
     host_boot: str = "host-0"
     incarnation: str = ""
     harm: str = ""
+    harm_us: int = 0
+    confirmed: int = 0
+    """When it was last harmed, and what was durable there then."""
     durable: LogPoint = GENESIS
     tip: LogPoint = GENESIS
     cutting: LogPoint | None = None
@@ -59,6 +64,10 @@ class Machine:
         process = self.process
         return process if process is not None and not process.loop.dead and not process.loop.paused else None
 
+    def bits_flipped(self, harm: str, now_us: int) -> None:
+        self.harm, self.harm_us = harm, now_us
+        self.confirmed = max(self.confirmed, self.durable.sequence)
+
     def new_disk(self) -> None:
         """Everything that was on the disk is gone."""
         self.lost.append((self.medium, self.durable))
@@ -67,7 +76,7 @@ class Machine:
         self.medium = Medium()
         self.incarnation, self.stops, self.snapshot = "", "", None
         self.durable = self.tip = self.floor = self.snapshot_point = GENESIS
-        self.promise = self.counter = 0
+        self.promise = self.counter = self.confirmed = 0
         self.cutting = None
         self.kept = {}
 

@@ -110,6 +110,7 @@ class Plan:
             plan = replace(plan, pause_ms=calmer, faulty_ms=16_000)
         plan = plan.beyond(Random(f"beyond {order.seed}"))
         plan = plan.evicting(Random(f"evicting {order.seed}"))
+        plan = plan.scrubbing(Random(f"scrubbing {order.seed}"))
         plan = plan.deleting(chance.choice((0.0, 0.05, 0.15, 0.4)))
         return plan.small() if order.small else plan
 
@@ -143,6 +144,11 @@ class Plan:
         evicting = frozenset(chance.sample(numbers, chance.randrange(1, self.shape.nodes + 1)))
         load = replace(self.load, bulk=max(self.load.bulk, chance.choice((1, 6))))
         return replace(self, shape=replace(self.shape, evicting=evicting), load=load)
+
+    def scrubbing(self, chance: Random) -> "Plan":
+        """One cluster in three; more where bits flip."""
+        flips = {"flip_bit", "rot"} & self.weights.keys()
+        return replace(self, shape=replace(self.shape, scrubs=chance.random() < (0.6 if flips else 0.2)))
 
     def deleting(self, share: float) -> "Plan":
         return replace(self, load=replace(self.load, delete=share))

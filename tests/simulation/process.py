@@ -36,6 +36,7 @@ from tests.simulation.client import Client
 from tests.simulation.disk import Medium, SimDisk
 from tests.simulation.evicting import evictor_of, keep_evicting
 from tests.simulation.network import Network
+from tests.simulation.scrubbing import Mirror, SimScrubber
 from tests.simulation.world import PowerCut, ProcessLoop, World
 from tests.simulation.zookeeper import Service
 
@@ -157,6 +158,8 @@ class Observer:
 
     def evicted(self, process: "Process") -> None: ...
 
+    def scrubbed(self, process: "Process") -> None: ...
+
     def failed(self, process: "Process", message: str, error: BaseException | None) -> None: ...
 
 
@@ -178,6 +181,7 @@ class Process:
         boot: str,
         bucket: Bucket,
         evicts: bool = False,
+        mirror: Mirror | None = None,
         die_in: tuple[int, bool] | None = None,
         died: "Callable[[Process], None]",
     ) -> None:
@@ -211,7 +215,10 @@ class Process:
         self._trouble: str | None = None
         self.client = Client(service, self.loop)
         self.bucket = BucketClient(bucket, self.loop)
+        self.scrubber: SimScrubber | None = None
         self.loop.enter(lambda: self._build(settings, host_boot, evicts=evicts))
+        if mirror is not None:
+            self.loop.enter(lambda: self._scrub(mirror))
 
     def _build(self, settings: Settings, host_boot: str, *, evicts: bool) -> None:
         identity = read_identity(self.disk)
@@ -272,6 +279,10 @@ class Process:
         self._canary_worker = Worker(self)
         self._beat = settings.session_timeout_ms * 100
         self._canary()
+
+    def _scrub(self, mirror: Mirror) -> None:
+        self.scrubber = SimScrubber(self, mirror)
+        self.scrubber.start()
 
     async def _believes(self, store: ObjectStore) -> Trust:
         """Probing is tested with real stores."""

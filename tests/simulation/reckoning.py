@@ -138,6 +138,9 @@ class Reckoning:
         for machine in cluster.machines.values():
             if not machine.harm:
                 self._conserved(machine)
+                wrong = cluster.mirror.damage(machine.name, machine.medium) if cluster.mirror is not None else ""
+                if wrong:
+                    raise Violation(f"{machine.name} is in the in-sync set, and is damaged: {wrong}")
 
     def _in_bucket(self, sequence: int, missing: int) -> bool:
         """Whether the bucket makes up for the copies that are missing: it is one."""

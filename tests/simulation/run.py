@@ -34,6 +34,8 @@ class Result:
     packed: int = 0
     replaced: int = 0
     deletes: int = 0
+    scrubs: int = 0
+    mended: int = 0
     evicted: int = 0
     ranges: int = 0
     rebuilt: int = 0
@@ -77,6 +79,7 @@ def run(order: Order | int, *, trace: Callable[[str], None] | None = None) -> Re
     result.packed, result.replaced = cluster.bucket.packed, cluster.bucket.deleted
     result.takeovers, result.deletes = checks.takeovers, checks.deletes
     result.evicted, result.ranges = checks.evictions, cluster.bucket.ranges
+    result.scrubs, result.mended = checks.scrubs, checks.mended
     rescuer = cluster.rescuer
     result.rebuilt, result.failovers, result.forgotten = rescuer.rebuilt, rescuer.failed_over, rescuer.forgotten
     result.struck = faults.struck

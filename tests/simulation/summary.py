@@ -36,6 +36,8 @@ class Summary:
     packed: int = 0
     replaced: int = 0
     deletes: int = 0
+    scrubs: int = 0
+    mended: int = 0
     evicted: int = 0
     ranges: int = 0
     rebuilt: int = 0
@@ -63,6 +65,8 @@ class Summary:
         self.packed += result.packed
         self.replaced += result.replaced
         self.deletes += result.deletes
+        self.scrubs += result.scrubs
+        self.mended += result.mended
         self.evicted += result.evicted
         self.ranges += result.ranges
         self.rebuilt += result.rebuilt
@@ -111,6 +115,7 @@ class Summary:
             f"{self.elections} elections, {self.takeovers} of them through the tier, {self.truncations} truncations,"
             f" {self.segments} segments taken over whole",
             f"{self.packed} segments put into the bucket as one object, {self.replaced} small objects replaced",
+            f"{self.scrubs} passes of a scrub, {self.mended} harmed disks mended",
             f"{self.evicted} segments evicted, {self.ranges} ranges of them read back",
             f"{self.acknowledgements} stores and {self.deletes} deletes acknowledged, {self.reads} reads;"
             f" {self.silent} clusters without any",
