@@ -8,14 +8,14 @@ import asyncio
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from replication.packing import OTHER_FORM
 from replication.tier.keys import run_name
-from replication.tier.port import ObjectStore, TierError
+from replication.tier.port import NotThere, ObjectStore, TierError
 from storage.errors import PayloadGone, RecordsElsewhere, StorageError
 from storage.evicted import Stub
 from storage.position import EpochSpan
@@ -61,18 +61,27 @@ class TierSource:
         self.failures = 0
 
     def read(self, stub: Stub, offset: int, size: int) -> bytes:
-        if threading.get_ident() == self._thread:
+        if self.may_not_wait():
             raise RecordsElsewhere(stub.first, "the event loop does not wait for the tier")
         key = run_name(stub.first, stub.last).key
         first, last = offset // BLOCK, (offset + size - 1) // BLOCK
         data = b"".join(self._block(stub, key, number) for number in range(first, last + 1))
         return data[offset - first * BLOCK :][:size]
 
+    def may_not_wait(self) -> bool:
+        """Whether this is the event loop."""
+        return threading.get_ident() == self._thread
+
     def forget(self, stub: Stub) -> None:
         key = run_name(stub.first, stub.last).key
         with self._lock:
             for known in [known for known in self._blocks if known[0] == key]:
                 del self._blocks[known]
+
+    def fetch(self, key: str, offset: int, size: int) -> bytes:
+        """Blocks. Raises TierError; RuntimeError or CancelledError when the node stops."""
+        work = self._store.get_range(key, offset, size)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _block(self, stub: Stub, key: str, number: int) -> bytes:
         with self._lock:
@@ -81,11 +90,10 @@ class TierSource:
                 return found
         self.ranges += 1
         try:
-            work = self._store.get_range(key, number * BLOCK, BLOCK)
-            data = asyncio.run_coroutine_threadsafe(work, self._loop).result()
+            data = self.fetch(key, number * BLOCK, BLOCK)
         except (TierError, RuntimeError, CancelledError) as error:  # the last two: the node stops
             self.failures += 1
-            raise RecordsElsewhere(stub.first, str(error)) from error
+            raise RecordsElsewhere(stub.first, str(error), gone=isinstance(error, NotThere)) from error
         with self._lock:
             self._blocks[key, number] = data
             while len(self._blocks) > self._most:
@@ -147,10 +155,17 @@ async def read_any(replicator: "Replicator", sequence: int, *, whole_limit: int)
 class Evictor:
     """One node's. why_not: what keeps it from evicting although the disk is full; None while nothing does."""
 
-    def __init__(self, replicator: "Replicator", settings: Eviction, store: ObjectStore | None) -> None:
+    def __init__(
+        self,
+        replicator: "Replicator",
+        settings: Eviction,
+        store: ObjectStore | None,
+        source: Callable[[ObjectStore, int], TierSource] = TierSource,
+    ) -> None:
+        """source(store, cache_bytes): how threads read from the tier."""
         self._replicator = replicator
         self._settings = settings
-        self.source = TierSource(store, settings.cache_bytes) if store is not None else None
+        self.source = source(store, settings.cache_bytes) if store is not None else None
         replicator.log.elsewhere.source = self.source
         self.why_not: str | None = None
         self._other_form: set[int] = set()

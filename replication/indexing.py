@@ -15,6 +15,8 @@ from storage.position import LogPoint
 _LOG: Final = logging.getLogger("perenne.index")
 PAUSE_S: Final = 0.1
 RETRY_S: Final = 5.0
+HOLES_S: Final = 60.0
+"""Between two attempts to read what could not be read: an object of the tier may have been put back."""
 
 
 class Indexing:
@@ -34,7 +36,7 @@ class Indexing:
         self._spawn = spawn
         self._thread = thread
         self._wanted: LogPoint | None = None
-        self._busy = False
+        self._busy = self._filling = False
 
     def follow(self, point: LogPoint) -> None:
         """Everything up to `point` is committed here."""
@@ -87,3 +89,12 @@ class Indexing:
                 self._recent.indexed_upto(self._index.applied.sequence)
         finally:
             self._busy = False
+        if self._index.holes and not self._filling:
+            self._filling = True
+            self._spawn(self._fill_again())
+
+    async def _fill_again(self) -> None:
+        while self._index.holes:
+            await asyncio.sleep(HOLES_S)
+            await self._fill_holes()
+        self._filling = False

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -54,7 +54,7 @@ class _Open:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class Step:
     """size: bytes read. segment: when it was read to its end. damaged: records newly known to be."""
 
     size: int
@@ -71,11 +71,11 @@ class ScrubReading:
         self._directory = directory
         self._open: dict[Depth, _Open] = {}
 
-    def step(self, read: Read) -> _Step:
+    def step(self, read: Read) -> Step:
         """Read on where the last step of this depth ended, or begin at `read.following`."""
         segment = self._open.get(read.depth) or self._begin(read)
         if segment is None:
-            return _Step(0, nothing_left=True)
+            return Step(0, nothing_left=True)
         size = records = 0
         suspects: list[int] = []
         finished = True
@@ -95,10 +95,10 @@ class ScrubReading:
         segment.read += size
         if not finished:
             self._open[read.depth] = segment
-            return _Step(size, damaged=damaged)
+            return Step(size, damaged=damaged)
         self._open.pop(read.depth, None)
         rest = max(0, segment.bytes - segment.read) if read.depth is Depth.DEEP else 0
-        return _Step(size + rest, segment, damaged=damaged)
+        return Step(size + rest, segment, damaged=damaged)
 
     def _begin(self, read: Read) -> _Open | None:
         known = [one for one in self._log.segments() if one.last is not None]
@@ -124,16 +124,31 @@ class ScrubReading:
         return sequence not in self._log.damage.known and self._log.judge(sequence)
 
 
+def _step_back() -> None:
+    """Let everybody else have the processor first."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
 class Scrubber:
     """One node's scrub. `report` is for metrics and `/status`."""
 
-    def __init__(self, replicator: "Replicator", disk: Disk, settings: ScrubSettings) -> None:
+    def __init__(
+        self,
+        replicator: "Replicator",
+        disk: Disk,
+        settings: ScrubSettings,
+        *,
+        reading: ScrubReading | None = None,
+        step_back: Callable[[], None] = _step_back,
+    ) -> None:
+        """reading: of a disk without files. step_back: what its thread does first."""
         self._replicator = replicator
         self._disk = disk
+        self._step_back = step_back
         root = disk.path("")
-        self._reading = ScrubReading(replicator.log, root) if root is not None else None
+        self._reading = reading or (ScrubReading(replicator.log, root) if root is not None else None)
         self._thread = replicator.runtime.executor("scrub", 1)
-        self._plan = ScrubPlan(settings, read_progress(disk, self._wall_s()))
+        self.plan = ScrubPlan(settings, read_progress(disk, self._wall_s()))
         self._saved_s = 0.0
         self._bytes = 0
         self._found = 0
@@ -152,10 +167,10 @@ class Scrubber:
 
     def report(self) -> ScrubReport:
         wall_s = self._wall_s()
-        underway = next((d.value for d, one in self._plan.progress.passes.items() if one.began_s is not None), None)
+        underway = next((d.value for d, one in self.plan.progress.passes.items() if one.began_s is not None), None)
         return ScrubReport(
-            light_age_seconds=self._plan.age_s(Depth.LIGHT, wall_s),
-            deep_age_seconds=self._plan.age_s(Depth.DEEP, wall_s),
+            light_age_seconds=self.plan.age_s(Depth.LIGHT, wall_s),
+            deep_age_seconds=self.plan.age_s(Depth.DEEP, wall_s),
             underway=underway,
             bytes=self._bytes,
             damaged=self._found,
@@ -167,40 +182,40 @@ class Scrubber:
 
     async def _run(self, reading: ScrubReading) -> None:
         loop, replicator = asyncio.get_running_loop(), self._replicator
-        await loop.run_in_executor(self._thread, _step_back)
+        await loop.run_in_executor(self._thread, self._step_back)
         while True:
             durable = replicator.log.durable.sequence
             activity = replicator.log.end.sequence + replicator.lookups.reads
-            now = self._plan.next(self._now_s(), self._wall_s(), durable=durable, activity=activity)
+            now = self.plan.next(self._now_s(), self._wall_s(), durable=durable, activity=activity)
             if isinstance(now, Wait):
                 await asyncio.sleep(now.seconds)
                 continue
             try:
                 done = await loop.run_in_executor(self._thread, reading.step, now)
-                await self._after(now.depth, done)
+                await self.after(now.depth, done)
             except (StorageError, OSError) as error:
                 _LOG.error("the scrub met an error and goes on later", extra={"reason": str(error)})
                 await asyncio.sleep(SAVE_S)
 
-    async def _after(self, depth: Depth, done: _Step) -> None:
-        self._plan.read(self._now_s(), done.size)
+    async def after(self, depth: Depth, done: Step) -> None:
+        self.plan.read(self._now_s(), done.size)
         self._bytes += done.size
         self._found += done.damaged
         if done.damaged:
             _LOG.error("the scrub found damaged records", extra={"records": done.damaged})
         complete = False
         if done.nothing_left:
-            self._plan.nothing_left(depth)
+            self.plan.nothing_left(depth)
             complete = True
         elif done.segment is not None:
             await self._frame(done.segment)
-            complete = self._plan.segment_done(depth, done.segment.last)
+            complete = self.plan.segment_done(depth, done.segment.last)
         if complete:
             _LOG.info("a scrub is complete", extra={"depth": depth.value})
             await self._replicator.comparer.compare()
         if complete or (done.segment is not None and self._now_s() - self._saved_s >= SAVE_S):
             self._saved_s = self._now_s()
-            content = self._plan.progress.encode()
+            content = self.plan.progress.encode()
             await asyncio.get_running_loop().run_in_executor(self._thread, write_progress, self._disk, content)
 
     async def _frame(self, segment: _Open) -> None:
@@ -223,8 +238,3 @@ class Scrubber:
 
     def _wall_s(self) -> float:
         return self._replicator.runtime.wall_us() / 1_000_000
-
-
-def _step_back() -> None:
-    """Let everybody else have the processor first."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

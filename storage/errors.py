@@ -36,13 +36,15 @@ class RecordAbsent(StorageError, LookupError):
 
 class RecordsElsewhere(StorageError):
     """The record was evicted from this node, and cannot be had from the tier now. It is not damaged here: another
-    replica may have it. sequence: of the record, or of the first one of its segment.
+    replica may have it. sequence: of the record, or of the first one of its segment. gone: the tier answers, and has
+    not got it: waiting does not help.
     """
 
-    def __init__(self, sequence: int, reason: str) -> None:
+    def __init__(self, sequence: int, reason: str, *, gone: bool = False) -> None:
         super().__init__(f"record {sequence} is not on this node: {reason}")
         self.sequence = sequence
         self.reason = reason
+        self.gone = gone
 
 
 class PayloadGone(StorageError):

@@ -9,7 +9,7 @@ from msgspec import Struct
 from storage.buried import IndexedSmall
 from storage.dataset import Attributes, FileMeta, NeedMore, UnreadableDataSet, read_meta, scan
 from storage.deletion import SMALL_KINDS, NotUnderstood, decode_small
-from storage.errors import RecordCorrupt
+from storage.errors import RecordCorrupt, RecordsElsewhere
 from storage.index import Index, IndexedRecord
 from storage.log import Log
 from storage.position import LogPoint, RecordHeader, RecordKind
@@ -83,8 +83,10 @@ class Indexer:
             header, head = (fresh.header, fresh.head) if fresh else self._log.read_head(sequence, _HEADS[0])
             if header.kind in SMALL_KINDS:
                 return self._small(sequence, header, fresh)
-        except (RecordCorrupt, NotUnderstood) as error:
-            _LOG.error("a record is damaged and not indexed", extra={"sequence": sequence, "reason": str(error)})
+        except (RecordCorrupt, NotUnderstood, RecordsElsewhere) as error:
+            if isinstance(error, RecordsElsewhere) and not error.gone:
+                raise  # the tier does not answer: it is asked again
+            _LOG.error("a record cannot be read and is not indexed", extra={"sequence": sequence, "reason": str(error)})
             entry = self._log.entry(sequence)
             # What cannot be told from a tombstone may be one: it must not be taken for an instance that is missing.
             holes[sequence] = entry is None or entry.kind in SMALL_KINDS

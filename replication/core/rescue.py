@@ -193,14 +193,24 @@ def contradicted(chosen: Standing, nodes: Iterable[Standing]) -> tuple[str, ...]
 def loss_of(chosen: Standing, bucket: Bucket | None, known: LogPoint, *, unsure: bool) -> Loss:
     """What goes when `chosen` goes on, or the bucket where it holds more, of what was committed up to `known`."""
     if bucket is not None and holds_more(bucket, chosen):
-        first = min(bucket.tip.sequence, known.sequence) + 1
-        return Loss(first=first, last=max(known.sequence, first - 1), unsure=unsure)
+        sure = _surely_committed(bucket.tip, known, chosen.told)
+        if bucket.tip.epoch > known.epoch:  # its leader held everything that was committed before
+            sure = min(bucket.tip.sequence, known.sequence)
+        return Loss(first=sure + 1, last=max(known.sequence, sure), unsure=unsure)
     if chosen.holds(known):
         return Loss(first=known.sequence + 1, last=known.sequence, unsure=unsure)
-    # A tail of its own epoch is no branch of what was committed later: then only what it was told is sure.
-    shorter = chosen.end.sequence < known.sequence and chosen.end.epoch <= known.epoch
-    first = (chosen.end.sequence if shorter else chosen.told.sequence) + 1
-    return Loss(first=first, last=max(known.sequence, first), unsure=unsure)
+    sure = _surely_committed(chosen.end.position, known, chosen.told)
+    return Loss(first=sure + 1, last=max(known.sequence, sure + 1), unsure=unsure)
+
+
+def _surely_committed(end: LogPosition, known: LogPoint, told: LogPoint) -> int:
+    """The last record of a log without `known` of which its end alone says that it is on the committed branch.
+
+    One epoch has one leader, so a log that ends in the epoch of `known` is a part of that branch. The tail of another
+    epoch may be what its leader wrote and nobody confirmed, with others committed in those places later: then only
+    what its node was told is sure.
+    """
+    return min(end.sequence, known.sequence) if end.epoch == known.epoch else told.sequence
 
 
 def holds_more(bucket: Bucket, chosen: Standing) -> bool:

@@ -120,6 +120,22 @@ def test_a_tail_of_its_own_is_not_taken_for_what_was_committed() -> None:
     node = standing(N2, (2, 1, 50), (3, 51, 80), told=point(2, 50))
     plan = planned(lost(state(N1, floor=point(4, 70)), [node, standing(N3)], {"n1"}))
     assert (plan.loss.first, plan.loss.last) == (51, 70)
+    # The same where more was committed than the tail is long: nothing says that it is the same up to its end.
+    plan = planned(lost(state(N1, floor=point(4, 90)), [node, standing(N3)], {"n1"}))
+    assert (plan.loss.first, plan.loss.last) == (51, 90)
+
+
+def test_a_dead_branch_in_the_bucket_is_not_taken_for_what_was_committed() -> None:
+    node = standing(N2, (2, 1, 50), told=point(2, 50), tiered=True)
+    outcome = after_a_loss(
+        state(N1, floor=point(4, 90)),
+        AROUND,
+        [node, standing(N3)],
+        bucket=Bucket(LogPosition(3, 80), 7, 4),
+        without={"n1"},
+        approval=YES,
+    )
+    assert (planned(outcome).loss.first, planned(outcome).loss.last) == (51, 90)
 
 
 def test_the_higher_epoch_wins_over_the_longer_log() -> None:

@@ -50,6 +50,8 @@ class Bucket:
     packed: int = 0
     """Sealed segments put, and objects that were deleted."""
     deleted: int = 0
+    ranges: int = 0
+    """Parts of evicted segments that were read."""
     chains: dict[bytes, set[str]] = field(default_factory=dict[bytes, set[str]])
     up: bool = True
     slow_us: int = 0
@@ -127,12 +129,12 @@ class BucketClient:
     """One process's client."""
 
     def __init__(self, bucket: Bucket, loop: ProcessLoop) -> None:
-        self._bucket = bucket
+        self.bucket = bucket
         self._loop = loop
 
     async def _way(self) -> None:
         """To the bucket and back. Raises Unreachable."""
-        bucket, chance = self._bucket, self._bucket.world.random
+        bucket, chance = self.bucket, self.bucket.world.random
         if not bucket.up or self._loop.number in bucket.cut_off:
             await asyncio.sleep(chance.randrange(1000, PATIENCE_US) / 1_000_000)
             raise Unreachable("the bucket does not answer")
@@ -144,7 +146,7 @@ class BucketClient:
         self, key: str, body: Body, *, crc32: int | None = None, only_if_absent: bool = True, lock: bool = False
     ) -> Stored:
         assert isinstance(body, bytes), "there are no files to put here"
-        bucket, world = self._bucket, self._bucket.world
+        bucket, world = self.bucket, self.bucket.world
         weights, drawn = bucket.weights, world.random.random()
         await self._way()
         if self._loop.number in bucket.holding and parse_run(key) is not None:
@@ -172,9 +174,9 @@ class BucketClient:
 
     async def get(self, key: str) -> bytes:
         await self._way()
-        if key not in self._bucket.objects:
+        if key not in self.bucket.objects:
             raise NotThere(f"{key} is not there")
-        return self._bucket.objects[key]
+        return self.bucket.objects[key]
 
     async def get_range(self, key: str, offset: int, size: int) -> bytes:
         return (await self.get(key))[offset : offset + size]
@@ -184,7 +186,7 @@ class BucketClient:
         return ObjectInfo(len(data), blake3(data).digest())
 
     async def list(self, prefix: str, after: str = "") -> AsyncIterator[str]:
-        bucket, world = self._bucket, self._bucket.world
+        bucket, world = self.bucket, self.bucket.world
         await self._way()
         since_us = world.now_us + 1
         if world.random.random() < bucket.weights.stale:
@@ -195,7 +197,7 @@ class BucketClient:
                 yield key
 
     async def delete(self, key: str) -> None:
-        bucket, world = self._bucket, self._bucket.world
+        bucket, world = self.bucket, self.bucket.world
         await self._way()
         if world.random.random() < bucket.weights.late:
             bucket.struck("a delete applies late")

@@ -14,6 +14,7 @@ from replication.coordination.port import (
     CoordinationUnavailable,
     LiveNode,
     NodeRegistration,
+    NodeRetired,
     Operation,
     SessionEvent,
     Watcher,
@@ -74,11 +75,19 @@ class Client:
     async def register(self, registration: NodeRegistration) -> None:
         service = self.service
 
-        def apply() -> None:
-            known = {**service.now.registrations, registration.id: registration}
-            service.put(replace(service.now, registrations=known))
+        def apply() -> NodeRetired | None:
+            known = service.now.registrations.get(registration.id)
+            try:
+                written = known.succeeded_by(registration) if known is not None else registration
+            except NodeRetired as retired:
+                return retired
+            service.registered[registration.id] = service.registered.get(registration.id, -1) + 1
+            service.put(replace(service.now, registrations={**service.now.registrations, registration.id: written}))
+            return None
 
-        await self._ask(apply, write=True)
+        refused = await self._ask(apply, write=True)
+        if refused is not None:
+            raise refused
 
     async def announce(self, live: LiveNode) -> None:
         def apply() -> None:

@@ -15,9 +15,11 @@ from storage.position import GENESIS, LogPoint
 from tests.simulation.bucket import Bucket
 from tests.simulation.checks import Checks
 from tests.simulation.disk import ROOM, Medium
-from tests.simulation.machine import SUPERVISOR_US, Machine
+from tests.simulation.machine import MENDABLE, SUPERVISOR_US, Machine
 from tests.simulation.network import Network
 from tests.simulation.process import Process
+from tests.simulation.rescuer import Rescuer
+from tests.simulation.scrubbing import Mirror
 from tests.simulation.world import PowerCut, Violation, World
 from tests.simulation.zookeeper import Service
 
@@ -36,6 +38,9 @@ class Shape:
     policy: ConflictPolicy = ConflictPolicy.KEEP_FIRST
     strict: bool = False
     tier: TierMode = TierMode.OFF
+    scrubs: bool = False
+    evicting: frozenset[int] = frozenset()
+    """Numbers of the machines whose nodes let go of what the bucket holds."""
 
 
 class Cluster:
@@ -51,6 +56,8 @@ class Cluster:
         self.checks = Checks(world, self.machines, self.bucket, shape.copies_required, lambda: self.service.state)
         self.service.changed = self.checks.state_changed
         self.service.counted = self.checks.tier_counted
+        self.rescuer = Rescuer(self)
+        self.mirror = Mirror() if shape.scrubs else None
         self.healing = False
         self.buried: list[Process] = []
         self.crash_starting: Callable[[Machine], tuple[int, bool] | None] = lambda machine: None
@@ -97,6 +104,8 @@ class Cluster:
                 settings=self.settings,
                 boot=f"{machine.name}{machine.starts}",
                 bucket=self.bucket,
+                mirror=self.mirror,
+                evicts=machine.number in self.shape.evicting,
                 die_in=None if self.healing else self.crash_starting(machine),
                 died=lambda gone: self._died(machine, gone),
             )
@@ -128,6 +137,7 @@ class Cluster:
         if process.power_lost:
             lost = f", {machine.lose_power(self.chance)} unsynced sectors gone"
         self.world.say(machine.name, f"{'loses power' if process.power_lost else 'dies'}{lost}")
+        machine.stops = machine.stops or process.barred
         self.start_later(machine)
 
     def start_later(self, machine: Machine, delay_us: int | None = None) -> None:
@@ -151,7 +161,11 @@ class Cluster:
         process = machine.process
         if machine.stops:
             machine.medium.room = ROOM
-            if not machine.harm:
+            if machine.name in self.rescuer.given_up:
+                return
+            if process is not None and process.barred == machine.stops:
+                self.replace_disk(machine)
+            elif not machine.harm:
                 machine.stops = ""
             elif self.may_lose(machine):
                 self.replace_disk(machine)
@@ -161,9 +175,11 @@ class Cluster:
             return
         situation = process.core.situation
         if machine.harm and (self.healing or situation.fenced) and self.may_lose(machine):
-            # Only what was read is known and repaired: without a scrub a harmed disk is replaced as a whole.
-            process.kill()
-            self.replace_disk(machine)
+            # Only what was read is known and repaired: without a scrub a harmed disk is replaced as a whole. A corrupt
+            # tail is repaired on a stopped node alone.
+            if situation.fenced or process.log.tail is not None or not self._mends(machine):
+                process.kill()
+                self.replace_disk(machine)
         elif situation.fenced:
             self.world.say(machine.name, f"is restarted: {situation.fenced}")
             machine.medium.room = ROOM
@@ -192,7 +208,7 @@ class Cluster:
         A disk that the in-sync set names and that was replaced is lost until the set names its successor.
         """
         state = self.service.state
-        if state is None or self.checks.restored:
+        if state is None or self.checks.astray:
             return False
         others = [m for m in self.machines.values() if m is not machine]
         if any(other.harm for other in others) or self.bucket.harm:
@@ -218,16 +234,42 @@ class Cluster:
     def may_lose_object(self) -> bool:
         """Whether the promise covers the loss of an object now."""
         state = self.service.state
-        if state is None or self.checks.restored or any(machine.harm for machine in self.machines.values()):
+        if state is None or self.checks.astray or any(machine.harm for machine in self.machines.values()):
             return False
         present = {machine.member for machine in self.machines.values()}
         members = state.in_sync - {TIER_MEMBER}
         return bool(members) and members <= present
 
+    def _mends(self, machine: Machine) -> bool:
+        """Whether scrub and mender make good what was done to a disk."""
+        return self.mirror is not None and machine.harm in MENDABLE
+
+    def notice_mended(self) -> None:
+        """A disk of which bits were flipped, and which was scrubbed since and has no known damage left, is sound: that
+        is judged here by reading all of it. What it had confirmed is committed by now, or never will be. Raises
+        Violation.
+        """
+        state, point = self.service.state, self.checks.history.committed_point
+        for machine in self.machines.values():
+            process = machine.running
+            if not self._mends(machine) or process is None or process.scrubber is None or self.mirror is None:
+                continue
+            scrubbed = process.scrubber.verified_us > machine.harm_us and not process.log.damaged()
+            member = state is not None and machine.member in state.in_sync and point.sequence >= machine.confirmed
+            if not scrubbed or not member or not self.checks.history.branch_holds(machine.durable, point):
+                continue
+            wrong = self.mirror.damage(machine.name, machine.medium)
+            if wrong:
+                raise self.world.found(Violation(f"{machine.name} was scrubbed and mended, and is damaged: {wrong}"))
+            self.world.say(machine.name, f"is mended: {machine.harm}")
+            machine.harm = ""
+            self.checks.mended += 1
+
     def notice_recovery(self) -> None:
         """A disk that was rolled back and has caught up is as good as any: with what is committed, and with what it had
         confirmed before, which may be committed on the strength of it.
         """
+        self.notice_mended()
         state, point = self.service.state, self.checks.history.committed_point
         for machine in self.machines.values():
             if machine.harm != "rolled back" or state is None or machine.member not in state.in_sync:
@@ -292,3 +334,5 @@ class Cluster:
         for process in [*self.buried, *(m.process for m in self.machines.values() if m.process is not None)]:
             process.disk.dead = True
             process.loop.bury()
+        if self.mirror is not None:
+            self.mirror.close()

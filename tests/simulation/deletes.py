@@ -71,6 +71,19 @@ class Fates:
         fates = [fate for fate in self.known.get(uid, {}).values() if fate.stores]
         return bool(fates) and all(fate.gone(by_us) for fate in fates)
 
+    def lost(self, dataset: bytes) -> None:
+        """The record of a data set is gone, as a person accepted: nobody is owed it any more."""
+        for fates in self.known.values():
+            for store in fates[dataset].stores if dataset in fates else ():
+                store.done = False
+
+    def undeleted(self) -> None:
+        """Tombstones are gone, as a person accepted: what they covered may be there again."""
+        for fates in self.known.values():
+            for fate in fates.values():
+                for delete in fate.deletes:
+                    delete.done = False
+
     @property
     def deletes(self) -> int:
         """How many were acknowledged."""

@@ -9,6 +9,8 @@ from tests.simulation.guards_evicting import EVICTING_GUARDS
 from tests.simulation.guards_log import LOG_GUARDS
 from tests.simulation.guards_packing import PACKING_GUARDS
 from tests.simulation.guards_replication import REPLICATION_GUARDS
+from tests.simulation.guards_rescue import RESCUE_GUARDS
+from tests.simulation.guards_scrub import SCRUB_GUARDS
 from tests.simulation.guards_tier import TIER_GUARDS
 
 LEADER = "replication/core/leader.py"
@@ -33,6 +35,8 @@ GUARDS = (
     *TIER_GUARDS,
     *PACKING_GUARDS,
     *EVICTING_GUARDS,
+    *RESCUE_GUARDS,
+    *SCRUB_GUARDS,
     *DELETE_GUARDS,
     *LOG_GUARDS,
     Guard(

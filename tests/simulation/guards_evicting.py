@@ -5,6 +5,7 @@ from tests.simulation.guard import Guard
 EVICTING = "replication/evicting.py"
 LOG = "storage/log.py"
 READER = "storage/reader.py"
+SIMULATED = "tests/simulation/test_eviction.py::"
 NODE = "tests/replication/test_evicting.py::"
 STORED = "tests/storage/test_evicted.py::"
 
@@ -22,6 +23,34 @@ EVICTING_GUARDS = (
         " if node in others and not live.evicts]",
         " if node in others]",
         shown_by=NODE + "test_another_member_must_keep_what_goes",
+    ),
+    Guard(
+        "as many keep what is evicted as Success promised, the bucket counted",
+        EVICTING,
+        "        needed = situation.settings.copies_required - 1\n",
+        "        needed = 0\n",
+        shown_by=SIMULATED + "test_where_every_node_would_evict_none_does",
+    ),
+    Guard(
+        "who keeps what is evicted is in the in-sync set",
+        EVICTING,
+        " if node in others and not live.evicts]",
+        " if not live.evicts and node != replicator.me.id]",
+        shown_by=SIMULATED + "test_nothing_is_evicted_while_only_a_node_outside_the_set_would_keep_it",
+    ),
+    Guard(
+        "the event loop does not wait for the tier",
+        EVICTING,
+        "        if self.may_not_wait():\n",
+        "        if False:\n",
+        shown_by=SIMULATED + "test_the_event_loop_does_not_wait_for_the_bucket",
+    ),
+    Guard(
+        "an index goes on past what the bucket has lost",
+        "storage/indexer.py",
+        "            if isinstance(error, RecordsElsewhere) and not error.gone:\n",
+        "            if isinstance(error, RecordsElsewhere):\n",
+        shown_by=SIMULATED + "test_a_leader_numbers_although_the_bucket_lost_what_its_index_would_have_to_read",
     ),
     Guard(
         "a segment is proved before it is evicted",

@@ -79,6 +79,28 @@ class History:
             self.committed.append(chain)
         return True
 
+    def common(self, tip: LogPoint) -> int:
+        """The last committed sequence that the log ending at `tip` holds."""
+        sequence = min(tip.sequence, len(self.committed) - 1)
+        chain = self.ancestor(tip.chain, tip.sequence, sequence)
+        while chain != self.committed[sequence]:
+            chain = self.before[chain]
+            sequence -= 1
+        return sequence
+
+    def forget_after(self, kept: int) -> list[RecordHeader]:
+        """A person accepted that what was committed after `kept` is lost. Returns what that was."""
+        gone = [self.headers[chain] for chain in self.committed[kept + 1 :]]
+        del self.committed[kept + 1 :]
+        self.committed_at = {}
+        for sequence, chain in enumerate(self.committed[1:], 1):
+            header = self.headers[chain]
+            instance = header.kind is RecordKind.INSTANCE
+            self.committed_at[header.dataset if instance else header.digest] = sequence
+        for digest in [digest for digest in self.acknowledged if digest not in self.committed_at]:
+            del self.acknowledged[digest]
+        return gone
+
     def cuts_committed(self, end: LogPoint, after: int) -> int | None:
         """The first committed record that a log ending at `end` loses when it is cut after `after`."""
         first = after + 1

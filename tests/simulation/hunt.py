@@ -70,7 +70,7 @@ class Hunt:
         leader, state = self._cluster.leader(), self._cluster.state
         if leader is None or state is None:
             return
-        if state.in_sync != {leader.member, TIER_MEMBER}:
+        if state.in_sync != frozenset({leader.member, TIER_MEMBER}):
             self._strike("isolate", leader)
         elif self._strike("wipe", leader):
             self._strike("mend", leader)

@@ -8,15 +8,18 @@ on), `clock_jump`, `stop` (as a service manager does), `switchover` (the operato
 Disk: `slow_disk`, `fail_sync` (EIO, pages marked clean), `fill_disk` (ENOSPC), `drop_cache`; and those that one disk
 may suffer at a time: `flip_bit`, `rot`, `lost_write`, `misdirected_write`, `wipe`, `snapshot` and `roll_back`.
 Coordination: `expire`, `outage`, `cut_off`; and once per run at most, `old_backup`, `lose_history`.
+Beyond the promise, once per run at most: `lose_the_set` (every disk that the in-sync set names).
 Bucket: `bucket_outage`, `bucket_cut_off` (one node), `bucket_slow`, `lose_object`.
 """
 
 from collections.abc import Callable
 from typing import Protocol
 
+from replication.core.values import TIER_MEMBER
+from storage.position import GENESIS
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import ROOM
-from tests.simulation.machine import Machine
+from tests.simulation.machine import MENDABLE, Machine
 from tests.simulation.network import Transport
 from tests.simulation.process import Process
 from tests.simulation.rot import rot
@@ -24,6 +27,8 @@ from tests.simulation.zookeeper import Snapshot
 
 HARMING = ("flip_bit", "rot", "lost_write", "misdirected_write", "wipe", "roll_back")
 """Those that the promise covers on one disk at a time."""
+BEYOND = ("lose_the_set",)
+"""More than the promise covers; drawn apart from the others."""
 OF_THE_BUCKET = ("bucket_outage", "bucket_cut_off", "bucket_slow", "lose_object")
 
 
@@ -191,11 +196,13 @@ def _flip_bit(faults: Striker, machine: Machine) -> bool:
     names = [n for n in machine.medium.files if n.startswith(wanted)]
     if not names:
         return False
-    content = machine.medium.files[chance.choice(names)]
+    name = chance.choice(names)
+    content = machine.medium.files[name]
     used = len(content.medium.rstrip(b"\0"))
     if not used:
         return False
-    machine.harm = "flipped bits"
+    log = name.startswith("log/0") and machine.harm in ("", *MENDABLE)
+    machine.bits_flipped("flipped bits" if log else "flipped bits elsewhere", faults.cluster.world.now_us)
     for _ in range(chance.randrange(1, 4)):
         at, bit = chance.randrange(used), 1 << chance.randrange(8)
         content.medium[at] ^= bit
@@ -270,7 +277,7 @@ def _cut_off(faults: Striker, machine: Machine) -> bool:
 def _old_backup(faults: Striker, machine: Machine) -> bool:
     """Each node has heard of a later change: a restore that went unheard of cannot be noticed (section 9)."""
     cluster = faults.cluster
-    if cluster.checks.restored or any(m.harm for m in cluster.machines.values()):
+    if cluster.checks.astray or any(m.harm for m in cluster.machines.values()):
         return False
     known = min(m.counter for m in cluster.machines.values())
     old = [s for s in cluster.service.history if s.state is not None and s.state.state.change.counter < known]
@@ -283,10 +290,26 @@ def _old_backup(faults: Striker, machine: Machine) -> bool:
 
 def _lose_history(faults: Striker, machine: Machine) -> bool:
     cluster = faults.cluster
-    if cluster.checks.restored or any(not m.counter for m in cluster.machines.values()):
+    if cluster.checks.astray or any(not m.counter for m in cluster.machines.values()):
         return False
     cluster.checks.restored = True
     cluster.service.restore(Snapshot())
+    return True
+
+
+def _lose_the_set(faults: Striker, machine: Machine) -> bool:
+    """More than the promise covers: whoever holds everything loses it at once. Somebody is left who holds something."""
+    cluster = faults.cluster
+    state, machines = cluster.service.state, cluster.machines.values()
+    if state is None or cluster.checks.astray or cluster.bucket.harm or any(m.harm for m in machines):
+        return False
+    lost = [m for m in machines if m.member in state.in_sync]
+    left = [m for m in machines if m not in lost and m.durable != GENESIS]
+    if TIER_MEMBER in state.in_sync or not lost or not left:
+        return False
+    cluster.checks.bereft = True
+    for each in lost:
+        _wipe(faults, each)
     return True
 
 
@@ -360,6 +383,7 @@ KINDS: dict[str, Fault] = {
     "cut_off": _cut_off,
     "old_backup": _old_backup,
     "lose_history": _lose_history,
+    "lose_the_set": _lose_the_set,
     "bucket_outage": _bucket_outage,
     "bucket_cut_off": _bucket_cut_off,
     "bucket_slow": _bucket_slow,

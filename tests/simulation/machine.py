@@ -8,6 +8,8 @@ from storage.position import GENESIS, LogPoint
 from tests.simulation.disk import Medium
 from tests.simulation.process import Process
 
+MENDABLE = ("flipped bits", "rotten record")
+"""Harm that scrub and mender make good."""
 SUPERVISOR_US = (150_000, 2_000_000)
 
 
@@ -26,6 +28,9 @@ class Machine:
     host_boot: str = "host-0"
     incarnation: str = ""
     harm: str = ""
+    harm_us: int = 0
+    confirmed: int = 0
+    """When it was last harmed, and what was durable there then."""
     durable: LogPoint = GENESIS
     tip: LogPoint = GENESIS
     cutting: LogPoint | None = None
@@ -39,6 +44,8 @@ class Machine:
     stops: str = ""
     lost: list[tuple[Medium, LogPoint]] = field(default_factory=list[tuple[Medium, LogPoint]])
     """Disks that are gone, each with what was durable there: confirmations of theirs may still be on their way."""
+    lost_harmed: list[LogPoint] = field(default_factory=list[LogPoint])
+    """What was durable on those of them that were harmed: some of it may not have been readable any more."""
     snapshot: Medium | None = None
     snapshot_point: LogPoint = GENESIS
     bad_from_us: int = 0
@@ -57,13 +64,19 @@ class Machine:
         process = self.process
         return process if process is not None and not process.loop.dead and not process.loop.paused else None
 
+    def bits_flipped(self, harm: str, now_us: int) -> None:
+        self.harm, self.harm_us = harm, now_us
+        self.confirmed = max(self.confirmed, self.durable.sequence)
+
     def new_disk(self) -> None:
         """Everything that was on the disk is gone."""
         self.lost.append((self.medium, self.durable))
+        if self.harm:
+            self.lost_harmed.append(self.durable)
         self.medium = Medium()
         self.incarnation, self.stops, self.snapshot = "", "", None
         self.durable = self.tip = self.floor = self.snapshot_point = GENESIS
-        self.promise = self.counter = 0
+        self.promise = self.counter = self.confirmed = 0
         self.cutting = None
         self.kept = {}
 
@@ -78,6 +91,11 @@ class Machine:
         """Whether the medium itself has these bytes as what record `sequence` may contain."""
         # A disk that lies: what it reports as synced is what counts as its copy.
         return _contains(self.medium, dataset, sequence, believed=bool(self.harm))
+
+    def evicted(self, sequence: int) -> bool:
+        """Whether its log knows this record and has let go of its bytes: the bucket is to have them."""
+        process = self.process
+        return process is not None and process.log.is_evicted(sequence)
 
     def held(self, dataset: bytes, sequence: int) -> bool:
         """The same for the disks that were lost."""

@@ -7,13 +7,13 @@ from replication.core.situation import ConflictPolicy
 from replication.core.values import TierMode
 from tests.simulation.cluster import Shape
 from tests.simulation.hunt import AT_THE_BUCKET, Quarry
-from tests.simulation.kinds import KINDS, OF_THE_BUCKET
+from tests.simulation.kinds import BEYOND, KINDS, OF_THE_BUCKET
 from tests.simulation.phases import PHASES
 from tests.simulation.workload import Load
 
 RARE = {"old_backup": 0.04, "lose_history": 0.02, "site_power": 0.3}
 """Chance that a seed knows such a fault at all; 0.5 for the others."""
-ONCE = ("old_backup", "lose_history")
+ONCE = ("old_backup", "lose_history", *BEYOND)
 """Strike once per run at most."""
 OF_THE_TIER = ("rebuilding from the tier", "filling the tier")
 SELDOM = {
@@ -69,7 +69,8 @@ class Plan:
     def of(cls, order: Order) -> "Plan":
         """Draw the weights themselves, so that one seed is all partitions and another all power cuts."""
         chance = Random(f"plan {order.seed}")
-        weights = {kind: chance.expovariate(1) for kind in KINDS if chance.random() < RARE.get(kind, 0.5)}
+        kinds = [kind for kind in KINDS if kind not in BEYOND]
+        weights = {kind: chance.expovariate(1) for kind in kinds if chance.random() < RARE.get(kind, 0.5)}
         for kind in RARE.keys() & weights.keys():
             weights[kind] *= 0.1
         if "roll_back" in weights:
@@ -107,6 +108,9 @@ class Plan:
                 weights.setdefault(kind, 1.0)
             calmer = max(plan.pause_ms, chance.choice((120.0, 250.0, 400.0)))
             plan = replace(plan, pause_ms=calmer, faulty_ms=16_000)
+        plan = plan.beyond(Random(f"beyond {order.seed}"))
+        plan = plan.evicting(Random(f"evicting {order.seed}"))
+        plan = plan.scrubbing(Random(f"scrubbing {order.seed}"))
         plan = plan.deleting(chance.choice((0.0, 0.05, 0.15, 0.4)))
         return plan.small() if order.small else plan
 
@@ -124,6 +128,28 @@ class Plan:
         load = replace(self.load, senders=1, bulk=1)
         return replace(self, shape=shape, load=load, faulty_ms=min(2500, self.faulty_ms), quarry=None)
 
+    def beyond(self, chance: Random) -> "Plan":
+        """Few clusters with enough nodes lose more disks than the promise covers."""
+        if self.shape.nodes > 2 and chance.random() < 0.06:
+            for kind in ("isolate", "kill"):
+                self.weights.setdefault(kind, 1.0)
+            self.weights.update(dict.fromkeys(BEYOND, max(self.weights.values())))
+        return self
+
+    def evicting(self, chance: Random) -> "Plan":
+        """Half of the clusters with a tier: some of their nodes, or all, let go of what the bucket holds."""
+        if self.shape.tier is TierMode.OFF or chance.random() < 0.5:
+            return self
+        numbers = range(1, self.shape.nodes + 1)
+        evicting = frozenset(chance.sample(numbers, chance.randrange(1, self.shape.nodes + 1)))
+        load = replace(self.load, bulk=max(self.load.bulk, chance.choice((1, 6))))
+        return replace(self, shape=replace(self.shape, evicting=evicting), load=load)
+
+    def scrubbing(self, chance: Random) -> "Plan":
+        """One cluster in three; more where bits flip."""
+        flips = {"flip_bit", "rot"} & self.weights.keys()
+        return replace(self, shape=replace(self.shape, scrubs=chance.random() < (0.6 if flips else 0.2)))
+
     def deleting(self, share: float) -> "Plan":
         return replace(self, load=replace(self.load, delete=share))
 
@@ -140,7 +166,7 @@ def _quarry(chance: Random, weights: dict[str, float], tier: TierMode) -> Quarry
     """One seed in three hunts for a pair of kind and phase, the ones that chance seldom brings together most often."""
     if chance.random() > 1 / 3:
         return None
-    kinds = [kind for kind in KINDS if tier is not TierMode.OFF or kind not in OF_THE_BUCKET]
+    kinds = [kind for kind in KINDS if kind not in BEYOND and (tier is not TierMode.OFF or kind not in OF_THE_BUCKET)]
     kind = chance.choices(kinds, [6 if kind in ONCE else 1 for kind in kinds])[0]
     phases = [phase for phase in PHASES if tier is not TierMode.OFF or phase not in OF_THE_TIER]
     phase = chance.choices(phases, [SELDOM.get(phase, 1) for phase in phases])[0]

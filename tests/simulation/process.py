@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from perenne.dimse.meta import file_meta
+from perenne.standing import StandingReport
 from replication.api import Draft
 from replication.coordination.port import ClusterRecord
 from replication.core import effects as fx
@@ -17,6 +19,7 @@ from replication.core.situation import Settings
 from replication.core.values import Identity, ReplicaId, TierMode
 from replication.opening import open_store
 from replication.replicator import Replicator, ReplicatorSettings
+from replication.standing import recall
 from replication.tier.port import ObjectStore
 from replication.tier.probe import Trust
 from replication.watchdog import Patience
@@ -31,7 +34,9 @@ from storage.writer import CommitQueue
 from tests.simulation.bucket import Bucket, BucketClient
 from tests.simulation.client import Client
 from tests.simulation.disk import Medium, SimDisk
+from tests.simulation.evicting import evictor_of, keep_evicting
 from tests.simulation.network import Network
+from tests.simulation.scrubbing import Mirror, SimScrubber
 from tests.simulation.world import PowerCut, ProcessLoop, World
 from tests.simulation.zookeeper import Service
 
@@ -70,11 +75,11 @@ class Worker:
         if process.hung_until_us > process.world.now_us:
             self._next(0)  # it may heal before its time
             return
-        process.disk.cost_us = 1
+        process.disk.cost_us, process.working = 1, True
         try:
             self._jobs.popleft()()
         finally:
-            cost, process.disk.cost_us = process.disk.cost_us, 0
+            cost, process.disk.cost_us, process.working = process.disk.cost_us, 0, False
         if self._jobs:
             self._next(cost)
         else:
@@ -151,6 +156,10 @@ class Observer:
 
     def stepped(self, process: "Process", event: ev.Event, effects: list[fx.Effect]) -> None: ...
 
+    def evicted(self, process: "Process") -> None: ...
+
+    def scrubbed(self, process: "Process") -> None: ...
+
     def failed(self, process: "Process", message: str, error: BaseException | None) -> None: ...
 
 
@@ -171,6 +180,8 @@ class Process:
         settings: Settings,
         boot: str,
         bucket: Bucket,
+        evicts: bool = False,
+        mirror: Mirror | None = None,
         die_in: tuple[int, bool] | None = None,
         died: "Callable[[Process], None]",
     ) -> None:
@@ -183,6 +194,8 @@ class Process:
         self.medium = medium
         self.started_us = world.now_us
         self.hung_until_us = 0
+        self.working = False
+        """Whether a thread works right now, rather than the event loop."""
         self.skew_us = 0
         self.stopping_task: asyncio.Task[None] | None = None
         self.loop = ProcessLoop(world, number, name, net)
@@ -194,15 +207,20 @@ class Process:
         self.fail_next_sync = False
         self._died = died
         self.power_lost = False
+        self.barred = ""
+        """Why it may not take part any more with the disk that it has."""
         self._ids = itertools.count(1)
         self._boot = boot
         self._canary_us = world.now_us
         self._trouble: str | None = None
         self.client = Client(service, self.loop)
         self.bucket = BucketClient(bucket, self.loop)
-        self.loop.enter(lambda: self._build(settings, host_boot))
+        self.scrubber: SimScrubber | None = None
+        self.loop.enter(lambda: self._build(settings, host_boot, evicts=evicts))
+        if mirror is not None:
+            self.loop.enter(lambda: self._scrub(mirror))
 
-    def _build(self, settings: Settings, host_boot: str) -> None:
+    def _build(self, settings: Settings, host_boot: str, *, evicts: bool) -> None:
         identity = read_identity(self.disk)
         if identity is None:
             identity = NodeIdentity(CLUSTER_ID, self.name, f"disk-{self._boot}")
@@ -227,6 +245,7 @@ class Process:
                 http_port=0,
                 ae_title="SIM",
                 version="simulated",
+                evicts=lambda: self.evictor.evicts,
             ),
             disk=self.disk,
             log=self.log,
@@ -240,6 +259,10 @@ class Process:
             prove_tier=self._believes,
         )
         self.core = self.replicator.core
+        tiered = settings.tier_mode is not TierMode.OFF
+        self.evictor = evictor_of(self, self.bucket if tiered else None, on=evicts)
+        if evicts:
+            self.replicator.spawn(keep_evicting(self, self.evictor))
         step = self.core.step
 
         def observed(event: ev.Event, now_ms: int, wall_us: int) -> list[fx.Effect]:
@@ -248,11 +271,18 @@ class Process:
             return found
 
         setattr(self.core, "step", observed)  # noqa: B010 - a method is replaced on purpose
+        self.replicator.operations.when_retired = self._retired
+        self.recalled = recall(self.disk)
         self.loop.create_task(self.replicator.start())
+        self.replicator.spawn(StandingReport(self.replicator, self.disk, Path()).keep())
         self._patience = Patience.for_session(settings.session_timeout_ms / 1000)
         self._canary_worker = Worker(self)
         self._beat = settings.session_timeout_ms * 100
         self._canary()
+
+    def _scrub(self, mirror: Mirror) -> None:
+        self.scrubber = SimScrubber(self, mirror)
+        self.scrubber.start()
 
     async def _believes(self, store: ObjectStore) -> Trust:
         """Probing is tested with real stores."""
@@ -322,6 +352,10 @@ class Process:
         """End now, between two callbacks."""
         if not self.loop.dead:
             self._die(power=power)
+
+    def _retired(self, why: str) -> None:
+        self.barred = why
+        self.world.at(0, None, self.kill)
 
     def pause(self) -> None:
         self.loop.paused = True

@@ -9,6 +9,7 @@ from tests.simulation.process import Process
 from tests.simulation.workload import Workload
 from tests.simulation.world import Violation
 
+RESCUE_MS = 60_000
 WRITABLE_MS = 30_000
 REDUNDANT_MS = 60_000
 QUIET_MS = 1500
@@ -23,11 +24,19 @@ class Reckoning:
 
     def reckon(self) -> None:
         """Raises Violation."""
-        if not self.cluster.checks.restored:
-            self._live()
-            self._quiet()
-            self._read_everything()
+        self._rescue()
+        self._live()
+        self._quiet()
+        self._read_everything()
         self._media()
+
+    def _rescue(self) -> None:
+        """Where nobody may lead any more, an operator's verb helps."""
+        rescuer = self.cluster.rescuer
+        if rescuer.needed:
+            rescuer.begin()
+            if not self.cluster.run_ms(RESCUE_MS, lambda: not rescuer.needed):
+                raise Violation(f"no rescue {RESCUE_MS // 1000} s after healing: {rescuer.why}; {self.complaint()}")
 
     def _live(self) -> None:
         """16: writable within 30 simulated seconds at every node, fully redundant soon after."""
@@ -120,12 +129,18 @@ class Reckoning:
         for digest, uid in history.acknowledged.items():
             sequence = history.committed_at[digest]
             holders = [m for m in cluster.machines.values() if m.holds(history.content[digest], sequence)]
-            wanted = 1 if cluster.checks.restored else min(cluster.shape.copies_required, len(cluster.machines))
+            wanted = min(cluster.shape.copies_required, len(cluster.machines))
+            evicted = any(m.evicted(sequence) for m in cluster.machines.values())
+            if evicted and cluster.bucket.harm:
+                continue  # what was done to the bucket is what the other copies are for
             if len(holders) < wanted and not self._in_bucket(sequence, wanted - len(holders)):
                 raise Violation(f"{uid}, acknowledged as record {sequence}, is on {[m.name for m in holders]} only")
         for machine in cluster.machines.values():
             if not machine.harm:
                 self._conserved(machine)
+                wrong = cluster.mirror.damage(machine.name, machine.medium) if cluster.mirror is not None else ""
+                if wrong:
+                    raise Violation(f"{machine.name} is in the in-sync set, and is damaged: {wrong}")
 
     def _in_bucket(self, sequence: int, missing: int) -> bool:
         """Whether the bucket makes up for the copies that are missing: it is one."""
@@ -140,6 +155,11 @@ class Reckoning:
             if header.kind is not RecordKind.INSTANCE:
                 continue
             content = history.content[header.dataset]
+            sequence = header.position.sequence
+            if machine.evicted(sequence) and chain == history.committed[sequence]:
+                if self.cluster.bucket.holds(chain) or self.cluster.bucket.harm:
+                    continue
+                raise Violation(f"{machine.name} evicted record {sequence}, which is not in the bucket")
             if machine.holds(content, header.position.sequence) or machine.medium.saved(content):
                 continue
             if not machine.medium.holds(content):

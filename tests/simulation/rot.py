@@ -30,7 +30,7 @@ def rot(cluster: Cluster, machine: Machine) -> bool:
         if name.startswith("log/0") and at >= 0:
             content.medium[at] ^= 1
             content.cached[at] ^= 1
-    machine.harm = "rotten record"
+    machine.bits_flipped("rotten record", cluster.world.now_us)
     process.loop.create_task(_notice_and_send_again(cluster, process, uid, dataset))
     return True
 

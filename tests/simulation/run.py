@@ -34,6 +34,13 @@ class Result:
     packed: int = 0
     replaced: int = 0
     deletes: int = 0
+    scrubs: int = 0
+    mended: int = 0
+    evicted: int = 0
+    ranges: int = 0
+    rebuilt: int = 0
+    failovers: int = 0
+    forgotten: int = 0
     struck: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     violation: str = ""
 
@@ -71,6 +78,10 @@ def run(order: Order | int, *, trace: Callable[[str], None] | None = None) -> Re
     result.reads, result.truncations, result.segments = workload.reads, checks.truncations, checks.segments
     result.packed, result.replaced = cluster.bucket.packed, cluster.bucket.deleted
     result.takeovers, result.deletes = checks.takeovers, checks.deletes
+    result.evicted, result.ranges = checks.evictions, cluster.bucket.ranges
+    result.scrubs, result.mended = checks.scrubs, checks.mended
+    rescuer = cluster.rescuer
+    result.rebuilt, result.failovers, result.forgotten = rescuer.rebuilt, rescuer.failed_over, rescuer.forgotten
     result.struck = faults.struck
     result.cpu_seconds = time.process_time() - begun
     return result

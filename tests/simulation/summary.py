@@ -36,6 +36,13 @@ class Summary:
     packed: int = 0
     replaced: int = 0
     deletes: int = 0
+    scrubs: int = 0
+    mended: int = 0
+    evicted: int = 0
+    ranges: int = 0
+    rebuilt: int = 0
+    failovers: int = 0
+    forgotten: int = 0
     silent: int = 0
     struck: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     hunted: dict[str, int] = field(default_factory=dict[str, int])
@@ -58,6 +65,13 @@ class Summary:
         self.packed += result.packed
         self.replaced += result.replaced
         self.deletes += result.deletes
+        self.scrubs += result.scrubs
+        self.mended += result.mended
+        self.evicted += result.evicted
+        self.ranges += result.ranges
+        self.rebuilt += result.rebuilt
+        self.failovers += result.failovers
+        self.forgotten += result.forgotten
         self.silent += not result.acknowledgements
         for (kind, phase), times in result.struck.items():
             of_kind = self.struck.setdefault(kind, {})
@@ -101,8 +115,12 @@ class Summary:
             f"{self.elections} elections, {self.takeovers} of them through the tier, {self.truncations} truncations,"
             f" {self.segments} segments taken over whole",
             f"{self.packed} segments put into the bucket as one object, {self.replaced} small objects replaced",
+            f"{self.scrubs} passes of a scrub, {self.mended} harmed disks mended",
+            f"{self.evicted} segments evicted, {self.ranges} ranges of them read back",
             f"{self.acknowledgements} stores and {self.deletes} deletes acknowledged, {self.reads} reads;"
             f" {self.silent} clusters without any",
+            f"{self.rebuilt} cluster states rebuilt, {self.failovers} losses accepted, {self.forgotten} committed"
+            " records lost by them as the plans said",
             f"{self.faults} faults:",
         ]
         for kind in sorted(self.struck):

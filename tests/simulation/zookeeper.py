@@ -66,6 +66,8 @@ class Service:
         self.cluster: ClusterRecord | None = None
         self.live: dict[ReplicaId, tuple[LiveNode, int]] = {}
         self.operations: dict[str, Operation] = {}
+        self.registered: dict[ReplicaId, int] = {}
+        """Version of each znode of a registration."""
         self.up = True
         self.cut_off: set[int] = set()
         self.weights = Weights()
@@ -156,6 +158,9 @@ class Service:
             self.expire(session)
             client.drop_line()
         self.put(replace(snapshot, leader=None, leader_session=0))
+        self.registered = dict.fromkeys(snapshot.registrations, 0)
+        if snapshot.state is None:
+            self.cluster = None
 
     def request(self, operation: Operation) -> None:
         self.operations[operation.verb] = operation

@@ -1,0 +1,46 @@
+"""The guards of an operator's verbs: nothing is lost without having been named, and nobody goes on behind a leader."""
+
+from tests.simulation.guard import Guard
+
+RESCUE = "replication/core/rescue.py"
+REBUILD = "replication/core/rebuild.py"
+SURGERY = "replication/coordination/surgery.py"
+SCENES = "tests/simulation/test_rescue.py::"
+
+RESCUE_GUARDS = (
+    Guard(
+        "the tail of an older epoch is not taken for what was committed",
+        RESCUE,
+        "    return min(end.sequence, known.sequence) if end.epoch == known.epoch else told.sequence\n",
+        "    return min(end.sequence, known.sequence) if end.epoch <= known.epoch else told.sequence\n",
+        shown_by=SCENES + "test_a_tail_of_an_older_epoch_is_not_taken_for_what_was_committed_later",
+    ),
+    Guard(
+        "the survivor along the highest epoch goes on",
+        RESCUE,
+        "    return max(fit, key=lambda node: (node.end.position, node.member), default=None)\n",
+        "    return min(fit, key=lambda node: (node.end.position, node.member), default=None)\n",
+        shown_by=SCENES + "test_the_node_that_holds_most_goes_on",
+    ),
+    Guard(
+        "a bucket that holds more goes on",
+        RESCUE,
+        "    return bucket.tip > chosen.end.position\n",
+        "    return False\n",
+        shown_by=SCENES + "test_a_cluster_state_is_rebuilt_from_the_bucket_where_that_holds_more",
+    ),
+    Guard(
+        "a rebuilt state is of an epoch above every promise",
+        REBUILD,
+        "*(n.promise for n in survivors))",
+        "0)",
+        shown_by=SCENES + "test_a_coordination_service_that_lost_its_data_is_rebuilt_and_nothing_is_lost",
+    ),
+    Guard(
+        "an operator's hand writes nothing where something changed",
+        SURGERY,
+        "            transaction.set_data(self._path(name), data, version)\n",
+        "            transaction.set_data(self._path(name), data)\n",
+        shown_by=SCENES + "test_a_plan_is_not_carried_out_when_somebody_wrote_after_it_was_made",
+    ),
+)

@@ -1,0 +1,143 @@
+"""The operator's verbs on whole simulated clusters: what is left goes on, and nothing is lost but what was named."""
+
+import pytest
+
+from replication.coordination.surgery import Interfered
+from tests.simulation.machine import Machine
+from tests.simulation.stage import Stage
+from tests.simulation.tier_stage import alone_with_tier, bring_back, committed, lose, staged
+from tests.simulation.tree import Hand, Tree
+
+
+def nobody_leads(stage: Stage) -> None:
+    stage.run(8000)
+    assert stage.cluster.leader() is None, "it goes on by itself, and nobody needs the verb"
+
+
+def epoch(stage: Stage) -> int:
+    state = stage.cluster.state
+    return state.epoch if state is not None else 0
+
+
+def named(stage: Stage) -> Machine:
+    """Who leads by the cluster state: one that is cut off may believe that it still does."""
+    state = stage.cluster.state
+    assert state is not None and state.leader is not None
+    return stage.cluster.checks.by_name[state.leader.id]
+
+
+@pytest.mark.parametrize("kind", ["old_backup", "lose_history"])
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_a_coordination_service_that_lost_its_data_is_rebuilt_and_nothing_is_lost(kind: str, nodes: int) -> None:
+    with Stage(nodes, operator=True) as stage:
+        stage.strike("kill", stage.leader)
+        stage.until(lambda: stage.cluster.leader() is not None and stage.cluster.redundant())
+        for number in range(6):
+            stage.stored(stage.leader, f"1.{number}")
+        stage.strike(kind, stage.leader)
+        nobody_leads(stage)
+        stage.reckon()
+        assert (stage.cluster.rescuer.rebuilt, stage.cluster.rescuer.forgotten) == (1, 0)
+
+
+def test_a_plan_is_not_carried_out_when_somebody_wrote_after_it_was_made() -> None:
+    """The person who reads the plan takes his time, and somebody is elected and gone again."""
+    with Stage(2) as stage:
+        service = stage.cluster.service
+        hand = Hand(Tree(service, lambda: None))
+        stage.strike("kill", stage.leader)
+        stage.until(lambda: service.now.leader is None)
+        found = hand.look()
+        assert found.state is not None and found.cluster is not None
+        stage.until(lambda: stage.cluster.leader() is not None)
+        stage.strike("kill", stage.leader)
+        stage.until(lambda: service.now.leader is None)
+        before = service.now
+        with pytest.raises(Interfered):
+            hand.write(found, cluster=found.cluster, state=found.state.state, left_out=())
+        assert service.now == before
+
+
+def test_the_node_that_holds_most_goes_on() -> None:
+    """One of the three is behind when the coordination service is lost."""
+    with Stage(3, operator=True) as stage:
+        stage.stored(stage.leader, "1.1")
+        behind = stage.followers[0]
+        lose(stage, behind)
+        stage.until(lambda: not stage.in_sync(behind))
+        stage.stored(stage.leader, "1.2")
+        stage.cut(behind)
+        bring_back(stage, behind)
+        stage.run(500)
+        stage.strike("lose_history", stage.leader)
+        stage.cluster.net.heal()
+        nobody_leads(stage)
+        stage.reckon()
+        assert (stage.cluster.rescuer.rebuilt, stage.cluster.rescuer.forgotten) == (1, 0)
+
+
+def test_a_cluster_state_is_rebuilt_from_the_bucket_where_that_holds_more() -> None:
+    """The leader is alone with the tier, and loses its disk; then the coordination service goes back to before that."""
+    with staged() as stage:
+        stage.cluster.tour()
+        stage.stored(stage.leader, "1.1")
+        before, leader = stage.cluster.service.now, stage.leader
+        follower = alone_with_tier(stage)
+        stage.stored(leader, "1.2")
+        stage.until(lambda: stage.cluster.bucket.holds(stage.cluster.checks.history.committed[-1]))
+        stage.cut(follower)
+        bring_back(stage, follower)
+        stage.run(1000)  # it has heard that the tier is in the set
+        lose(stage, leader, disk=True)
+        stage.cluster.checks.restored = True
+        stage.cluster.service.restore(before)
+        bring_back(stage, leader)
+        nobody_leads(stage)
+        stage.reckon()
+        assert (stage.cluster.rescuer.rebuilt, stage.cluster.rescuer.forgotten) == (1, 0)
+        assert stage.cluster.checks.takeovers
+
+
+def test_a_set_that_lost_its_disks_is_given_up_and_what_was_named_is_lost() -> None:
+    with Stage(3, operator=True) as stage:
+        stage.stored(stage.leader, "1.1")
+        survivor = stage.followers[0]
+        lose(stage, survivor)
+        stage.until(lambda: not stage.in_sync(survivor))
+        for number in range(2, 6):
+            stage.stored(stage.leader, f"1.{number}")
+        stage.cut(survivor)
+        bring_back(stage, survivor)
+        stage.run(500)
+        stage.strike("lose_the_set", stage.leader)
+        stage.cluster.net.heal()
+        nobody_leads(stage)
+        stage.reckon()
+        assert stage.cluster.rescuer.failed_over == 1
+        assert stage.cluster.rescuer.forgotten >= 4
+
+
+def test_a_tail_of_an_older_epoch_is_not_taken_for_what_was_committed_later() -> None:
+    """The survivor led once, and wrote what nobody confirmed: other records were committed in those places."""
+    with Stage(3, operator=True) as stage:
+        stage.stored(stage.leader, "1.1")
+        survivor = stage.leader
+        stage.cut_off(survivor)
+        before = committed(stage)
+        for number in range(5):
+            stage.offer(survivor, f"2.{number}")
+        stage.until(lambda: epoch(stage) == 2 and not stage.in_sync(survivor), 60_000)
+        for number in range(9):
+            stage.stored(named(stage), f"3.{number}")
+        assert survivor.durable.sequence > before + 2
+        assert committed(stage) > survivor.durable.sequence
+        other = next(m for m in stage.cluster.machines.values() if m not in (survivor, named(stage)))
+        stage.strike("switchover", other)  # a hand-over writes into the state what is known to be committed
+        stage.until(lambda: epoch(stage) == 3 and stage.cluster.service.operations["switchover"].result is not None)
+        stage.strike("lose_the_set", survivor)
+        stage.cluster.service.cut_off.clear()
+        stage.cluster.service.lines_changed()
+        stage.cluster.net.heal()
+        nobody_leads(stage)
+        stage.reckon()
+        assert stage.cluster.rescuer.failed_over == 1
