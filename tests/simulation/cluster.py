@@ -255,8 +255,8 @@ class Cluster:
             process = machine.running
             if not self._mends(machine) or process is None or process.scrubber is None or self.mirror is None:
                 continue
-            if process.hopeless:
-                continue
+            if process.scrubber.report().faults:
+                continue  # a table entry is written anew only once its record is mended: by the next pass
             scrubbed = process.scrubber.verified_us > machine.harm_us and not process.log.damaged()
             member = state is not None and machine.member in state.in_sync and point.sequence >= machine.confirmed
             if not scrubbed or not member or not self.checks.history.branch_holds(machine.durable, point):
