@@ -83,6 +83,7 @@ class Indexer:
             header, head = (fresh.header, fresh.head) if fresh else self._log.read_head(sequence, _HEADS[0])
             if header.kind in SMALL_KINDS:
                 return self._small(sequence, header, fresh)
+            return self._instance(sequence, header, head, fresh) if header.kind is RecordKind.INSTANCE else None
         except (RecordCorrupt, NotUnderstood, RecordsElsewhere) as error:
             if isinstance(error, RecordsElsewhere) and not error.gone:
                 raise  # the tier does not answer: it is asked again
@@ -91,7 +92,6 @@ class Indexer:
             # What cannot be told from a tombstone may be one: it must not be taken for an instance that is missing.
             holes[sequence] = entry is None or entry.kind in SMALL_KINDS
             return None
-        return self._instance(sequence, header, head, fresh) if header.kind is RecordKind.INSTANCE else None
 
     def _stub(self, sequence: int, holes: dict[int, bool]) -> IndexedRecord | None:
         """What is left of a deleted instance. One that no tombstone here covers, yet or ever, is a hole."""

@@ -240,8 +240,11 @@ class Log(Rewriter):
         segment.zero(segment.end_offset, old_end)
         segment.file.sync()
 
-    def _extent(self, segment: Segment, sequence: int) -> tuple[int, int]:
-        """Return where a record begins and ends, from its entry or its neighbours'."""
+    def _extent(self, segment: Segment, sequence: int, offered: DecodedRecord | None = None) -> tuple[int, int]:
+        """Return where a record begins and ends, from its entry or its neighbours', or from what is left of it.
+
+        offered: the same record, proved, from elsewhere.
+        """
         if entry := segment.entry(sequence):
             return entry.offset, entry.offset + entry.length
         before = segment.entry(sequence - 1) if sequence > segment.first else None
@@ -249,10 +252,29 @@ class Log(Rewriter):
         after = segment.entry(sequence + 1) if sequence < segment.last else None
         end = segment.end_offset if sequence == segment.last and segment.end_offset else after.offset if after else None
         if start is not None and end is None:
-            end = start + segment.record_header(start).length
+            end = start + self._length_at(segment, sequence, start, offered)
         if start is None or end is None:
             raise RecordCorrupt(sequence, "its place is unknown until its neighbours are repaired")
         return start, end
+
+    @staticmethod
+    def _length_at(segment: Segment, sequence: int, start: int, offered: DecodedRecord | None) -> int:
+        """How long a record is that no entry tells of: by its own header, or as the offered one where the record after
+        it, proved by its chain, begins just there. Raises RecordCorrupt.
+        """
+        try:
+            own = segment.record_header(start)
+            if own.header.position.sequence == sequence:
+                return own.length
+        except RecordCorrupt:
+            if offered is None:
+                raise
+        if offered is not None:
+            after = segment.record_header(start + offered.length)
+            follows = after.header.position.sequence == sequence + 1
+            if follows and chain_after(offered.chain, after.header) == after.chain:
+                return offered.length
+        raise RecordCorrupt(sequence, "its place is unknown until its neighbours are repaired")
 
     def _save(self, sequence: int) -> str:
         """Save one record to lost+found, whole or as the bytes that are left of it."""
@@ -269,11 +291,11 @@ class Log(Rewriter):
     def _overwrite(self, sequence: int, decoded: DecodedRecord, source: Payload) -> None:
         segment = self._segment_of(sequence)
         header, chain = decoded.header, decoded.chain
-        start, end = self._extent(segment, sequence)
+        start, end = self._extent(segment, sequence, decoded)
         before = segment.entry(sequence)
         expected = self.point_at(sequence) if before or sequence == self._end.sequence else None
         if expected is None:
-            expected = self._proved_by_next(segment, sequence, chain)
+            expected = self._proved_by_next(segment, sequence, chain, end)
         if expected != LogPoint(header.position, chain):
             raise RecordCorrupt(sequence, "the bytes offered are of another branch")
         if end - start != source.size:
@@ -299,19 +321,20 @@ class Log(Rewriter):
         segment.file.sync()
         segment.repairs += 1
 
-    def _proved_by_next(self, segment: Segment, sequence: int, chain: bytes) -> LogPoint | None:
-        """Return the point of a record whose entry is lost, when what follows it says that its
-        chain is `chain`.
+    def _proved_by_next(self, segment: Segment, sequence: int, chain: bytes, end: int) -> LogPoint | None:
+        """Return the point of a record whose entry is lost, when what follows it, or lies at `end`, says that its chain
+        is `chain`.
         """
         position = LogPosition(segment.header.epoch, sequence)
         if sequence == segment.last:
             after = self._segments[self._segments.index(segment) + 1]
             return LogPoint(position, after.header.chain_before)
         entry = segment.entry(sequence + 1)
-        if entry is None:
+        following = segment.record_header(entry.offset if entry is not None else end)
+        if following.header.position.sequence != sequence + 1:
             raise LogContradiction(f"record {sequence} cannot be proved before {sequence + 1} is readable")
-        following = segment.record_header(entry.offset)
-        return LogPoint(position, chain) if chain_after(chain, following.header) == entry.chain else None
+        expected = entry.chain if entry is not None else following.chain
+        return LogPoint(position, chain) if chain_after(chain, following.header) == expected else None
 
     def _take_over(self, staged_name: str, segment: Segment, end: LogPoint) -> None:
         segment.file.sync()

@@ -73,6 +73,13 @@ class Progress:
         body = json.dumps(facts).encode() + b"\n"
         return body + blake3(body).hexdigest().encode() + b"\n"
 
+    def not_ahead(self, wall_s: float) -> None:
+        """Times that lie ahead of the clock count as now: it was set back, and would have to catch up."""
+        self.first_s = min(self.first_s, wall_s)
+        for one in self.passes.values():
+            one.verified_s = None if one.verified_s is None else min(one.verified_s, wall_s)
+            one.began_s = None if one.began_s is None else min(one.began_s, wall_s)
+
     @classmethod
     def decode(cls, content: bytes, wall_s: float) -> "Progress | None":
         """None when it cannot be believed. Times that lie ahead of the clock count as now."""
@@ -81,14 +88,12 @@ class Progress:
         if blake3(body).hexdigest().encode() != digest:
             return None
 
-        def earlier(value: float | None) -> float | None:
-            return None if value is None else min(value, wall_s)
-
         facts = json.loads(body)
-        found = cls(min(float(facts["first_s"]), wall_s))
+        found = cls(float(facts["first_s"]))
         for depth in Depth:
             verified, began, upto, following = facts[depth.value]
-            found.passes[depth] = Pass(earlier(verified), earlier(began), int(upto), int(following))
+            found.passes[depth] = Pass(verified, began, int(upto), int(following))
+        found.not_ahead(wall_s)
         return found
 
 
@@ -136,6 +141,7 @@ class ScrubPlan:
             if self._activity is not None:
                 self._active_s = now_s
             self._activity = activity
+        self.progress.not_ahead(wall_s)
         depth = self._due(wall_s)
         if depth is None:
             return Wait(self._until_due(wall_s))

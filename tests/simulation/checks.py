@@ -9,8 +9,9 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.rescue import Plan
 from replication.core.values import TIER_MEMBER, ClusterState, Identity, Member, Phase
-from storage.position import LogPoint, RecordHeader, RecordKind
+from storage.position import LogPoint, RecordHeader
 from tests.simulation.bucket import Bucket
+from tests.simulation.checks_apart import gone_with_reason, rescued
 from tests.simulation.deletes import Fates
 from tests.simulation.history import History
 from tests.simulation.machine import Machine
@@ -139,7 +140,7 @@ class Checks(Observer):
         """A segment went: its bytes are in the bucket, and enough other nodes keep them."""
         self.evictions += 1
         try:
-            self._gone_with_reason(process)
+            gone_with_reason(self, process)
         except Violation as violation:
             raise self.world.found(violation) from None
 
@@ -150,36 +151,6 @@ class Checks(Observer):
         harmed = any(machine.harm for machine in self.machines.values())
         if differs and not harmed and not self.forgotten:
             raise self.world.found(Violation(f"{process.name} says that logs differ: {differs}"))
-
-    def _gone_with_reason(self, process: Process) -> None:
-        history = self.history
-        gone = [segment for segment in process.log.segments() if segment.evicted][-1]  # the oldest goes first
-        for sequence in range(gone.first, (gone.last or 0) + 1):
-            if sequence >= len(history.committed):
-                raise Violation(f"{process.name} evicts record {sequence}, which is not committed")
-            chain = history.committed[sequence]
-            if not self.bucket.holds(chain) and not self.bucket.harm:
-                raise Violation(f"{process.name} evicts record {sequence}, which is not in the bucket")
-            header = history.headers[chain]
-            if header.kind is RecordKind.INSTANCE:
-                self._kept(process, LogPoint(header.position, chain), history.content[header.dataset])
-
-    def _kept(self, process: Process, point: LogPoint, content: bytes) -> None:
-        """2: an evicted record counts at the bucket, and no more at the node. A disk that is harmed, or was lost while
-        the segment was proved, is what the others are for.
-        """
-        sequence = point.sequence
-        kept = [
-            m
-            for m in self.machines.values()
-            if m.holds(content, sequence)
-            or m.held(content, sequence)
-            or m.harm
-            or any(self.history.branch_holds(durable, point) for durable in m.lost_harmed)
-        ]
-        if 1 + len(kept) < self.copies_required:
-            names = [machine.name for machine in kept]
-            raise Violation(f"{process.name} evicts record {sequence}, which is at {names} and in the bucket only")
 
     def _truncates(self, machine: Machine, point: LogPoint) -> None:
         self.truncations += 1
@@ -329,31 +300,9 @@ class Checks(Observer):
         plan must have named that. Returns how many committed records it was. Raises Violation.
         """
         try:
-            return self._rescued(plan, tip)
+            return rescued(self, plan, tip)
         except Violation as violation:
             raise self.world.found(violation) from None
-
-    def _rescued(self, plan: Plan, tip: LogPoint) -> int:
-        history, loss = self.history, plan.loss
-        kept, last = history.common(tip), len(history.committed) - 1
-        if plan.state.epoch <= self.highest_epoch:  # 3
-            raise Violation(f"a plan with epoch {plan.state.epoch} after {self.highest_epoch}")
-        if kept < last and not loss.records and not loss.unsure:
-            raise Violation(f"a plan says that nothing is lost, and records {kept + 1} to {last} are")
-        if kept < min(last, loss.first - 1):
-            raise Violation(f"a plan says that what is lost begins at {loss.first}, and record {kept + 1} is lost")
-        if kept < last and loss.last < last and not loss.unsure:
-            raise Violation(f"a plan says that what is lost ends at {loss.last}, and record {last} is lost")
-        if loss.records and loss.last > last:
-            raise Violation(f"a plan says that record {loss.last} was committed, and {last} was the last")
-        for header in history.forget_after(kept):
-            if header.kind is RecordKind.INSTANCE:
-                self.fates.lost(history.content[header.dataset])
-            elif header.kind is not RecordKind.EPOCH:
-                self.fates.undeleted()
-        self.restored = self.bereft = False
-        self.forgotten += last - kept
-        return last - kept
 
     # From the coordination service
 

@@ -176,8 +176,9 @@ class Cluster:
         situation = process.core.situation
         if machine.harm and (self.healing or situation.fenced) and self.may_lose(machine):
             # Only what was read is known and repaired: without a scrub a harmed disk is replaced as a whole. A corrupt
-            # tail is repaired on a stopped node alone.
-            if situation.fenced or process.log.tail is not None or not self._mends(machine):
+            # tail is repaired on a stopped node alone, and what is left of an evicted segment not at all.
+            beyond = situation.fenced or process.log.tail is not None or process.hopeless
+            if beyond or not self._mends(machine):
                 process.kill()
                 self.replace_disk(machine)
         elif situation.fenced:
@@ -254,6 +255,8 @@ class Cluster:
             process = machine.running
             if not self._mends(machine) or process is None or process.scrubber is None or self.mirror is None:
                 continue
+            if process.scrubber.report().faults:
+                continue  # a table entry is written anew only once its record is mended: by the next pass
             scrubbed = process.scrubber.verified_us > machine.harm_us and not process.log.damaged()
             member = state is not None and machine.member in state.in_sync and point.sequence >= machine.confirmed
             if not scrubbed or not member or not self.checks.history.branch_holds(machine.durable, point):
@@ -264,6 +267,10 @@ class Cluster:
             self.world.say(machine.name, f"is mended: {machine.harm}")
             machine.harm = ""
             self.checks.mended += 1
+            # What was cut meanwhile went to lost+found as it lay there, flipped bits included.
+            history = self.checks.history
+            points = ((chain, LogPoint(history.headers[chain].position, chain)) for chain in machine.kept)
+            machine.kept = {chain: None for chain, at in points if history.branch_holds(machine.durable, at)}
 
     def notice_recovery(self) -> None:
         """A disk that was rolled back and has caught up is as good as any: with what is committed, and with what it had

@@ -4,6 +4,7 @@ from tests.simulation.guard import Guard
 
 EVICTING = "replication/evicting.py"
 LOG = "storage/log.py"
+REWRITING = "storage/rewriting.py"
 READER = "storage/reader.py"
 SIMULATED = "tests/simulation/test_eviction.py::"
 NODE = "tests/replication/test_evicting.py::"
@@ -82,8 +83,8 @@ EVICTING_GUARDS = (
     ),
     Guard(
         "a segment with damage is not evicted",
-        LOG,
-        "        if end is None or any(span.first <= number <= span.last for number in self.damage.known):\n",
+        REWRITING,
+        "        if end is None or self._damaged_in(span):\n",
         "        if end is None:\n",
         shown_by=STORED + "test_what_is_written_damaged_or_cut_is_not_evicted_and_what_is_evicted_not_cut",
     ),
@@ -103,7 +104,7 @@ EVICTING_GUARDS = (
     ),
     Guard(
         "a scrub leaves what is left of an evicted segment as it is",
-        LOG,
+        REWRITING,
         "        if segment.evicted:\n            return []",
         "        if False:\n            return []",
         shown_by=STORED + "test_a_scrub_mends_nothing_of_it_and_what_the_tier_has_damaged_is_not_its_finding",

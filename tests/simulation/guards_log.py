@@ -86,15 +86,15 @@ LOG_GUARDS = (
     Guard(
         "what is read is checked against its digest",
         "storage/reader.py",
-        "                verify_payload(header, iter((data,)))\n",
+        "                verify_rest(decoded, iter((data,)))\n",
         "",
         shown_by=LOGGING + "test_a_record_whose_bytes_were_altered_on_the_medium_is_not_handed_out[1000000]",
     ),
     Guard(
         "what leaves in pieces is checked against its digest first",
         "storage/reader.py",
-        "                verify_payload(header, found.raw(start, length))\n",
-        "",
+        "                verify_rest(decoded, found.raw(start, length))\n                piece",
+        "                piece",
         shown_by=LOGGING + "test_a_record_whose_bytes_were_altered_on_the_medium_is_not_handed_out[100]",
     ),
     Guard(

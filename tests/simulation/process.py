@@ -284,6 +284,13 @@ class Process:
         self.scrubber = SimScrubber(self, mirror)
         self.scrubber.start()
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether the scrub found something wrong with an evicted segment, and says that nothing here can mend it."""
+        if self.scrubber is None or not self.scrubber.report().faults:
+            return False
+        return any(segment.evicted for segment in self.log.segments())
+
     async def _believes(self, store: ObjectStore) -> Trust:
         """Probing is tested with real stores."""
         return Trust()

@@ -10,8 +10,8 @@ from tests.simulation.stage import Stage, process_of
 from tests.simulation.tier_stage import alone_with_tier
 
 
-def staged(nodes: int = 3, tier: TierMode = TierMode.OFF) -> Stage:
-    stage = Stage(operator=True, shape=Shape(nodes=nodes, scrubs=True, strict=True, tier=tier))
+def staged(nodes: int = 3, tier: TierMode = TierMode.OFF, *, operator: bool = True) -> Stage:
+    stage = Stage(operator=operator, shape=Shape(nodes=nodes, scrubs=True, strict=True, tier=tier))
     for number in range(12):
         stage.stored(stage.leader, f"1.{number}", size=9000)
     stage.until(stage.cluster.redundant)
@@ -66,13 +66,12 @@ def test_what_lies_around_the_records_is_written_anew(where: str) -> None:
 
 
 def test_the_last_node_is_mended_from_the_bucket() -> None:
-    with staged(2, TierMode.STANDBY) as stage:
+    with staged(2, TierMode.STANDBY, operator=False) as stage:
         machine = stage.leader
         uid = "1.2"
         stage.until(lambda: stage.cluster.bucket.holds_dataset(stage.workload.versions[uid][0]), 60_000)
-        alone_with_tier(stage)
+        follower = alone_with_tier(stage)
         flip(stage, machine, *payload_of(stage, machine, uid))
         stage.until(lambda: process_of(machine).replicator.mender.repaired)
-        for follower in stage.followers:
-            follower.stops = ""
+        follower.stops = ""
         assert mended(stage, machine)

@@ -66,6 +66,25 @@ def test_a_damaged_record_is_never_served_and_is_repaired_from_another_replica()
     assert any("damaged" in name for name in disk.list("lost+found"))
 
 
+def test_a_record_is_repaired_whose_header_is_lost_with_every_entry() -> None:
+    """Where it ends, nothing here says: the record that is offered does, if the next one begins just there."""
+    disk, log = filled((100, 5000, 300, 200))
+    append(log, 200, epoch=2)  # an epoch starts a segment: the first one is sealed
+    log.sync()
+    raws = {sequence: log.read_raw(sequence) for sequence in (1, 2)}
+    entry = log.entry(1)
+    assert entry is not None
+    for sequence in range(1, 5):
+        damage_entry(disk, sequence)
+    damage(disk, "log/000000000001.tar", entry.offset, 600)
+    log.judge(1)
+    with pytest.raises(RecordCorrupt, match="offered are of another record"):
+        log.repair(1, raws[2])
+    log.repair(1, raws[1])
+    assert log.read_raw(1) == raws[1]
+    assert log.read_raw(2) == raws[2]
+
+
 def test_a_record_of_another_branch_repairs_nothing() -> None:
     disk, log = filled()
     other = MemoryDisk()

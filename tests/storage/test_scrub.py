@@ -161,3 +161,17 @@ def test_a_clock_that_was_set_back_does_not_put_a_scrub_off(tmp_path: Path) -> N
     write_progress(disk, ahead.encode())
     plan = ScrubPlan(ScrubSettings(light_every_s=0), read_progress(disk, 1e9))
     assert isinstance(plan.next(0.0, 1e9 + 8 * DAY_S, durable=10, activity=0), Read)
+
+
+def test_a_clock_that_is_set_back_while_the_node_runs_does_not_put_a_scrub_off() -> None:
+    """By a year, as when a machine's battery is empty: the next deep pass comes within its interval, not in a year."""
+    plan = played().until(DAY_S).plan
+    wall_s = 1_700_000_000.0 + DAY_S - 365 * DAY_S
+    back = Played(plan, now_s=DAY_S)
+    begun = None
+    while begun is None and back.now_s < 9 * DAY_S:
+        act = plan.next(back.now_s, wall_s + back.now_s, durable=1000, activity=0)
+        begun = back.now_s if isinstance(act, Read) else None
+        back.now_s += act.seconds if isinstance(act, Wait) else 0.0
+    assert begun is not None
+    assert plan.age_s(Depth.DEEP, wall_s + back.now_s) > 0

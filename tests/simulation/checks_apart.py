@@ -1,0 +1,71 @@
+"""What is judged beside the protocol's own rules: an operator's plan, and what a node lets go of.
+
+Numbers are those of protocol section 14.
+"""
+
+from typing import TYPE_CHECKING
+
+from replication.core.rescue import Plan
+from storage.position import LogPoint, RecordKind
+from tests.simulation.process import Process
+from tests.simulation.world import Violation
+
+if TYPE_CHECKING:
+    from tests.simulation.checks import Checks
+
+
+def rescued(checks: "Checks", plan: Plan, tip: LogPoint) -> int:
+    """What the operator wrote is lost, and no more. Returns how many records. Raises Violation."""
+    history, loss = checks.history, plan.loss
+    kept, last = history.common(tip), len(history.committed) - 1
+    if plan.state.epoch <= checks.highest_epoch:  # 3
+        raise Violation(f"a plan with epoch {plan.state.epoch} after {checks.highest_epoch}")
+    if kept < last and not loss.records and not loss.unsure:
+        raise Violation(f"a plan says that nothing is lost, and records {kept + 1} to {last} are")
+    if kept < min(last, loss.first - 1):
+        raise Violation(f"a plan says that what is lost begins at {loss.first}, and record {kept + 1} is lost")
+    if kept < last and loss.last < last and not loss.unsure:
+        raise Violation(f"a plan says that what is lost ends at {loss.last}, and record {last} is lost")
+    if loss.records and loss.last > last:
+        raise Violation(f"a plan says that record {loss.last} was committed, and {last} was the last")
+    for header in history.forget_after(kept):
+        if header.kind is RecordKind.INSTANCE:
+            checks.fates.lost(history.content[header.dataset])
+        elif header.kind is not RecordKind.EPOCH:
+            checks.fates.undeleted()
+    checks.restored = checks.bereft = False
+    checks.forgotten += last - kept
+    return last - kept
+
+
+def gone_with_reason(checks: "Checks", process: Process) -> None:
+    """What was evicted last is committed, in the bucket, and kept by enough others. Raises Violation."""
+    history = checks.history
+    gone = [segment for segment in process.log.segments() if segment.evicted][-1]  # the oldest goes first
+    for sequence in range(gone.first, (gone.last or 0) + 1):
+        if sequence >= len(history.committed):
+            raise Violation(f"{process.name} evicts record {sequence}, which is not committed")
+        chain = history.committed[sequence]
+        if not checks.bucket.holds(chain) and not checks.bucket.harm:
+            raise Violation(f"{process.name} evicts record {sequence}, which is not in the bucket")
+        header = history.headers[chain]
+        if header.kind is RecordKind.INSTANCE:
+            _kept(checks, process, LogPoint(header.position, chain), history.content[header.dataset])
+
+
+def _kept(checks: "Checks", process: Process, point: LogPoint, content: bytes) -> None:
+    """2: an evicted record counts at the bucket, and no more at the node. A disk that is harmed, or was lost while
+    the segment was proved, is what the others are for.
+    """
+    sequence = point.sequence
+    kept = [
+        m
+        for m in checks.machines.values()
+        if m.holds(content, sequence)
+        or m.held(content, sequence)
+        or m.harm
+        or any(checks.history.branch_holds(durable, point) for durable in m.lost_harmed)
+    ]
+    if 1 + len(kept) < checks.copies_required:
+        names = [machine.name for machine in kept]
+        raise Violation(f"{process.name} evicts record {sequence}, which is at {names} and in the bucket only")
