@@ -123,8 +123,11 @@ class Plan:
         return replace(self, quarry=(kind, phase), shape=shape)
 
     def small(self) -> "Plan":
-        """The scope in which most bugs show themselves already: few nodes, one sender, a short time of faults."""
-        shape = replace(self.shape, nodes=min(3, self.shape.nodes), copies_required=2)
+        """The scope in which most bugs show themselves already: few nodes, one sender, a short time of faults, and
+        nothing that takes its time: no scrub, no eviction.
+        """
+        nodes = min(3, self.shape.nodes)
+        shape = replace(self.shape, nodes=nodes, copies_required=2, scrubs=False, evicting=frozenset[int]())
         load = replace(self.load, senders=1, bulk=1)
         return replace(self, shape=shape, load=load, faulty_ms=min(2500, self.faulty_ms), quarry=None)
 

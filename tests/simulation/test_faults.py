@@ -4,7 +4,7 @@ import pytest
 
 from replication.core.values import TierMode
 from tests.simulation.cluster import Shape
-from tests.simulation.kinds import KINDS, OF_THE_BUCKET
+from tests.simulation.kinds import BEYOND, KINDS, OF_THE_BUCKET
 from tests.simulation.stage import Stage
 
 NEEDS_SNAPSHOT = "roll_back"
@@ -12,7 +12,7 @@ LOSES_HISTORY = ("old_backup", "lose_history")
 
 
 @pytest.mark.parametrize("victim", ["leader", "follower"])
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mend"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mend" and kind not in BEYOND])
 def test_one_fault(kind: str, victim: str) -> None:
     """Struck twice while senders are at work; then the cluster heals, and everything promised is there."""
     tier = TierMode.SYNCHRONOUS if kind in OF_THE_BUCKET else TierMode.OFF
