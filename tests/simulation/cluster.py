@@ -263,7 +263,7 @@ class Cluster:
             if looked or not scrubbed or not member or not self.checks.history.branch_holds(machine.durable, point):
                 continue
             process.scrubber.judged_us = process.scrubber.verified_us
-            wrong, around = self.mirror.damage(machine.name, machine.medium)
+            wrong, around = self.mirror.damage(machine.name, machine.medium, machine.durable.sequence)
             if wrong:
                 raise self.world.found(Violation(f"{machine.name} was scrubbed and mended, and is damaged: {wrong}"))
             if around:

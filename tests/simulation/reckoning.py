@@ -138,7 +138,8 @@ class Reckoning:
         for machine in cluster.machines.values():
             if not machine.harm:
                 self._conserved(machine)
-                wrong = cluster.mirror.damage(machine.name, machine.medium)[0] if cluster.mirror is not None else ""
+                mirror, durable = cluster.mirror, machine.durable.sequence
+                wrong = mirror.damage(machine.name, machine.medium, durable)[0] if mirror is not None else ""
                 if wrong:
                     raise Violation(f"{machine.name} is in the in-sync set, and is damaged: {wrong}")
 

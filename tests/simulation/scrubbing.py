@@ -45,8 +45,10 @@ class Mirror:
             found[offset : offset + len(data)] = data
         path.write_bytes(found)
 
-    def damage(self, name: str, medium: Medium) -> tuple[str, str]:
-        """What `perenne verify` finds wrong with a whole log: of the records, and around them."""
+    def damage(self, name: str, medium: Medium, durable: int) -> tuple[str, str]:
+        """What `perenne verify` finds wrong with a whole log: of the records up to `durable`, and around them. What is
+        being written may be half there.
+        """
         directory = self.of(name)
         names = [file for file in medium.files if file.startswith("log/0")]
         for path in (directory / "log").iterdir():
@@ -58,11 +60,11 @@ class Mirror:
         for path in walk.segments():
             for one in walk.segment(path):
                 if not isinstance(one, Fault):
-                    if one.damage is not None:
+                    if one.damage is not None and one.header.position.sequence <= durable:
                         records = f"record {one.header.position.sequence}: {one.damage}"
-                elif one.lost:
+                elif one.lost and (one.sequence or 0) <= durable:
                     records = f"{path.name}: {one.text}"
-                elif not one.note:
+                elif not one.note and not one.lost:
                     around = f"{path.name}: {one.text}"
         return records, around
 
