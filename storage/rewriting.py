@@ -91,6 +91,7 @@ class Rewriter(LogAppender):
         if segment.evicted:
             return []  # what is left of it is another shape
         end_chain = self._end.chain if newest else self._segments[number + 1].header.chain_before
+        segment.file.drop_cache()  # what is in memory may be right, and the medium without it
         wrong = wrong_stretches(segment, end_chain, newest=newest)
         names = [self._lost.save_damaged(first, segment.salvaged(one.offset, one.size)) for one in wrong]
         if wrong:

@@ -255,15 +255,19 @@ class Cluster:
             process = machine.running
             if not self._mends(machine) or process is None or process.scrubber is None or self.mirror is None:
                 continue
-            if process.scrubber.report().faults:
-                continue  # a table entry is written anew only once its record is mended: by the next pass
+            if process.hopeless:
+                continue
             scrubbed = process.scrubber.verified_us > machine.harm_us and not process.log.damaged()
             member = state is not None and machine.member in state.in_sync and point.sequence >= machine.confirmed
-            if not scrubbed or not member or not self.checks.history.branch_holds(machine.durable, point):
+            looked = process.scrubber.judged_us == process.scrubber.verified_us
+            if looked or not scrubbed or not member or not self.checks.history.branch_holds(machine.durable, point):
                 continue
-            wrong = self.mirror.damage(machine.name, machine.medium)
+            process.scrubber.judged_us = process.scrubber.verified_us
+            wrong, around = self.mirror.damage(machine.name, machine.medium, machine.durable.sequence)
             if wrong:
                 raise self.world.found(Violation(f"{machine.name} was scrubbed and mended, and is damaged: {wrong}"))
+            if around:
+                continue  # an entry whose record was mended since, or marks of a moment: the next pass writes them anew
             self.world.say(machine.name, f"is mended: {machine.harm}")
             machine.harm = ""
             self.checks.mended += 1

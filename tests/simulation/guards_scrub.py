@@ -35,6 +35,13 @@ SCRUB_GUARDS = (
         shown_by=SCENES + "test_what_lies_around_the_records_is_written_anew",
     ),
     Guard(
+        "what lies around the records is judged by the medium, not by the cache",
+        "storage/rewriting.py",
+        "        segment.file.drop_cache()  # what is in memory may be right, and the medium without it\n",
+        "",
+        shown_by=SCENES + "test_what_lies_around_the_records_is_written_anew",
+    ),
+    Guard(
         "a record that nobody else has comes from the tier",
         "replication/mender.py",
         "        if replicator.tiering is not None:\n            lent",

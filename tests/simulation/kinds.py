@@ -19,7 +19,7 @@ from replication.core.values import TIER_MEMBER
 from storage.position import GENESIS
 from tests.simulation.cluster import Cluster
 from tests.simulation.disk import ROOM
-from tests.simulation.machine import MENDABLE, Machine
+from tests.simulation.machine import Machine
 from tests.simulation.network import Transport
 from tests.simulation.process import Process
 from tests.simulation.rot import rot
@@ -201,7 +201,7 @@ def _flip_bit(faults: Striker, machine: Machine) -> bool:
     used = len(content.medium.rstrip(b"\0"))
     if not used:
         return False
-    log = name.startswith("log/0") and machine.harm in ("", *MENDABLE)
+    log = name.startswith("log/0")
     machine.bits_flipped("flipped bits" if log else "flipped bits elsewhere", faults.cluster.world.now_us)
     for _ in range(chance.randrange(1, 4)):
         at, bit = chance.randrange(used), 1 << chance.randrange(8)

@@ -65,7 +65,9 @@ class Machine:
         return process if process is not None and not process.loop.dead and not process.loop.paused else None
 
     def bits_flipped(self, harm: str, now_us: int) -> None:
-        self.harm, self.harm_us = harm, now_us
+        self.harm_us = now_us
+        if self.harm in ("", *MENDABLE):  # a disk that lied, too, is not sound by having been scrubbed
+            self.harm = harm
         self.confirmed = max(self.confirmed, self.durable.sequence)
 
     def new_disk(self) -> None:

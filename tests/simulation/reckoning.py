@@ -12,6 +12,8 @@ from tests.simulation.world import Violation
 RESCUE_MS = 60_000
 WRITABLE_MS = 30_000
 REDUNDANT_MS = 60_000
+SCRUB_AGAIN_MS = 70_000
+"""A scrub that met an error, such as a full disk, goes on a minute later."""
 QUIET_MS = 1500
 
 
@@ -50,7 +52,8 @@ class Reckoning:
         if not cluster.run_ms(REDUNDANT_MS, lambda: all(p.done or p.refused for p in probes.values())):
             raise Violation(f"some node takes no store {REDUNDANT_MS // 1000} s after healing: {self.complaint()}")
         workload.stopped = True
-        if not cluster.run_ms(REDUNDANT_MS, self._redundant):
+        scrub_ms = SCRUB_AGAIN_MS if cluster.mirror is not None else 0
+        if not cluster.run_ms(REDUNDANT_MS + scrub_ms, self._redundant):
             raise Violation(f"not redundant {REDUNDANT_MS // 1000} s after healing: {self.complaint()}")
 
     def _redundant(self) -> bool:
@@ -138,7 +141,8 @@ class Reckoning:
         for machine in cluster.machines.values():
             if not machine.harm:
                 self._conserved(machine)
-                wrong = cluster.mirror.damage(machine.name, machine.medium) if cluster.mirror is not None else ""
+                mirror, durable = cluster.mirror, machine.durable.sequence
+                wrong = mirror.damage(machine.name, machine.medium, durable)[0] if mirror is not None else ""
                 if wrong:
                     raise Violation(f"{machine.name} is in the in-sync set, and is damaged: {wrong}")
 

@@ -45,8 +45,10 @@ class Mirror:
             found[offset : offset + len(data)] = data
         path.write_bytes(found)
 
-    def damage(self, name: str, medium: Medium) -> str:
-        """What `perenne verify` finds wrong with a whole log; empty when nothing is."""
+    def damage(self, name: str, medium: Medium, durable: int) -> tuple[str, str]:
+        """What `perenne verify` finds wrong with a whole log: of the records up to `durable`, and around them. What is
+        being written may be half there.
+        """
         directory = self.of(name)
         names = [file for file in medium.files if file.startswith("log/0")]
         for path in (directory / "log").iterdir():
@@ -54,14 +56,17 @@ class Mirror:
         for file in names:
             self.copy(name, medium, file)
         walk = Walk(directory, verify=True)
+        records = around = ""
         for path in walk.segments():
             for one in walk.segment(path):
-                if isinstance(one, Fault):
-                    if not one.note:
-                        return f"{path.name}: {one.text}"
-                elif one.damage is not None:
-                    return f"record {one.header.position.sequence}: {one.damage}"
-        return ""
+                if not isinstance(one, Fault):
+                    if one.damage is not None and one.header.position.sequence <= durable:
+                        records = f"record {one.header.position.sequence}: {one.damage}"
+                elif one.lost and (one.sequence or 0) <= durable:
+                    records = f"{path.name}: {one.text}"
+                elif not one.note and not one.lost:
+                    around = f"{path.name}: {one.text}"
+        return records, around
 
     def close(self) -> None:
         shutil.rmtree(self._root, ignore_errors=True)
@@ -100,6 +105,8 @@ class SimScrubber(Scrubber):
         self.passes = 0
         self.verified_us = -1
         """When the last complete deep pass of this process began."""
+        self.judged_us = -1
+        """Of the pass after which the simulator looked for itself."""
 
     async def after(self, depth: Depth, done: Step) -> None:
         underway = self.plan.progress.passes[depth]
