@@ -1,7 +1,7 @@
 """Machines without hardware: a directory with a Debian, booted by systemd-nspawn with its own systemd.
 
-Each has its own network namespace, process ids, cgroups and mounts. All of it hangs on one process here, which dies with
-this one: the kernel then ends whatever runs inside and takes the mounts away, so that no directory is ever deleted
+Each has its own network namespace, process ids, cgroups and mounts. All of it hangs on one process here, which dies
+with this one: the kernel then ends whatever runs inside and takes the mounts away, so that no directory is ever deleted
 through a mount, also after kill -9.
 """
 

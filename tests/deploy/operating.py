@@ -1,7 +1,7 @@
 """Reads what an administrator is told to type: the command blocks of docs/operating.md, and where each is to run.
 
-A comment stands above each block: `<!-- on: n1 n2 -->`, perhaps with `; needs indexes` or `; goes off`. Two kinds have no
-block: `; power on`, and `; as in SECTION`, which is the first block of that section.
+A comment stands above each block: `<!-- on: n1 n2 -->`, perhaps with `; needs indexes` or `; goes off`. Two kinds
+have no block: `; power on`, and `; as in SECTION`, which is the first block of that section.
 """
 
 import re

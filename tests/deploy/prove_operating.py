@@ -70,7 +70,7 @@ def main() -> int:
         say(f"FAILED: {error}")
         return 1
     except subprocess.TimeoutExpired as error:
-        say(f"FAILED: not done within {error.timeout:.0f} s: {error.cmd[-1]}\n{error.output}\n{error.stderr}")
+        say(f"FAILED: not done within {error.timeout:.0f} s: {error.cmd[-1]}\n{error.output!r}\n{error.stderr!r}")
         return 1
     except KeyboardInterrupt:
         say("interrupted")
