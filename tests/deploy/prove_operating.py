@@ -81,8 +81,10 @@ def main() -> int:
 
 def prove(directory: Path, mirror: str, binds: Sequence[str]) -> None:
     """Raises CannotContain, DidNotStart, FaultFailed, NotUnderstood, StepFailed, Unavailable."""
-    document = DOCUMENT.read_text()
+    document = committed("show", f"HEAD:{DOCUMENT.relative_to(ROOT)}")
     steps, allowed = blocks(document), ports(document)
+    changed = " (what is changed here and not committed is left out)" if committed("status", "--porcelain") else ""
+    say(f"commit {committed('rev-parse', '--short', 'HEAD').strip()}{changed}")
     with timed("a bare Debian 12 with SSH"):
         base = debootstrapped(directory, mirror, say, PACKAGES)
     roots = {name: directory / name for name in MACHINES}
@@ -101,6 +103,11 @@ def prove(directory: Path, mirror: str, binds: Sequence[str]) -> None:
             if not step.needs_indexes:
                 carry_out(step, machines)
         inspect(list(machines.values()), allowed)
+
+
+def committed(*words: str) -> str:
+    """What git says of the commit that the machines get a clone of."""
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
 
 
 def prepare(base: Path, roots: dict[str, Path], steps: list[Block], directory: Path, binds: Sequence[str]) -> None:
