@@ -158,7 +158,7 @@ def _leader(pid: int) -> int | None:
 
 def _cgroups(name: str) -> list[Path]:
     """Where a cgroup of that name lies below the one of this process, in each hierarchy."""
-    own = {}
+    own: dict[str, str] = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         own[controllers] = path.lstrip("/")
