@@ -82,6 +82,27 @@ def ports_are(machine: Machine, allowed: set[int]) -> set[int]:
     return set(found)
 
 
+def doors_are_locked(machine: Machine) -> None:
+    """Whoever has no certificate learns nothing of ZooKeeper, and whoever has no token nothing of a node.
+
+    Raises StepFailed.
+    """
+    shown = "-cert /etc/perenne/tls/certificate.pem -key /etc/perenne/tls/key.pem"
+    token = "Authorization: Bearer $(cat /etc/perenne/http.token)\\r\\n"
+    ask = "GET /status HTTP/1.0\\r\\n{}\\r\\n"
+    for what, port, says, words, opened, wanted in (
+        ("ZooKeeper without a certificate", 2281, "srvr\\n", "", "Mode: ", False),
+        ("ZooKeeper with one", 2281, "srvr\\n", shown, "Mode: ", True),
+        ("HTTP without the token", 8080, ask.format(""), "", "HTTP/1.1 200", False),
+        ("HTTP with it", 8080, ask.format(token), "", "HTTP/1.1 200", True),
+    ):
+        tried = f"openssl s_client -quiet -CAfile /etc/perenne/tls/authority.pem {words}"
+        command = f'printf "{says}" | timeout 30 {tried} -connect {machine.name}.pacs.example:{port} 2>&1 || true'
+        said = machine.run(command, 60).stdout
+        if (opened in said) != wanted:
+            raise StepFailed(f"{machine.name}: {what} {'is shut' if wanted else 'stands open'}: {said}")
+
+
 def rights_are_few(machine: Machine) -> list[str]:
     """What runs as root. Raises StepFailed when that is more than Debian itself, or when a service has privileges."""
     roots: set[str] = set()

@@ -32,6 +32,7 @@ TOOLS: Final = {
 BADGE: Final = "etc/perenne-proof"
 """Says whose root it is. Nothing that a document says to type runs where it is missing: it could be this machine."""
 SHELL: Final = "bash -euo pipefail -c"
+_CGROUP: Final = "perenne-proof-"
 _VARIABLES: Final = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8")
 
 
@@ -56,7 +57,7 @@ class Machine:
     root: Path
     party: Party
     log: Path
-    cgroup: str = field(default_factory=lambda: f"perenne-proof-{os.getpid()}-{secrets.token_hex(4)}")
+    cgroup: str = field(default_factory=lambda: f"{_CGROUP}{os.getpid()}-{secrets.token_hex(4)}")
     running: Running | None = None
 
     def boot(self) -> None:
@@ -104,6 +105,9 @@ class Machine:
         if self.running is None:
             return
         running, self.running = self.running, None
+        for child in _below(running.pid)[1:2]:  # what waits for it then ends by itself, and has buried it
+            os.kill(child, signal.SIGKILL)
+            wait_until(lambda: _gone(running), [], f"{self.name} is off", OFF_S)
         running.kill()
         wait_until(lambda: not _members(self.cgroup), [], f"everything in {self.name} has ended", OFF_S)
         _remove_cgroups(self.cgroup)
@@ -186,6 +190,13 @@ def _make_cgroups(name: str) -> list[Path]:
     return places
 
 
+def sweep() -> None:
+    """Remove the cgroups of runs that were killed: nothing is in them any more. Raises OSError if there is."""
+    for place in {place for parent in _cgroups("") for place in parent.glob(f"{_CGROUP}*")}:
+        if not Path("/proc", place.name.removeprefix(_CGROUP).partition("-")[0]).exists():
+            _remove_cgroups(place.name)
+
+
 def _members(name: str) -> list[str]:
     return [
         pid
@@ -197,16 +208,16 @@ def _members(name: str) -> list[str]:
 
 def _remove_cgroups(name: str) -> None:
     """Raises OSError when something is still in them."""
-    for place in _cgroups(name):
+    for place in filter(Path.exists, _cgroups(name)):
         for directory, _, _ in os.walk(place, topdown=False):
             os.rmdir(directory)
 
 
 def interrupt_on_terms() -> None:
-    """SIGTERM and SIGHUP end this process as Ctrl-C does: with everything cleared away."""
+    """SIGTERM and SIGHUP end this process as Ctrl-C does: with everything cleared away. In the background as well."""
 
     def interrupt(number: int, _: object) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)

@@ -17,7 +17,7 @@ from tests.chart.rendering import ROOT
 from tests.deploy import inspecting
 from tests.deploy.container import CannotContain, check_rights
 from tests.deploy.debian import StepFailed, debootstrapped, done, first_mirror, run_in
-from tests.deploy.machines import BADGE, SHELL, Machine, check_tools, guarded, interrupt_on_terms
+from tests.deploy.machines import BADGE, SHELL, Machine, check_tools, guarded, interrupt_on_terms, sweep
 from tests.deploy.operating import DOCUMENT, MACHINES, Block, NotUnderstood, blocks, ports
 from tests.faults.arena import FaultFailed, Unavailable
 from tests.faults.namespaces import Network
@@ -63,6 +63,7 @@ def main() -> int:
     try:
         check_rights()
         check_tools()
+        sweep()
         prove(directory, arguments.mirror or first_mirror(), arguments.bind)
         say("proven")
         return 0
@@ -166,6 +167,8 @@ def inspect(machines: list[Machine], allowed: set[int]) -> None:
     with timed("each service of each machine restarted, healthy after each"):
         inspecting.survives_restarts(machines)
     for machine in machines:
+        inspecting.doors_are_locked(machine)
+        say(f"ok  {machine.name} answers nobody without a certificate (ZooKeeper) or the token (HTTP)")
         open_ports = inspecting.ports_are(machine, allowed)
         say(f"ok  {machine.name} listens on {sorted(open_ports)}, all of them in the table of ports")
         say(f"ok  {machine.name} runs as root {', '.join(inspecting.rights_are_few(machine))}; ours have no privileges")
