@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -17,9 +16,10 @@ from typing import Final
 
 from perenne.local.processes import DidNotStart, wait_until
 from tests.chart.rendering import CHART, ROOT
-from tests.deploy.building import StepFailed, build
+from tests.deploy.building import build
 from tests.deploy.container import CannotContain, Container, Image, check_rights, execute
 from tests.deploy.containerfile import Stage, parse
+from tests.deploy.debian import StepFailed, debootstrapped, first_mirror
 from tests.faults.arena import FaultFailed
 from tests.faults.namespaces import Namespace
 
@@ -48,7 +48,7 @@ def main() -> int:
     directory: Path = (arguments.dir or Path(tempfile.mkdtemp(prefix="perenne-image-"))).resolve()
     try:
         check_rights()
-        base = debootstrapped(directory, arguments.mirror or first_mirror())
+        base = debootstrapped(directory, arguments.mirror or first_mirror(), say)
         stages = parse((ROOT / "deploy" / "Containerfile").read_text())
         root = build(stages, base, ROOT, directory, arguments.bind, say)
         try_node(root, stages[-1], directory)
@@ -60,33 +60,6 @@ def main() -> int:
             shutil.rmtree(directory, ignore_errors=True)
     say(f"kept: {root}" if arguments.keep else "done")
     return 0
-
-
-def first_mirror() -> str:
-    """Of the sources that have Debian 12. Raises StepFailed."""
-    places = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
-    for text in (place.read_text() for place in places if place.suffix in (".list", ".sources") and place.is_file()):
-        found = re.search(r"^(?:URIs:|deb(?: \[[^\]]*\])?) *(https?:\S+)", text, re.MULTILINE)
-        if found is not None and re.search(r"\bbookworm\b", text):
-            return found[1]
-    raise StepFailed("no apt source of Debian 12 found: name a --mirror")
-
-
-def debootstrapped(directory: Path, mirror: str) -> Path:
-    """Raises StepFailed."""
-    base = directory / "base"
-    if (base / "done").exists():
-        return base
-    if shutil.which("debootstrap") is None:
-        raise StepFailed("debootstrap is missing: apt-get install debootstrap")
-    directory.mkdir(parents=True, exist_ok=True)
-    say("debootstrap a minimal bookworm")
-    words = ["debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", str(base), mirror]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise StepFailed(f"debootstrap: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    (base / "done").touch()
-    return base
 
 
 def try_node(root: Path, stage: Stage, directory: Path) -> None:

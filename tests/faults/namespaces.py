@@ -30,7 +30,7 @@ from tests.faults.lines import Pair, Wires
 TOOLS: Final = ("ip", "nft", "nsenter", "setpriv")
 VERDICT: Final = "drop"
 _SUBNET: Final = "10.77.0"
-_PROBE_PORT: Final = 9
+PROBE_PORT: Final = 9
 _CLONE_NEWNET: Final = 0x40000000
 _CHAIN: Final = "inet perenne cut"
 _HOOK: Final = "{ type filter hook input priority 0; }"
@@ -113,7 +113,7 @@ class Party:
     probes: socket.socket
 
     def send(self, probe: bytes, target: "Party") -> None:
-        self.probes.sendto(probe, (target.address, _PROBE_PORT))
+        self.probes.sendto(probe, (target.address, PROBE_PORT))
 
     def arrived(self) -> set[bytes]:
         found: set[bytes] = set()
@@ -165,7 +165,7 @@ class Network(Wires):
         own.run("nft", "-f", "-", lines=("add table inet perenne", f"add chain {_CHAIN} {_HOOK}"))
         with own.entered():
             probes = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
-            probes.bind((address, _PROBE_PORT))
+            probes.bind((address, PROBE_PORT))
         return Party(name, address, own, probes)
 
     @property
