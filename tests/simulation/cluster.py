@@ -239,6 +239,8 @@ class Cluster:
             return False
         present = {machine.member for machine in self.machines.values()}
         members = state.in_sync - {TIER_MEMBER}
+        if self.shape.evicting and not present <= members:
+            return False  # who is being filled may be the one who is to keep what the others let go of
         return bool(members) and members <= present
 
     def _mends(self, machine: Machine) -> bool:

@@ -49,7 +49,9 @@ async def _notice_and_send_again(cluster: Cluster, process: Process, uid: str, d
     finally:
         deed.end_us = cluster.world.now_us
     holders = [
-        machine.name for machine in cluster.machines.values() if _holds_for_all_it_knows(cluster, machine, dataset)
+        machine.name
+        for machine in cluster.machines.values()
+        if _holds_for_all_it_knows(cluster, machine, dataset) or machine.harm_us >= deed.start_us
     ]
     if cluster.bucket.holds_dataset(dataset) or cluster.bucket.harm:
         holders.append("T")
