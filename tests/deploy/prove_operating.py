@@ -192,7 +192,8 @@ def clear(directory: Path, *, keep: bool) -> None:
     if keep:
         say(f"kept: {directory}")
         return
-    for name in ("model", "base", *MACHINES, *(f"{name}.log" for name in MACHINES)):
+    beside = (file for name in MACHINES for file in (f"{name}.log", f".#{name}.lck"))
+    for name in ("model", "base", *MACHINES, *beside):
         remove(directory / name)
     with contextlib.suppress(OSError):  # somebody else's files lie there too
         directory.rmdir()
