@@ -127,7 +127,7 @@ def _is_endpoint(text: str) -> bool:
 
 def blocking_store(tier: TierConfig, environment: Mapping[str, str]) -> BlockingStore:
     """The store that the section describes; nothing is asked of it yet. Raises Refused, which names what is missing."""
-    if not (tier.directory or tier.endpoint or tier.bucket):
+    if tier.kind == "s3" and not (tier.directory or tier.endpoint or tier.bucket):
         raise Refused("no tier is configured", "Write a [tier] section: docs/tier.md shows one.")
     for key, cause, next_step in missing(tier):
         raise Refused(f"{key} {cause}", next_step)

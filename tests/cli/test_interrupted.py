@@ -7,6 +7,7 @@ SCRIPT = """
 import os, signal, sys
 
 module = sys.argv[1]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 
 class Presses:
     def find_spec(self, name, path=None, target=None):

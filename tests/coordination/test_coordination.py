@@ -203,6 +203,14 @@ def test_what_a_session_announced_goes_with_it(server: tuple[Running, int]) -> N
     within(make, looks)
 
 
+def _stands_still(pid: int) -> bool:
+    """Whether every thread has taken notice of a SIGSTOP."""
+    states = [
+        task.joinpath("stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()
+    ]
+    return set(states) == {"T"}
+
+
 def test_a_paused_server_costs_the_session_and_a_new_one_follows(tmp_path: Path) -> None:
     import signal
 
@@ -216,6 +224,7 @@ def test_a_paused_server_costs_the_session_and_a_new_one_follows(tmp_path: Path)
         await coordination.register(NodeRegistration(ME.id, "d", GENESIS))
         _, version = await coordination.create_state(STATE)
         running.signal(signal.SIGSTOP)
+        await until(lambda: _stands_still(running.pid))
         outcome, _ = await coordination.write_state(replace(STATE, change=Change(2, "b")), version)
         assert outcome is CasOutcome.UNKNOWN
         await until(lambda: SessionEvent.SUSPENDED in listener.session)

@@ -78,7 +78,7 @@ def test_what_was_deleted_is_gone_from_every_disk_and_nothing_else_is(tmp_path: 
         named = [word for uid, _ in gone for word in ("--instance", uid)]
         request = anna.types("delete", *named, "--reason", "wrong patient", "--yes")["request"]
         other = anna.types("delete", "--study", OLD, "--reason", "old", "--yes")["request"]
-        anna.types("retention", "hold", "add", OLD, "--reason", "a claim")
+        anna.types("retention", "hold", "add", OLD, "--even-if-absent", "--reason", "a claim")
         plan = anna.types("compact", "--dry-run")
         assert (plan["instances"], plan["held"]) == (len(gone), 1) and plan["bytes"] > 6 * 150_000
         assert all(on_disk(node, data) for node in cluster.nodes for _, data in gone)
