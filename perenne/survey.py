@@ -11,6 +11,7 @@ from perenne.nodeaccess import NodeAccess
 from replication.coordination.access import Access
 from replication.coordination.port import ClusterRecord, CoordinationCorrupt, LiveNode
 from replication.coordination.surgery import Found, Surgery
+from replication.core.coverage import whole_from
 from replication.core.rescue import Bucket, Standing
 from replication.standing import read
 from replication.tier.keys import LOG, MARKER, parse_marker, parse_run
@@ -85,13 +86,14 @@ def _ask(access: NodeAccess, address: str) -> Answer:
 
 
 def bucket(store: BlockingStore) -> Bucket:
-    """What a takeover would see at first: the tip, by the names alone. Raises TierError."""
+    """What a takeover would see at first, by the names alone. Raises TierError."""
     runs = [run for key in _keys(store, LOG) if (run := parse_run(key)) is not None]
     markers = [marker for key in _keys(store, MARKER) if (marker := parse_marker(key)) is not None]
     return Bucket(
         tip=max((run.end for run in runs), default=LogPosition(0, 0)),
         counter=max((marker.counter for marker in markers), default=0),
         epoch=max((run.epoch for run in runs), default=0),
+        whole_from=whole_from(runs),
     )
 
 

@@ -64,3 +64,15 @@ def listed(runs: Iterable[Run], ledger: Ledger) -> Listing:
         elif point is not None or run.last > ledger.end.sequence:
             orphans.append(run)
     return Listing(tuple(own), tuple(orphans))
+
+
+def whole_from(runs: Iterable[Run]) -> int:
+    """The first of the records that are there without a gap up to the tip, as far as the names of objects say.
+
+    Epochs do not fall along a log: what lies below an object of some epoch is of that epoch or an older one.
+    """
+    needed: int | None = None
+    for run in sorted(runs, key=lambda run: run.end, reverse=True):
+        if needed is None or run.first <= needed <= run.last:
+            needed = run.first - 1
+    return (needed or 0) + 1

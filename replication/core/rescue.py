@@ -98,12 +98,13 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """What the tier shows: the tip of what it holds, the highest change counter it was marked with, and the highest
-    epoch of any object, dead branches included.
+    epoch of any object, dead branches included. whole_from: the first record from which on nothing is missing.
     """
 
     tip: LogPosition
     counter: int
     epoch: int
+    whole_from: int = 1
 
 
 FROM_THE_TIER = "the bucket holds more than any node: a node with its [tier] section takes over from it"
@@ -214,7 +215,8 @@ def _surely_committed(end: LogPosition, known: LogPoint, told: LogPoint) -> int:
 
 
 def holds_more(bucket: Bucket, chosen: Standing) -> bool:
-    return bucket.tip > chosen.end.position
+    """Whether the bucket can go on from what the node was told, and reaches further than its log."""
+    return bucket.tip > chosen.end.position and bucket.whole_from <= chosen.told.sequence + 1
 
 
 def state_for(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
+from replication.core.coverage import whole_from
 from replication.core.loss import after_a_loss
 from replication.core.rebuild import MARGIN, rebuilt
 from replication.core.rescue import Approval, Bucket, Plan, Refused, Standing, Surroundings
@@ -25,6 +26,7 @@ from replication.core.values import (
     Restored,
     TierClaim,
 )
+from replication.tier.keys import Run
 from storage.position import GENESIS, EpochSpan, LogPoint, LogPosition
 
 N1, N2, N3 = (Member(ReplicaId(name), f"disk-{name}") for name in ("n1", "n2", "n3"))
@@ -208,6 +210,9 @@ def test_a_bucket_that_only_follows_is_asked_and_goes_on_where_it_holds_more() -
     assert accepted.upto == LogPosition(4, 65)
     assert planned(asked(Bucket(LogPosition(4, 80), 7, 4))).loss.records == 0
     assert planned(asked(Bucket(LogPosition(4, 50), 7, 4))).chosen == node
+    assert planned(asked(Bucket(LogPosition(4, 80), 7, 4, whole_from=59))).chosen is None
+    lacking = planned(asked(Bucket(LogPosition(4, 80), 7, 4, whole_from=60)))
+    assert (lacking.chosen, lacking.loss.first, lacking.loss.last) == (node, 61, 70)
 
 
 def test_a_member_without_what_the_tier_was_counted_for_is_not_eligible() -> None:
@@ -358,3 +363,15 @@ def test_an_answer_is_read_as_it_was_said() -> None:
     assert standing(N1).holds(GENESIS)
     other_branch = LogPoint(LogPosition(2, 9), bytes(32))
     assert not standing(N1, (1, 1, 5), (2, 6, 9)).holds(other_branch)
+
+
+def test_what_the_bucket_holds_ends_at_the_first_gap_below_its_tip() -> None:
+    def run(epoch: int, first: int, last: int) -> Run:
+        return Run(epoch, first, last, bytes(8))
+
+    assert whole_from([]) == 1
+    assert whole_from([run(1, 1, 9), run(1, 10, 20), run(2, 21, 30)]) == 1
+    assert whole_from([run(1, 1, 9), run(1, 11, 20), run(2, 21, 30)]) == 11
+    assert whole_from([run(1, 1, 20), run(1, 5, 5), run(2, 21, 21), run(2, 21, 30)]) == 1
+    assert whole_from([run(2, 15, 20), run(1, 1, 25), run(3, 21, 30)]) == 1, "a dead branch beside it"
+    assert whole_from([run(2, 10, 15), run(1, 16, 20), run(3, 21, 30)]) == 16, "no older epoch lies above a newer one"
