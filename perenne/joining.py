@@ -107,6 +107,7 @@ async def _ask_cluster(config: Config, proposal: ClusterRecord, stopping: asynci
     )
     connected = SessionWaiter()
     await coordination.start(connected)
+    said = ""
     try:
         while not stopping.is_set():
             if not connected.event.is_set():
@@ -118,7 +119,12 @@ async def _ask_cluster(config: Config, proposal: ClusterRecord, stopping: asynci
             if connected.event.is_set():
                 try:
                     return await coordination.cluster(proposal)
-                except CoordinationUnavailable:
+                except CoordinationUnavailable as error:
+                    if said != (said := str(error)):
+                        _LOG.error(
+                            "ZooKeeper does not say which cluster this is: are chroot and credentials right?",
+                            extra={"zookeeper": settings.zookeeper, "reason": said},
+                        )
                     await asyncio.sleep(0.2)
                 except CoordinationCorrupt as error:
                     raise CannotStart(str(error)) from error

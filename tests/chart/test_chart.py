@@ -317,6 +317,17 @@ def test_rules_and_dashboards_are_the_very_files() -> None:
     assert {name: text.strip() for name, text in data.items()} == {name: t.strip() for name, t in texts.items()}
 
 
+def test_the_rules_know_the_nodes_of_a_release_of_any_name() -> None:
+    """By its `job`, which the operator would take from the name of the service."""
+    made = render({"fullnameOverride": "pacs", "metrics": {"serviceMonitor": {"enabled": True}}})
+    (endpoint,) = one(made, "ServiceMonitor", "pacs")["spec"]["endpoints"]
+    (job,) = [rule["replacement"] for rule in endpoint["relabelings"] if rule["targetLabel"] == "job"]
+    rules = (ROOT / "monitoring" / "alerts" / "perenne.yaml").read_text()
+    asked = re.findall(r'job=~"([^"]+)"', rules)
+    assert asked
+    assert all(re.fullmatch(pattern, job) for pattern in asked)
+
+
 def test_rules_keep_their_own_templates(tmp_path: Path) -> None:
     made = render(WATCHING, with_watched(tmp_path))
     (group,) = one(made, "PrometheusRule", "perenne")["spec"]["groups"]

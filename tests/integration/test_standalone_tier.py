@@ -103,9 +103,15 @@ class Machine:
         return running.tail(30)
 
     def keeps(self, *images: Image) -> None:
+        """503 is "ask again": a node that has just started may take stores before it knows what is committed."""
         for uid, data in images:
-            code, content = self.node.get(f"/instances/{uid}", timeout=15)
-            assert code == 200 and content.endswith(data), (uid, code)
+
+            def answered(uid: str = uid, data: bytes = data) -> bool:
+                code, content = self.node.get(f"/instances/{uid}", timeout=15)
+                assert code == 503 or (code == 200 and content.endswith(data)), (uid, code)
+                return code == 200
+
+            wait_until(answered, [], f"{uid} is served")
 
     def stores(self, *images: Image) -> None:
         assert [answer for answer, _ in store(self.node, *images)] == [0] * len(images)
