@@ -16,17 +16,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: one JSON 
 
 def certs(
     directory: Annotated[Path, typer.Argument(help="Where the authority lies, or is to be made.")],
-    nodes: Annotated[
-        list[str], typer.Argument(help="The id of each node, as in its configuration; NAME=HOST,HOST adds names and addresses.")
-    ],
+    nodes: Annotated[list[str], typer.Argument(help="The id of each node; NAME=HOST,HOST adds names and addresses.")],
     days: Annotated[int, typer.Option(min=1, max=3650, help="How long a node's certificate is valid.")] = 825,
     as_json: JsonOption = False,
 ) -> None:
     """Make a private authority and one certificate for each node; with an authority that is there, new certificates.
 
     Example: `perenne certs /root/perenne-ca n1=10.0.0.1 n2=10.0.0.2 n3=10.0.0.3`. Copy the directory of each node to
-    that node, and name its files in the section "tls". Keep authority-key.pem off the nodes. Run it again before the certificates
-    end, and copy again: a running node takes up new files within seconds.
+    that node, and name its files in the section "tls". Keep authority-key.pem off the nodes. Run it again before the
+    certificates end, and copy again: a running node takes up new files within seconds.
     """
     wanted: dict[str, tuple[str, ...]] = {}
     for entry in nodes:

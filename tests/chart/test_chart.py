@@ -321,9 +321,9 @@ def test_the_rules_know_the_nodes_of_a_release_of_any_name() -> None:
     """By its `job`, which the operator would take from the name of the service."""
     made = render({"fullnameOverride": "pacs", "metrics": {"serviceMonitor": {"enabled": True}}})
     (endpoint,) = one(made, "ServiceMonitor", "pacs")["spec"]["endpoints"]
-    (job,) = [rule["replacement"] for rule in endpoint["relabelings"] if rule["targetLabel"] == "job"]
+    (job,) = [str(rule["replacement"]) for rule in endpoint["relabelings"] if rule["targetLabel"] == "job"]
     rules = (ROOT / "monitoring" / "alerts" / "perenne.yaml").read_text()
-    asked = re.findall(r'job=~"([^"]+)"', rules)
+    asked: list[str] = re.findall(r'job=~"([^"]+)"', rules)
     assert asked
     assert all(re.fullmatch(pattern, job) for pattern in asked)
 
