@@ -20,6 +20,17 @@ def why_not(cluster: PaperCluster, name: str) -> str:
     return cluster.nodes[name].replica.situation.not_standing or ""
 
 
+def both_down(for_ms: int = 0) -> tuple[PaperCluster, str, str]:
+    """Two nodes, neither running: one whose disk was rolled back, named first, and the last leader, which holds all."""
+    cluster, victim, before = rolled_back("ab")
+    last = leader_of(cluster)
+    cluster.kill(victim)
+    cluster.kill(last)
+    cluster.run(for_ms)
+    back_to(cluster, victim, before)
+    return cluster, victim, last
+
+
 def test_who_knows_of_damage_in_its_log_does_not_lead() -> None:
     cluster = healthy("ab")
     leader, follower = leader_of(cluster), follower_of(cluster)
@@ -88,11 +99,7 @@ def test_nobody_leads_after_the_coordination_service_went_back_to_an_older_set()
 
 
 def test_a_candidate_copies_a_longer_tail_from_a_member_that_cannot_lead() -> None:
-    cluster, victim, before = rolled_back("ab")
-    last = leader_of(cluster)
-    cluster.kill(victim)
-    cluster.kill(last)
-    back_to(cluster, victim, before)
+    cluster, victim, last = both_down()
     cluster.start(last).feed(NEARLY_FULL)
     cluster.start(victim)
     cluster.run_until(lambda: cluster.leader is not None)
@@ -104,11 +111,7 @@ def test_a_candidate_copies_a_longer_tail_from_a_member_that_cannot_lead() -> No
 
 def test_a_candidate_copies_a_longer_tail_from_a_member_that_stopped_writing() -> None:
     """Its disk refused a write: what it confirmed before, it still holds, and can be read."""
-    cluster, victim, before = rolled_back("ab")
-    last = leader_of(cluster)
-    cluster.kill(victim)
-    cluster.kill(last)
-    back_to(cluster, victim, before)
+    cluster, victim, last = both_down()
     cluster.start(last).feed(ev.LocalFailed("fdatasync failed"))
     cluster.start(victim)
     cluster.run_until(lambda: cluster.leader is not None)
@@ -118,11 +121,7 @@ def test_a_candidate_copies_a_longer_tail_from_a_member_that_stopped_writing() -
 
 def test_who_held_more_and_went_away_while_it_was_copied_from_is_waited_for() -> None:
     """The copy is interrupted: as if it had never answered, the candidate has what time there is for it to be back."""
-    cluster, victim, before = rolled_back("ab")
-    last = leader_of(cluster)
-    cluster.kill(victim)
-    cluster.kill(last)
-    back_to(cluster, victim, before)
+    cluster, victim, last = both_down()
     cluster.start(last).feed(NEARLY_FULL)
     replica = cluster.start(victim).replica
     cluster.run_until(lambda: replica.candidacy is not None and replica.candidacy.stage is Stage.COPYING)
@@ -137,12 +136,7 @@ def test_who_held_more_and_went_away_while_it_was_copied_from_is_waited_for() ->
 
 def test_a_member_that_comes_while_a_candidate_waits_is_asked() -> None:
     """It holds more, and cannot lead; unasked, it would be led by a node that lacks what was promised."""
-    cluster, victim, before = rolled_back("ab")
-    last = leader_of(cluster)
-    cluster.kill(victim)
-    cluster.kill(last)
-    cluster.run(3000)
-    back_to(cluster, victim, before)
+    cluster, victim, last = both_down(for_ms=3000)
     cluster.start(victim)
     cluster.run(1000)
     cluster.start(last).feed(NEARLY_FULL)
@@ -155,12 +149,7 @@ def test_a_member_that_comes_while_a_candidate_waits_is_asked() -> None:
 
 def test_a_node_that_has_just_started_meets_the_members_of_the_set_before_it_stands() -> None:
     """The whole site restarts, a rolled-back node a second before the one that holds more."""
-    cluster, victim, before = rolled_back("ab")
-    last = leader_of(cluster)
-    cluster.kill(victim)
-    cluster.kill(last)
-    cluster.run(3000)
-    back_to(cluster, victim, before)
+    cluster, victim, last = both_down(for_ms=3000)
     cluster.start(victim)
     cluster.run(1000)
     cluster.start(last)
