@@ -25,9 +25,16 @@ RESCUE_GUARDS = (
     Guard(
         "a bucket that holds more goes on",
         RESCUE,
-        "    return bucket.tip > chosen.end.position\n",
-        "    return False\n",
+        "    return bucket.tip > chosen.end.position and",
+        "    return False and",
         shown_by=SCENES + "test_a_cluster_state_is_rebuilt_from_the_bucket_where_that_holds_more",
+    ),
+    Guard(
+        "a bucket with a gap does not go on",
+        RESCUE,
+        " and bucket.whole_from <= chosen.told.sequence + 1\n",
+        "\n",
+        shown_by="tests/core/test_rescue.py::test_a_bucket_that_only_follows_is_asked_and_goes_on_where_it_holds_more",
     ),
     Guard(
         "a rebuilt state is of an epoch above every promise",
