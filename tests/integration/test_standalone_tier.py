@@ -3,12 +3,14 @@
 Method: a node without ZooKeeper, a real SeaweedFS or a directory, kill -9, disks wiped, cloned and put back.
 """
 
+import json
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,6 +117,11 @@ class Machine:
 
     def stores(self, *images: Image) -> None:
         assert [answer for answer, _ in store(self.node, *images)] == [0] * len(images)
+
+
+def standing(node: LocalNode) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(node.get("/standing")[1])
+    return facts
 
 
 def images(first: int, count: int) -> list[Image]:
@@ -293,6 +300,8 @@ def test_a_bucket_that_is_lost_is_given_up_and_another_one_filled(tmp_path: Path
     try:
         machine.ready()
         machine.stores(*kept)
+        # Without the bucket the node leads nobody, and serves what it knew to be committed when it was killed
+        wait_until(lambda: standing(node)["floor"] == standing(node)["end"], [signalled(node.running)], "it is noted")
         machine.kill()
         if place.mount is not None:  # it answers, and is empty
             for entry in place.mount.iterdir():

@@ -32,6 +32,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--trace", action="store_true", help="print what happens")
     parser.add_argument("--until-violation", action="store_true", help="stop at the first")
     parser.add_argument("--small", action="store_true", help="few nodes, one sender, at most 2.5 s of faults")
+    parser.add_argument(
+        "--scrub", action="store_true", help="nodes may scrub; two seeds of it are open (docs/proof.md)"
+    )
     parser.add_argument("--quarry", type=_quarry, help="what to hunt in each run, as KIND@PHASE")
     parser.add_argument(
         "--hunt", action="store_true", help="with --resume: hunt what occurred less than 100 times, until nothing has"
@@ -46,7 +49,11 @@ def main(arguments: list[str]) -> int:
     else:
         summary.next_seed = secrets.randbelow(1 << 40)
     runs = options.runs or (None if options.minutes or options.hunt else 1 if options.seed is not None else 200)
-    orders = _hunted(summary) if options.hunt else _in_turn(summary, options.quarry, small=options.small)
+    orders = (
+        _hunted(summary)
+        if options.hunt
+        else _in_turn(summary, options.quarry, small=options.small, scrubs=options.scrub)
+    )
     campaign(
         summary,
         orders if runs is None else islice(orders, runs),
@@ -69,9 +76,11 @@ def _quarry(text: str) -> Quarry:
     return kind, phase
 
 
-def _in_turn(summary: Summary, quarry: Quarry | None = None, *, small: bool = False) -> Iterator[Order]:
+def _in_turn(
+    summary: Summary, quarry: Quarry | None = None, *, small: bool = False, scrubs: bool = False
+) -> Iterator[Order]:
     for seed in count(summary.next_seed):
-        yield Order(seed, quarry, small)
+        yield Order(seed, quarry, small, scrubs)
 
 
 def _hunted(summary: Summary) -> Iterator[Order]:

@@ -40,17 +40,20 @@ LEADS_TO = {
 
 @dataclass(frozen=True)
 class Order:
-    """One run to be made. quarry: what is hunted, instead of what the seed draws. small: at small scope."""
+    """One run to be made. quarry: what is hunted, instead of what the seed draws. small: at small scope.
+    scrubs: nodes may scrub, and mend what was harmed.
+    """
 
     seed: int
     quarry: Quarry | None = None
     small: bool = False
+    scrubs: bool = False
 
     @property
     def arguments(self) -> str:
         """For the command line."""
         hunt = f' --quarry "{"@".join(self.quarry)}"' if self.quarry is not None else ""
-        return f"--seed {self.seed}{hunt}{' --small' if self.small else ''}"
+        return f"--seed {self.seed}{hunt}{' --small' if self.small else ''}{' --scrub' if self.scrubs else ''}"
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ class Plan:
             plan = replace(plan, pause_ms=calmer, faulty_ms=16_000)
         plan = plan.beyond(Random(f"beyond {order.seed}"))
         plan = plan.evicting(Random(f"evicting {order.seed}"))
-        plan = plan.scrubbing(Random(f"scrubbing {order.seed}"))
+        if order.scrubs:
+            plan = plan.scrubbing(Random(f"scrubbing {order.seed}"))
         plan = plan.deleting(chance.choice((0.0, 0.05, 0.15, 0.4)))
         return plan.small() if order.small else plan
 
