@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--until-violation", action="store_true", help="stop at the first")
     parser.add_argument("--small", action="store_true", help="few nodes, one sender, at most 2.5 s of faults")
     parser.add_argument(
-        "--scrub", action="store_true", help="nodes may scrub; two seeds of it are open (docs/proof.md)"
+        "--scrub", action="store_true", help="nodes may scrub and evict; seeds of it are open (docs/proof.md)"
     )
     parser.add_argument("--quarry", type=_quarry, help="what to hunt in each run, as KIND@PHASE")
     parser.add_argument(

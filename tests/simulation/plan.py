@@ -41,7 +41,7 @@ LEADS_TO = {
 @dataclass(frozen=True)
 class Order:
     """One run to be made. quarry: what is hunted, instead of what the seed draws. small: at small scope.
-    scrubs: nodes may scrub, and mend what was harmed.
+    scrubs: nodes may scrub, and mend what was harmed; and evict. Asked for while seeds of it are open (docs/proof.md).
     """
 
     seed: int
@@ -111,9 +111,9 @@ class Plan:
                 weights.setdefault(kind, 1.0)
             calmer = max(plan.pause_ms, chance.choice((120.0, 250.0, 400.0)))
             plan = replace(plan, pause_ms=calmer, faulty_ms=16_000)
-        plan = plan.beyond(Random(f"beyond {order.seed}"))
-        plan = plan.evicting(Random(f"evicting {order.seed}"))
         if order.scrubs:
+            plan = plan.beyond(Random(f"beyond {order.seed}"))
+            plan = plan.evicting(Random(f"evicting {order.seed}"))
             plan = plan.scrubbing(Random(f"scrubbing {order.seed}"))
         plan = plan.deleting(chance.choice((0.0, 0.05, 0.15, 0.4)))
         return plan.small() if order.small else plan
