@@ -259,7 +259,8 @@ class Cluster:
                 continue
             if process.hopeless:
                 continue
-            scrubbed = process.scrubber.verified_us > machine.harm_us and not process.log.damaged()
+            covered = process.scrubber.covered >= machine.confirmed
+            scrubbed = covered and process.scrubber.verified_us > machine.harm_us and not process.log.damaged()
             member = state is not None and machine.member in state.in_sync and point.sequence >= machine.confirmed
             looked = process.scrubber.judged_us == process.scrubber.verified_us
             if looked or not scrubbed or not member or not self.checks.history.branch_holds(machine.durable, point):

@@ -80,13 +80,15 @@ class SimReading(ScrubReading):
         self._process = process
         self._mirror = mirror
         self.begun_us: dict[Depth, int | None] = dict.fromkeys(Depth)
-        """When the pass under way began in this process."""
+        """When the pass under way began to read in this process."""
+        self.upto: dict[Depth, int] = dict.fromkeys(Depth, 0)
+        """The last record that it covers: what came later, even before it began to read, is the next one's."""
 
     def step(self, read: Read) -> Step:
         process = self._process
         process.disk.touch("read", "log")
         if read.following == 1:
-            self.begun_us[read.depth] = process.world.now_us
+            self.begun_us[read.depth], self.upto[read.depth] = process.world.now_us, read.upto
         known = [one for one in process.log.segments() if one.last is not None]
         wanted = [one for one in known if (one.last or 0) >= read.following and one.first <= read.upto]
         for one in wanted[:1]:
@@ -104,7 +106,9 @@ class SimScrubber(Scrubber):
         self._process = process
         self.passes = 0
         self.verified_us = -1
-        """When the last complete deep pass of this process began."""
+        """When the last complete deep pass of this process began to read."""
+        self.covered = 0
+        """The last record that it covers."""
         self.judged_us = -1
         """Of the pass after which the simulator looked for itself."""
 
@@ -116,6 +120,6 @@ class SimScrubber(Scrubber):
         self.passes += 1
         begun_us, self._sim_reading.begun_us[depth] = self._sim_reading.begun_us[depth], None
         if depth is Depth.DEEP and begun_us is not None:
-            self.verified_us = begun_us
+            self.verified_us, self.covered = begun_us, self._sim_reading.upto[depth]
         with contextlib.suppress(Violation):  # kept by the world, which raises it after this step
             self._process.observer.scrubbed(self._process)
