@@ -28,7 +28,7 @@ REJECTIONS: Final = ("application_context", "calling_ae", "called_ae", "protocol
 CLOSES: Final = ("released", "peer-aborted", "protocol-error", "idle", "stalled", "drained", "connection-lost")
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
-disable_created_metrics()  # type: ignore[no-untyped-call]
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library says nothing of its type
 """Series of when each counter began, which nobody asks for: a third of a scrape."""
 
 

@@ -7,8 +7,9 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.situation import ConflictPolicy
 from replication.core.values import CasOutcome, ClusterState
-from tests.core.paper_cluster import PaperCluster, PaperNode
+from tests.core.paper_cluster import PaperCluster
 from tests.core.paper_disk import PaperDisk
+from tests.core.paper_node import PaperNode
 
 
 class HeldNode(PaperNode):

@@ -25,8 +25,9 @@ from replication.messages import (
     to_point,
 )
 from storage.position import GENESIS, LogPoint, LogPosition, RecordHeader, RecordKind, chain_after
-from tests.core.paper_cluster import STEP_MS, PaperCluster, PaperNode, epoch_record
+from tests.core.paper_cluster import STEP_MS, PaperCluster
 from tests.core.paper_disk import PaperDisk, PaperLog, PaperRecord
+from tests.core.paper_node import PaperNode, epoch_record
 
 M = TypeVar("M", bound=Message)
 

@@ -6,7 +6,7 @@ from replication.core import effects as fx
 from replication.core.effects import Verdict
 from replication.messages import Confirmed, Point, Rejected, to_point
 from tests.core.hands import met
-from tests.core.paper_cluster import PaperNode
+from tests.core.paper_node import PaperNode
 from tests.core.puppets import Puppet, elected, log_of, on_stage, state_of
 
 

@@ -6,8 +6,8 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.values import TIER_MEMBER, CasOutcome, TierMode
 from replication.messages import OpenStream
-from tests.core.paper_cluster import PaperNode
 from tests.core.paper_disk import PaperLog
+from tests.core.paper_node import PaperNode
 from tests.core.puppets import Puppet, elected, log_of, next_record, on_stage, state_of
 from tests.core.tier_hand import HandBucket, claimed, floor, run_of
 

@@ -9,7 +9,7 @@ from replication.core import events as ev
 from replication.core.values import VersionedState
 from replication.messages import Confirmed, OpenStream, Survey, to_point
 from storage.position import GENESIS
-from tests.core.paper_cluster import PaperNode
+from tests.core.paper_node import PaperNode
 from tests.core.puppets import Puppet, log_of, next_record, on_stage, state_of
 
 

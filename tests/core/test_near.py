@@ -5,7 +5,7 @@ Method: node b is real, its leader is a puppet.
 
 from replication.messages import Align, Heartbeat, OpenStream, StreamEnd, to_point
 from storage.position import GENESIS, LogPoint, LogPosition
-from tests.core.paper_cluster import PaperNode
+from tests.core.paper_node import PaperNode
 from tests.core.puppets import Puppet, log_of, next_record, on_stage, state_of
 
 FAR = LogPoint(LogPosition(1, 9), bytes(32))

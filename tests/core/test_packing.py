@@ -10,8 +10,8 @@ from replication.core.packing import Packing
 from replication.core.values import TierMode
 from replication.tier.keys import Run
 from storage.position import EpochSpan
-from tests.core.paper_cluster import PaperNode
 from tests.core.paper_disk import PaperLog
+from tests.core.paper_node import PaperNode
 from tests.core.puppets import Puppet, elected, log_of, next_record, on_stage, state_of
 from tests.core.tier_hand import HandBucket, claimed, floor, run_of
 

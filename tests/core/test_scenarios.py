@@ -7,7 +7,8 @@ from replication.core.effects import Verdict
 from replication.core.values import Identity, Phase, ReplicaId, Transfer, VersionedState
 from replication.messages import Message, OpenStream, StreamEnd, Survey, to_point
 from storage.position import GENESIS
-from tests.core.paper_cluster import PaperCluster, PaperNode
+from tests.core.paper_cluster import PaperCluster
+from tests.core.paper_node import PaperNode
 
 
 def healthy(names: str = "abc") -> PaperCluster:

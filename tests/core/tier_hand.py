@@ -9,8 +9,9 @@ from replication.core.values import TIER_MEMBER, CasOutcome, ClusterState, TierC
 from replication.tier.contents import Link
 from replication.tier.keys import Run, run_name
 from storage.position import LogPoint
-from tests.core.paper_cluster import STEP_MS, PaperNode
+from tests.core.paper_cluster import STEP_MS
 from tests.core.paper_disk import PaperDisk, PaperLog
+from tests.core.paper_node import PaperNode
 
 E = TypeVar("E", bound=fx.Effect)
 
