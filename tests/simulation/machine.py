@@ -66,8 +66,10 @@ class Machine:
 
     def bits_flipped(self, harm: str, now_us: int) -> None:
         self.harm_us = now_us
-        if self.harm in ("", *MENDABLE):  # a disk that lied, too, is not sound by having been scrubbed
+        if self.harm in ("", *MENDABLE):
             self.harm = harm
+        else:  # neither a scrub nor catching up makes it sound
+            self.harm = f"{self.harm.partition(',')[0]}, and {harm}"
         self.confirmed = max(self.confirmed, self.durable.sequence)
 
     def new_disk(self) -> None:
