@@ -42,7 +42,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(made: Path, tmp_path: Path) -> Path:
-    """A standalone node with that tier; its data directory does not exist yet."""
+    """A standalone node with a copy of that tier, which it may write to; its data directory does not exist yet."""
+    shutil.copytree(made / "san", tmp_path / "san")
     dicom, http, peer = free_ports(3)
     file = tmp_path / "node.toml"
     file.write_text(
@@ -51,7 +52,7 @@ def config(made: Path, tmp_path: Path) -> Path:
         "[storage]\nreserve_bytes = 1048576\nspare_segments = 1\n"
         f'[peer]\nhost = "127.0.0.1"\nport = {peer}\n[dimse]\nhost = "127.0.0.1"\nport = {dicom}\n'
         f'[http]\nhost = "127.0.0.1"\nport = {http}\n'
-        f'[tier]\nkind = "directory"\ndirectory = "{made}/san"\n'
+        f'[tier]\nkind = "directory"\ndirectory = "{tmp_path}/san"\n'
     )
     return file
 
@@ -129,10 +130,8 @@ def test_a_dry_run_says_what_the_tier_holds_and_what_would_be_refused(config: Pa
     assert code == 2 and "is not empty (somebody.txt" in facts["cause"], facts
 
 
-def test_a_loss_must_be_accepted_before_the_cluster_comes_back(made: Path, config: Path, tmp_path: Path) -> None:
+def test_a_loss_must_be_accepted_before_the_cluster_comes_back(config: Path, tmp_path: Path) -> None:
     san, data = tmp_path / "san", tmp_path / "restored"
-    shutil.copytree(made / "san", san)
-    config.write_text(config.read_text().replace(f"{made}/san", str(san)))
     next(san.rglob("000000000501-*.tar")).unlink()
     code, report = verb(config, "--cluster")
     assert (code, report["finished"]) == (1, False)
