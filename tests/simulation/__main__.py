@@ -93,9 +93,9 @@ def _hunted(summary: Summary) -> Iterator[Order]:
             seed += 1
 
 
-def a_few(summary: Summary, runs: int) -> None:
+def a_few(summary: Summary, runs: int, *, scrubs: bool) -> None:
     """For tests: go on with so many seeds, in this process."""
-    campaign(summary, islice(_in_turn(summary), runs), None, 1)
+    campaign(summary, islice(_in_turn(summary, scrubs=scrubs), runs), None, 1)
 
 
 def campaign(

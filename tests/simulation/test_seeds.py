@@ -20,11 +20,14 @@ SEEDS = 2000
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("first", [0, None], ids=["fixed", "fresh"])
 def test_seeds(first: int | None) -> None:
-    """What the summary must show: no violation, and that something was acknowledged."""
+    """What the summary must show: no violation, and that something was acknowledged.
+
+    Scrub and eviction run in the fixed ones alone (docs/proof.md).
+    """
     summary = Summary(next_seed=secrets.randbelow(1 << 40) if first is None else first)
     begun = time.monotonic()
     while time.monotonic() - begun < SECONDS / 2 and summary.clusters < SEEDS / 2:
-        a_few(summary, 10)
+        a_few(summary, 10, scrubs=first is not None)
     lines = "\n".join(summary.lines())
     assert not summary.violations, lines
     assert summary.acknowledgements > summary.clusters, lines
