@@ -47,11 +47,16 @@ class HandBucket:
     def lists(self, *runs: Run, counter: int = 0, deletes: bool = True) -> None:
         self.says(ev.TierListed(self.asked(fx.ListTier)[-1].request, runs, counter, deletes=deletes))
 
-    def stores(self) -> None:
-        asked = self.asked(fx.PutRun)[-1]
-        self.log.records = self.node.disk.log.records[: asked.last]
-        self.log.durable_count = asked.last
+    def stores(self, number: int = -1) -> None:
+        """Answer one of the puts that were asked for: the latest, unless another is meant."""
+        asked = self.asked(fx.PutRun)[number]
+        if asked.last > len(self.log.records):
+            self.log.records = self.node.disk.log.records[: asked.last]
+            self.log.durable_count = asked.last
         self.says(ev.TierStored(asked.request, asked.last))
+
+    def refuses(self, number: int = -1) -> None:
+        self.says(ev.TierStored(self.asked(fx.PutRun)[number].request, None, "no answer"))
 
     def packs(self, reason: str = "", *, lasting: bool = False, moved: int = 0, form: Form = WHOLE) -> None:
         request = self.asked(fx.PackSegment)[-1].request
