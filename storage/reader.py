@@ -147,6 +147,19 @@ class LogReader:
             return found.entry
         return None if found is None else found.entry(sequence)
 
+    def bytes_after(self, sequence: int) -> int:
+        """Bytes of the records after this one as they lie here, headers included. One entry is read, and no record:
+        where the entry is damaged, all of its segment counts.
+        """
+        segments = self._segments
+        if sequence >= self._end.sequence or not segments:
+            return 0
+        tail = segments[max(0, bisect_right(segments, sequence + 1, key=lambda segment: segment.first) - 1) :]
+        size = sum(segment.end_offset - segment.data_offset for segment in tail)
+        entry = self.entry(sequence + 1)
+        before = entry.offset - tail[0].data_offset if entry is not None and entry.segment == tail[0].first else 0
+        return max(0, size - before)
+
     def point_at(self, sequence: int) -> LogPoint | None:
         """Return `GENESIS` for 0, None beyond the end or where neither entry nor record can be believed."""
         if sequence == 0:
