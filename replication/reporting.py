@@ -142,4 +142,3 @@ def _capacity(replicator: Replicator, leadership: Leadership | None) -> Capacity
 def _packing(side: TierSide) -> PackingReport | None:
     done = side.packing
     return PackingReport(done.packed, done.deleted, done.kept, done.spoiled, done.failed) if done is not None else None
-

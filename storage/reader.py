@@ -155,7 +155,7 @@ class LogReader:
         if sequence >= self._end.sequence or not segments:
             return 0
         tail = segments[max(0, bisect_right(segments, sequence + 1, key=lambda segment: segment.first) - 1) :]
-        size = sum(segment.end_offset - segment.data_offset for segment in tail)
+        size = sum(segment.extent for segment in tail)
         entry = self.entry(sequence + 1)
         before = entry.offset - tail[0].data_offset if entry is not None and entry.segment == tail[0].first else 0
         return max(0, size - before)
