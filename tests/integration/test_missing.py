@@ -70,7 +70,7 @@ def test_a_node_that_is_gone_is_missed_by_any_leader_until_it_is_back(tmp_path: 
         found = scraped(first)
         assert (found["perenne_nodes_registered"], found["perenne_nodes_connected"]) == (3, 2)
         assert (connected(found, gone.id), connected(found, other.id)) == (0, 1)
-        assert connected(scraped(other), gone.id) == 0
+        cluster.wait_for(lambda: connected(scraped(other), gone.id) == 0, "a follower misses it as well")
         records, size, seconds = lag(found, gone.id)
         # It may have died with up to a second of confirmations that nobody has noted.
         assert 60 <= records <= 100
