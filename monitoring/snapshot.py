@@ -323,14 +323,14 @@ def _lags(s: ReplicatorStatistics) -> Iterator[Metric]:
     records = GaugeMetricFamily(
         "perenne_replica_lag_records",
         "On the leader, of each other registered node and the tier: records that it is not known to hold. Of one that "
-        "is away: after what it confirmed to this leader, to the second, held while it was in sync, or said at its last "
+        "is away: after what it confirmed to this leader, to the second, held while it was in sync, or said at its "
         "start; all of them, from 0, when nothing is known, as of a tier that was not listed yet",
         labels=["replica"],
     )
     size = GaugeMetricFamily(
         "perenne_replica_lag_bytes",
-        "On the leader, of each other registered node and the tier: bytes of the records of perenne_replica_lag_records "
-        "as they lie in the log here",
+        "On the leader, of each other registered node and the tier: bytes of the records of "
+        "perenne_replica_lag_records as they lie in the log here",
         labels=["replica"],
     )
     seconds = GaugeMetricFamily(

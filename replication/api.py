@@ -94,8 +94,8 @@ class Role(enum.Enum):
 class ReplicaLag:
     """How far one other replica is behind this leader. Zero everywhere when it holds everything.
 
-    records: from the last one that it is known to hold to the end. committed: those of them that are committed. bytes: as
-    they lie in the log here. seconds: age of the oldest of them.
+    records: from the last one that it is known to hold to the end. committed: those of them that are committed. bytes:
+    as they lie in the log here. seconds: age of the oldest of them.
     """
 
     replica: ReplicaId
@@ -145,8 +145,8 @@ class TierReport:
 
     usable: it answers, and may enter the in-sync set. complete_upto: the last record below which nothing is missing in
     the bucket. behind: committed records that are not there yet. counted_upto: of `tierfloor` as last read. failed: why
-    the last request was not done. orphans: objects of dead branches; None before the whole bucket was listed. lag: as of
-    any replica, from record 1 on before the bucket was listed.
+    the last request was not done. orphans: objects of dead branches; None before the whole bucket was listed. lag: as
+    of any replica, from record 1 on before the bucket was listed.
     """
 
     mode: str

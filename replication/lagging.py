@@ -1,6 +1,6 @@
 """How far each other replica, and the tier, is behind the log of this leader: records, bytes, and since when.
 
-Nothing is read but one entry of the log and one row of the index for each replica that lacks something.
+What is read for each replica that lacks something: one entry of the log's table, and one header of a record.
 """
 
 from typing import TYPE_CHECKING
@@ -9,7 +9,6 @@ from replication.api import ReplicaLag
 from replication.core.leader import Leadership
 from replication.core.streams import Stage, Stream
 from replication.core.values import TIER, TIER_MEMBER, Member, ReplicaId
-from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from replication.register import Register
@@ -104,14 +103,11 @@ def _age_s(replicator: "Replicator", leadership: Leadership, sequence: int) -> f
 
 
 def _time_us(replicator: "Replicator", sequence: int) -> int | None:
-    """By the clock of the leader that numbered it. The index knows it also of records that lie elsewhere."""
+    """By the clock of the leader that numbered it. Of what is evicted or damaged here, the index knows the next best:
+    when the first instance from there on came.
+    """
     if (recent := replicator.recent.get(sequence)) is not None:
         return recent.header.time_us
-    if replicator.index.applied.sequence >= sequence and (known := replicator.index.time_from(sequence)) is not None:
-        return known
-    if replicator.log.is_evicted(sequence):
-        return None
-    try:
-        return replicator.log.read_head(sequence, 0)[0].time_us
-    except StorageError:
-        return None
+    if (here := replicator.log.time_of(sequence)) is not None:
+        return here
+    return replicator.index.time_from(sequence) if replicator.index.applied.sequence >= sequence else None

@@ -1,9 +1,9 @@
 """Who is registered as a node of this cluster, and what each of the others was last known to hold. For people alone:
 nothing is decided by it.
 
-The register lies in ZooKeeper and is read every few seconds, on every node. What a replica holds is what it confirmed to
-this node while this node led, or what was committed while it was in sync: each is a lower bound that stays true for as
-long as its disk does.
+The register lies in ZooKeeper and is read every few seconds, on every node. What a replica holds is what it confirmed
+to this node while this node led, or what was committed while it was in sync: each is a lower bound that stays true for
+as long as its disk does.
 """
 
 import asyncio

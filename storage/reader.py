@@ -160,6 +160,22 @@ class LogReader:
         before = entry.offset - tail[0].data_offset if entry is not None and entry.segment == tail[0].first else 0
         return max(0, size - before)
 
+    def time_of(self, sequence: int) -> int | None:
+        """When a record was numbered, as its header says and nothing proves, in Unix microseconds. None where it is not
+        here or cannot be read; nothing is noted as damaged.
+        """
+        found = self._find(sequence)
+        if isinstance(found, Pending):
+            return found.header.time_us
+        entry = found.entry(sequence) if found is not None and not found.evicted else None
+        if found is None or entry is None:
+            return None
+        try:
+            header = found.record_header(entry.offset).header
+        except RecordCorrupt:
+            return None
+        return header.time_us if header.position == entry.position else None
+
     def point_at(self, sequence: int) -> LogPoint | None:
         """Return `GENESIS` for 0, None beyond the end or where neither entry nor record can be believed."""
         if sequence == 0:

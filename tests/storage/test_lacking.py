@@ -1,4 +1,4 @@
-"""Goal: the bytes after a record are those of the records after it, whatever happened to the log meanwhile.
+"""Goal: what a replica lacks is known without reading it: its bytes, and when the first record of it came.
 
 Method: a real log of several segments; what is expected is added up from the lengths that were appended.
 """
@@ -46,6 +46,25 @@ def assert_sums(log: Log, lengths: list[int]) -> None:
     assert log.bytes_after(RECORDS + 5) == 0
 
 
+def times(log: Log) -> list[int | None]:
+    return [log.time_of(sequence) for sequence in range(1, RECORDS + 2)]
+
+
+def test_times_are_those_of_the_records_written_or_not(tmp_path: Path) -> None:
+    log, _ = filled(tmp_path)
+    expected = [1_700_000_000_000_000 + sequence for sequence in range(1, RECORDS + 1)]
+    assert times(log) == [*expected, None]
+    log.sync()
+    place = log.entry(3)
+    assert times(log) == [*expected, None] and place is not None
+    with (tmp_path / "log" / f"{place.segment:012d}.tar").open("r+b") as file:
+        file.seek(place.offset)
+        file.write(bytes(4096))
+    assert times(log)[:4] == [*expected[:2], None, expected[3]]
+    assert log.damaged() == (), "who only looks notes nothing"
+    log.close()
+
+
 def test_they_are_those_of_the_records_before_and_after_a_restart(tmp_path: Path) -> None:
     log, lengths = filled(tmp_path)
     assert_sums(log, lengths)
@@ -57,6 +76,7 @@ def test_they_are_those_of_the_records_before_and_after_a_restart(tmp_path: Path
     log.elsewhere.source = Nowhere()
     for segment in [one for one in log.segments() if one.sealed][::2]:
         log.evict(segment.first)
+        assert log.time_of(segment.first) is None, "it lies elsewhere, and nobody waits for it"
     assert_sums(log, lengths)
     log.close()
     log = opened(tmp_path)
