@@ -1,9 +1,8 @@
 """Goal: metrics say what is missing: a node that is registered and away, and the tier, with what they lack.
 
-Method: real nodes that are killed, wiped and retired, a tier that is moved away, and what /metrics answers.
+Method: real nodes that are killed or retired, a tier that is moved away, and what /metrics answers.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -94,7 +93,7 @@ def test_a_node_that_is_gone_is_missed_by_any_leader_until_it_is_back(tmp_path: 
         cluster.wait_for(lambda: all_is_well(cluster), "it is back and lacks nothing")
 
 
-def test_a_retired_node_is_missed_by_nobody_until_it_comes_anew(tmp_path: Path) -> None:
+def test_a_retired_node_is_missed_by_nobody(tmp_path: Path) -> None:
     with rig.running_cluster(tmp_path / "cluster") as cluster:
         first, gone = rig.leader(cluster), rig.follower(cluster)
         cluster.wait_for(lambda: scraped(first).get("perenne_nodes_registered") == 3, "the register was read")
@@ -108,10 +107,6 @@ def test_a_retired_node_is_missed_by_nobody_until_it_comes_anew(tmp_path: Path) 
         assert lag(found, gone.id) == (-1, -1, -1) and connected(found, gone.id) == -1
         stored(first, 0, 20)
         assert scraped(first)["perenne_under_replicated_records"] == 0
-
-        shutil.rmtree(gone.data_dir)
-        cluster.start_node(gone)
-        cluster.wait_for(lambda: all_is_well(cluster), "it was filled")
 
 
 def test_the_tier_lacks_what_it_lacks_in_the_same_series(tmp_path: Path) -> None:
