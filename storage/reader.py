@@ -154,6 +154,35 @@ class LogReader:
             return found.entry
         return None if found is None else found.entry(sequence)
 
+    def bytes_after(self, sequence: int) -> int:
+        """Bytes of the records after this one as they lie here, headers included. One entry is read, and no record:
+        where the entry is damaged, all of its segment counts.
+        """
+        segments = self._segments
+        if sequence >= self._end.sequence or not segments:
+            return 0
+        tail = segments[max(0, bisect_right(segments, sequence + 1, key=lambda segment: segment.first) - 1) :]
+        size = sum(segment.extent for segment in tail)
+        entry = self.entry(sequence + 1)
+        before = entry.offset - tail[0].data_offset if entry is not None and entry.segment == tail[0].first else 0
+        return max(0, size - before)
+
+    def time_of(self, sequence: int) -> int | None:
+        """When a record was numbered, as its header says and nothing proves, in Unix microseconds. None where it is not
+        here or cannot be read; nothing is noted as damaged.
+        """
+        found = self._find(sequence)
+        if isinstance(found, Pending):
+            return found.header.time_us
+        entry = found.entry(sequence) if found is not None and not found.evicted else None
+        if found is None or entry is None:
+            return None
+        try:
+            header = found.record_header(entry.offset).header
+        except RecordCorrupt:
+            return None
+        return header.time_us if header.position == entry.position else None
+
     def point_at(self, sequence: int) -> LogPoint | None:
         """Return `GENESIS` for 0, None beyond the end or where neither entry nor record can be believed."""
         if sequence == 0:
