@@ -61,7 +61,7 @@ class Bucket:
     held: dict[str, bytes] = field(default_factory=dict[str, bytes])
     """Records that the nodes in `holding` put wait here, unanswered, until `let_through`."""
     harm: str = ""
-    struck: Callable[[str], None] = lambda kind: None
+    struck: Callable[[str, int], None] = lambda kind, node: None
 
     def apply(self, key: str, data: bytes) -> None:
         """A put takes effect."""
@@ -154,18 +154,18 @@ class BucketClient:
             await asyncio.sleep(PATIENCE_US / 1_000_000)
             raise Unreachable("no answer came")
         if drawn < weights.unanswered:
-            bucket.struck("a put applies without an answer")
+            bucket.struck("a put applies without an answer", self._loop.number)
             bucket.apply(key, body)
             raise Unreachable("no answer came")
         drawn -= weights.unanswered
         if drawn < weights.late:
-            bucket.struck("a put applies late")
+            bucket.struck("a put applies late", self._loop.number)
             delay = world.random.randrange(10_000, weights.late_ms * 1000)
             world.after(delay, None, bucket.apply, key, body)
             raise Unreachable("no answer came")
         drawn -= weights.late
         if drawn < weights.refused:
-            bucket.struck("a put is refused")
+            bucket.struck("a put is refused", self._loop.number)
             raise Refused("the bucket refuses")
         there = key in bucket.objects
         bucket.apply(key, body)
@@ -190,7 +190,7 @@ class BucketClient:
         await self._way()
         since_us = world.now_us + 1
         if world.random.random() < bucket.weights.stale:
-            bucket.struck("a listing is stale")
+            bucket.struck("a listing is stale", self._loop.number)
             since_us = world.now_us - world.random.randrange(2_000_000)
         for key in bucket.listing(since_us):
             if key.startswith(prefix) and key > after:
@@ -200,7 +200,7 @@ class BucketClient:
         bucket, world = self.bucket, self.bucket.world
         await self._way()
         if world.random.random() < bucket.weights.late:
-            bucket.struck("a delete applies late")
+            bucket.struck("a delete applies late", self._loop.number)
             world.after(world.random.randrange(10_000, bucket.weights.late_ms * 1000), None, bucket.remove, key)
             raise Unreachable("no answer came")
         bucket.remove(key)

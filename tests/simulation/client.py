@@ -132,7 +132,7 @@ class Client:
         if service.weights.stale and chance.random() < service.weights.stale:
             older = [snapshot for snapshot in service.history[-4:] if snapshot.zxid >= self._seen]
             if older and older[0] != found:
-                service.struck("a read is stale")
+                service.struck("a read is stale", self.loop.number)
                 # The server behind it catches up, and its watch fires then.
                 delay = chance.randrange(10_000, 400_000)
                 service.world.after(delay, self.loop, self.fire, _state_changed)
@@ -239,15 +239,15 @@ class Client:
         weights, drawn = service.weights, chance.random()
         session = self.session
         if drawn < weights.lost:
-            service.struck("a write is lost")
+            service.struck("a write is lost", self.loop.number)
             return await self._unknown(lambda: None)
         drawn -= weights.lost
         if drawn < weights.unanswered:
-            service.struck("a write applies without an answer")
+            service.struck("a write applies without an answer", self.loop.number)
             return await self._unknown(lambda: self._apply_in(session, apply))
         drawn -= weights.unanswered
         if drawn < weights.late:
-            service.struck("a write applies late")
+            service.struck("a write applies late", self.loop.number)
             delay = chance.randrange(20_000, service.session_ms * 1500)
             return await self._unknown(
                 lambda: cast(None, service.world.after(delay, None, self._apply_in, session, apply))

@@ -14,7 +14,7 @@ from tests.simulation.disk import ROOM
 from tests.simulation.hunt import Hunt, Quarry
 from tests.simulation.kinds import HARMING, KINDS, OF_THE_BUCKET
 from tests.simulation.machine import Machine
-from tests.simulation.phases import phase_of
+from tests.simulation.phases import phase_at, phase_of
 from tests.simulation.process import Process
 
 AMBUSHED = (
@@ -58,7 +58,7 @@ class Faults:
         self.active = True
         self._verbs = 0
         cluster.service.struck = cluster.bucket.struck = self._by_chance
-        cluster.net.lagged = lambda: self._by_chance("a segment lags")
+        cluster.net.lagged = lambda: self._by_chance("a segment lags", None)
         cluster.checks.after_step = self._ambush
         cluster.crash_starting = self._crash_starting
 
@@ -100,9 +100,9 @@ class Faults:
     def _count(self, kind: str, phase: str) -> None:
         self.struck[kind, phase] = self.struck.get((kind, phase), 0) + 1
 
-    def _by_chance(self, kind: str) -> None:
-        """A fault that another part drew by itself."""
-        self._count(kind, phase_of(self.cluster))
+    def _by_chance(self, kind: str, node: int | None) -> None:
+        """A fault that another part drew by itself. node: whose request it struck."""
+        self._count(kind, phase_of(self.cluster) if node is None else phase_at(self.cluster, node))
         if self._hunt is not None:
             self._hunt.struck(kind)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from replication.core.values import TIER_MEMBER
 from tests.simulation.cluster import Cluster
 from tests.simulation.machine import Machine
-from tests.simulation.phases import phase_of
+from tests.simulation.phases import phase_at, phase_of
 from tests.simulation.process import Process
 
 Quarry = tuple[str, str]
@@ -53,7 +53,7 @@ class Hunt:
         if self._phase == THROUGH_THE_TIER and cluster.world.now_us >= self._lead_us:
             self._lead_us = cluster.world.now_us + LEAD_US
             cluster.world.at(0, None, self._lead)
-        if cluster.world.now_us < self._again_us or phase_of(cluster) != self._phase:
+        if cluster.world.now_us < self._again_us or not self._comes(process):
             self.calm()
             return
         if self._kind in BACKGROUND:
@@ -64,6 +64,12 @@ class Hunt:
             target = cluster.chance.choice(list(cluster.machines.values()))
         self._pause()
         cluster.world.at(0, None, self._strike, self._kind, target)
+
+    def _comes(self, process: Process) -> bool:
+        cluster = self._cluster
+        if self._kind not in BACKGROUND or self._kind == "a segment lags":
+            return phase_of(cluster) == self._phase
+        return any(phase_at(cluster, node) == self._phase for node in cluster.machines)
 
     def _lead(self) -> None:
         """Towards a takeover through the tier: the leader alone with it, and then no leader any more."""

@@ -1,8 +1,14 @@
-"""Which part of the protocol a fault strikes, as seen from outside: what is most delicate comes first."""
+"""Which part of the protocol a fault strikes, as seen from outside: what is most delicate comes first.
+
+What strikes one node's request is counted by what that node does; everything else by what the cluster does.
+"""
 
 from replication.core.values import Phase
 from tests.simulation.cluster import Cluster
+from tests.simulation.process import Process
 
+OF_A_NODE = "following"
+"""Of one node alone: no cluster is in this phase."""
 PHASES = (
     "truncating or installing",
     "taking the lead",
@@ -17,6 +23,7 @@ PHASES = (
     "catching up",
     "records uncommitted",
     "idle",
+    OF_A_NODE,
     "no leader",
 )
 
@@ -25,33 +32,48 @@ def phase_of(cluster: Cluster) -> str:
     """Name the present phase of the cluster."""
     found: set[str] = set()
     for machine in cluster.machines.values():
-        process = machine.running
-        if process is None:
-            continue
-        core = process.core
-        if not core.situation.admitted:
-            found.add("starting")
-        if core.following.working:
-            found.add("truncating or installing")
-        if core.candidacy is not None:
-            stage = core.candidacy.stage.value
-            found.add({"promising": "promising", "taking": "taking the lead"}.get(stage, "standing for election"))
-        leadership = core.leadership
-        if leadership is None:
-            continue
-        rebuilding = leadership.recovery.rebuilding
-        if leadership.phase is Phase.RECOVERING:
-            found.add("rebuilding from the tier" if rebuilding else "leader recovering")
-        elif leadership.tier.entering is not None:
-            found.add("filling the tier")
-        elif leadership.handover is not None:
-            found.add("handing over")
-        elif getattr(leadership, "_writer").busy:  # noqa: B009 - no part of production asks for it
-            found.add("changing the set")
-        elif any(stream.stage.value != "streaming" for stream in leadership.streams.by_link.values()):
-            found.add("catching up")
-        elif leadership.uncommitted:
-            found.add("records uncommitted")
-        else:
-            found.add("idle")
+        if machine.running is not None:
+            found |= _phases(machine.running)
     return next((phase for phase in PHASES if phase in found), "no leader")
+
+
+def phase_at(cluster: Cluster, node: int) -> str:
+    """Name the present phase of one node; of the cluster, where it is none of its nodes."""
+    machine = cluster.machines.get(node)
+    if machine is None or machine.process is None:
+        return phase_of(cluster)
+    found = _phases(machine.process)
+    if machine.process.core.leader is not None:
+        found.add(OF_A_NODE)
+    return next((phase for phase in PHASES if phase in found), "no leader")
+
+
+def _phases(process: Process) -> set[str]:
+    found: set[str] = set()
+    core = process.core
+    if not core.situation.admitted:
+        found.add("starting")
+    if core.following.working:
+        found.add("truncating or installing")
+    if core.candidacy is not None:
+        stage = core.candidacy.stage.value
+        found.add({"promising": "promising", "taking": "taking the lead"}.get(stage, "standing for election"))
+    leadership = core.leadership
+    if leadership is None:
+        return found
+    rebuilding = leadership.recovery.rebuilding
+    if leadership.phase is Phase.RECOVERING:
+        found.add("rebuilding from the tier" if rebuilding else "leader recovering")
+    elif leadership.tier.entering is not None:
+        found.add("filling the tier")
+    elif leadership.handover is not None:
+        found.add("handing over")
+    elif getattr(leadership, "_writer").busy:  # noqa: B009 - no part of production asks for it
+        found.add("changing the set")
+    elif any(stream.stage.value != "streaming" for stream in leadership.streams.by_link.values()):
+        found.add("catching up")
+    elif leadership.uncommitted:
+        found.add("records uncommitted")
+    else:
+        found.add("idle")
+    return found

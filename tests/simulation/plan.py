@@ -8,7 +8,7 @@ from replication.core.values import TierMode
 from tests.simulation.cluster import Shape
 from tests.simulation.hunt import AT_THE_BUCKET, Quarry
 from tests.simulation.kinds import BEYOND, KINDS, OF_THE_BUCKET
-from tests.simulation.phases import PHASES
+from tests.simulation.phases import OF_A_NODE, PHASES
 from tests.simulation.workload import Load
 
 RARE = {"old_backup": 0.04, "lose_history": 0.02, "site_power": 0.3}
@@ -176,6 +176,7 @@ def _quarry(chance: Random, weights: dict[str, float], tier: TierMode) -> Quarry
     kinds = [kind for kind in KINDS if kind not in BEYOND and (tier is not TierMode.OFF or kind not in OF_THE_BUCKET)]
     kind = chance.choices(kinds, [6 if kind in ONCE else 1 for kind in kinds])[0]
     phases = [phase for phase in PHASES if tier is not TierMode.OFF or phase not in OF_THE_TIER]
+    phases.remove(OF_A_NODE)
     phase = chance.choices(phases, [SELDOM.get(phase, 1) for phase in phases])[0]
     _make_way(kind, weights)
     return kind, phase

@@ -54,7 +54,8 @@ class Snapshot:
 class Service:
     """The ensemble as its leader sees it.
 
-    struck(kind): told of each fault drawn by chance. changed(state): told of each state that was written.
+    struck(kind, node): told of each fault drawn by chance, and whose request it struck.
+    changed(state): told of each state that was written.
     counted(point): told of each `tierfloor` that was written.
     """
 
@@ -73,7 +74,7 @@ class Service:
         self.weights = Weights()
         self.clients: dict[int, Session] = {}
         self.sessions: dict[int, Session] = {}
-        self.struck: Callable[[str], None] = lambda kind: None
+        self.struck: Callable[[str, int], None] = lambda kind, node: None
         self.changed: Callable[[ClusterState], None] = lambda state: None
         self.counted: Callable[[LogPoint], None] = lambda point: None
         self._sessions = 0
@@ -101,7 +102,7 @@ class Service:
         for client in list(self.sessions.values()):
             delay = chance.randrange(LATENCY_US // 2, LATENCY_US * 2)
             if self.weights.late_watch and chance.random() < self.weights.late_watch:
-                self.struck("a watch comes late")
+                self.struck("a watch comes late", client.loop.number)
                 delay += chance.randrange(10_000, 400_000)
             self.world.after(delay, client.loop, client.fire, what)
 
