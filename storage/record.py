@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from storage.digest import digests_of
@@ -109,7 +110,7 @@ def _head(path: str, size: int, room: int, facts: bytes, time_us: int) -> bytes:
     name, prefix = split or (path.encode()[-100:], b"")
     return b"".join(
         (
-            ustar_header(_PAX_NAME, b"", pax_size, seconds, b"x"),
+            _pax_header(pax_size, seconds),
             comment,
             extra,
             ustar_header(name, prefix, size if size < _SIZE_LIMIT else 0, seconds, b"0"),
@@ -216,6 +217,12 @@ def ustar_header(name: bytes, prefix: bytes, size: int, seconds: int, kind: byte
     end = b"%sustar\x0000%s%s" % (kind.ljust(101, b"\0"), bytes(80), prefix.ljust(167, b"\0"))
     checksum = _sum(start) + _sum(end[:256]) + _sum(end[256:]) + 8 * 0x20
     return b"%s%06o\x00 %s" % (start, checksum, end)
+
+
+@lru_cache(maxsize=256)
+def _pax_header(size: int, seconds: int) -> bytes:
+    """Records that came in the same second mostly have the same one."""
+    return ustar_header(_PAX_NAME, b"", size, seconds, b"x")
 
 
 def _sum(data: bytes) -> int:
