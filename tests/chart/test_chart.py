@@ -154,7 +154,7 @@ def test_the_node_understands_its_configuration(case: Case, tmp_path: Path) -> N
         for item in volume.get("secret", {}).get("items", ()):
             file = tmp_path / mounts[volume["name"]].lstrip("/") / item["path"]
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("a secret\n")
+            file.write_text("user:secret\n" if item["path"] == "credentials" else "secret\n")
     name = "perenne-1"
     environment = {v["name"]: v["value"].replace("$(POD_NAME)", name) for v in container["env"] if "value" in v}
     for key in [key for key, value in environment.items() if value.startswith("/etc/")]:
