@@ -21,8 +21,8 @@ from monitoring.metrics import Metrics
 from monitoring.room import RoomMetrics
 from perenne import VERSION, logs
 from perenne.config import Config
-from perenne.config_tier import blocking_store, eviction, patient_store
 from perenne.config_material import log_material
+from perenne.config_tier import blocking_store, eviction, patient_store
 from perenne.config_tls import door, keyrings, token, zookeeper_access
 from perenne.dimse.server import DimseServer
 from perenne.housekeeping import compaction_settings, scrub_settings
