@@ -87,6 +87,9 @@ def _found(directory: Path, certificate: Path, key: Path) -> Authority | None:
             raise AuthorityUnusable(f"{directory} holds no authority that can be used: {error}") from error
         if not isinstance(loaded, ec.EllipticCurvePrivateKey) or loaded.public_key() != found.public_key():
             raise AuthorityUnusable(f"{key} is not the key of {certificate}")
+        if (end := found.not_valid_after_utc) < datetime.now(UTC):
+            step = "make another one in an empty directory, as docs/security.md says"
+            raise AuthorityUnusable(f"{certificate} ended on {end:%Y-%m-%d}, and nobody believes what it signs: {step}")
         return Authority(directory, found, loaded, fresh=False)
     return None
 

@@ -92,13 +92,15 @@ def _alone(shown: _Shown) -> Iterator[_Finding]:
 def _paired(shown: _Shown, own: x509.Certificate, private: bytes) -> Iterator[_Finding]:
     where = f"{shown.prefix}key_file"
     try:
-        key = serialization.load_pem_private_key(private, None)
+        fits = serialization.load_pem_private_key(private, None).public_key() == own.public_key()
+    except UnsupportedAlgorithm:
+        return  # OpenSSL may know it: the handshake tells
     except TypeError:
         yield where, f"{shown.key} has a password, and a node cannot be asked for it", "Give the key without one."
-    except (ValueError, UnsupportedAlgorithm):
+    except ValueError:
         yield where, f"{shown.key} holds no private key in PEM", "Give a PEM file, with -----BEGIN PRIVATE KEY-----."
     else:
-        if key.public_key() != own.public_key():
+        if not fits:
             cause = f"{shown.key} is not the key of {shown.certificate}"
             yield where, cause, "Copy both from the same directory of `perenne certs`."
 
@@ -140,7 +142,7 @@ def _believed(config: Config, own: _Shown, authority: Path) -> Iterator[_Finding
         return
     clients = ssl.CERT_REQUIRED if own.calls else ssl.CERT_NONE
     try:
-        ring = Keyring(TlsFiles(own.certificate, own.key, authority), clients=clients)
+        ring = Keyring(TlsFiles(own.certificate, own.key, authority), clients=clients, least=ssl.TLSVersion.TLSv1_3)
     except TlsUnusable as error:
         yield "tls.certificate_file", str(error), _ANEW
         return
@@ -202,7 +204,7 @@ def _purposes(certificate: x509.Certificate) -> frozenset[x509.ObjectIdentifier]
     """What it may be used for; both when it does not say (RFC 5280 section 4.2.1.12)."""
     try:
         return frozenset(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    except x509.ExtensionNotFound:
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):  # OpenSSL judges what is malformed
         return frozenset((_SERVER[0], _CLIENT[0]))
 
 

@@ -6,11 +6,14 @@ Method: the verb itself; what it lets through is matched by OpenSSL.
 import json
 import ssl
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
-from perenne.authority import AUTHORITY, AUTHORITY_KEY, CERTIFICATE, KEY
+from perenne.authority import AUTHORITY, AUTHORITY_KEY, CERTIFICATE, KEY, authority_in
 from perenne.hostnames import never_matches
 from tests.integration import rig
 
@@ -128,6 +131,20 @@ def test_an_authority_that_cannot_be_read_or_is_half_gone(tmp_path: Path) -> Non
     (ca / AUTHORITY_KEY).rmdir()
     (ca / AUTHORITY_KEY).write_bytes(key)
     assert rig.perenne("certs", str(ca), "n1").returncode == 0
+
+
+def test_an_authority_that_has_ended(tmp_path: Path) -> None:
+    """Signed in the place of one that `perenne certs` made, since it makes them for ten years."""
+    ca = tmp_path / "ca"
+    made = authority_in(ca)
+    ends = datetime.now(UTC) - timedelta(days=1)
+    name = made.certificate.subject
+    builder = x509.CertificateBuilder(name, name, made.key.public_key(), x509.random_serial_number())
+    ended = builder.not_valid_before(ends - timedelta(days=1)).not_valid_after(ends).sign(made.key, hashes.SHA256())
+    (ca / AUTHORITY).write_bytes(ended.public_bytes(serialization.Encoding.PEM))
+    said = refused(ca, "n1", code=1)
+    assert f"{ca / AUTHORITY} ended on {ends:%Y-%m-%d}" in said
+    assert "make another one in an empty directory" in said
 
 
 def test_a_disk_without_room(tmp_path: Path) -> None:
