@@ -44,4 +44,7 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
     behind = [lag["replica"] for lag in facts["lags"] if not lag["in_sync"]]
     if behind:
         reasons.append(f"{', '.join(behind)} not in sync")
+    away = [lag["replica"] for lag in facts["lags"] if not lag.get("connected", True)]
+    if away:
+        reasons.append(f"{', '.join(away)} not connected")
     return (DEGRADED if reasons and word == OK else word), list(dict.fromkeys(reasons))

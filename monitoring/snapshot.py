@@ -27,6 +27,7 @@ class SnapshotMetrics:
         yield _roles(s)
         yield from _as_gauges(_standing(s) | _positions(s) | _coordination(s) | _disk(s) | _tier(s))
         yield from _as_counters(_counted(s) | _tier_counted(s))
+        yield from _others(s)
         yield from _lags(s)
         yield from _capacity(s)
         yield from _scrub(s)
@@ -77,6 +78,14 @@ def _standing(s: ReplicatorStatistics) -> Plain:
             "Smallest in-sync set that may acknowledge; with fewer members every C-STORE is refused",
             s.copies_required,
         ),
+        "perenne_nodes_registered": (
+            "Nodes that are registered in ZooKeeper and not retired, whether they run or not; 0 before it was asked",
+            s.registered,
+        ),
+        "perenne_nodes_connected": (
+            "Registered nodes that this one is connected to, and itself; fewer than are registered: somebody is gone",
+            1 + sum(s.connected.values()) if s.registered else 0,
+        ),
     }
 
 
@@ -102,7 +111,8 @@ def _positions(s: ReplicatorStatistics) -> Plain:
             s.oldest_uncommitted_seconds,
         ),
         "perenne_under_replicated_records": (
-            "On the leader: records that a connected replica outside the in-sync set lacks",
+            "On the leader: committed records that not every registered node is known to hold, those that are away "
+            "included",
             s.under_replicated_records,
         ),
     }
@@ -185,10 +195,6 @@ def _tier(s: ReplicatorStatistics) -> Plain:
             "On the leader: number of the last record below which the tier lacks nothing",
             (tier.complete_upto or 0) if tier is not None else 0,
         ),
-        "perenne_tier_behind_records": (
-            "On the leader: committed records that are not in the tier; lost with the last node if all were lost now",
-            (tier.behind or 0) if tier is not None else 0,
-        ),
         "perenne_tier_orphan_objects": (
             "On the leader: objects of dead branches in the tier; they never surface",
             (tier.orphans or 0) if tier is not None else 0,
@@ -200,6 +206,10 @@ def _tier(s: ReplicatorStatistics) -> Plain:
         "perenne_tier_spoiled_segments": (
             "On the leader: segments that have something else under their name in the tier; wants a person at once",
             packing.spoiled if packing is not None else 0,
+        ),
+        "perenne_tier_outgrown_segments": (
+            "On the leader: segments of which the tier has bytes that compaction took away here (docs/tier.md)",
+            packing.outgrown if packing is not None else 0,
         ),
     }
 
@@ -301,30 +311,47 @@ def _compaction(s: ReplicatorStatistics) -> Iterator[Metric]:
     )
 
 
+def _others(s: ReplicatorStatistics) -> Iterator[Metric]:
+    connected = GaugeMetricFamily(
+        "perenne_replica_connected",
+        "Of each other registered node: 1 while this node has a connection to it, 0 when it is away; not once retired",
+        labels=["replica"],
+    )
+    for replica, stands in s.connected.items():
+        connected.add_metric([replica], float(stands))
+    yield connected
+
+
 def _lags(s: ReplicatorStatistics) -> Iterator[Metric]:
-    """Series of a replica are there while this node leads and knows it: a member of the set, or connected."""
+    """Series of a replica are there while this node leads: of every other registered node, and of the tier."""
     records = GaugeMetricFamily(
         "perenne_replica_lag_records",
-        "On the leader, of each other replica: records that it has not confirmed as durable",
+        "On the leader, of each other registered node and the tier: records that it is not known to hold. Of one that "
+        "is away: after what it confirmed to this leader, to the second, held while it was in sync, or said at its "
+        "start; all of them, from 0, when nothing is known, as of a tier that was not listed yet",
         labels=["replica"],
     )
     size = GaugeMetricFamily(
         "perenne_replica_lag_bytes",
-        "On the leader, of each other replica: bytes of the uncommitted records that it has not confirmed",
+        "On the leader, of each other registered node and the tier: bytes of the records of "
+        "perenne_replica_lag_records as they lie in the log here",
         labels=["replica"],
     )
     seconds = GaugeMetricFamily(
         "perenne_replica_lag_seconds",
-        "On the leader, of each other replica: age of the oldest uncommitted record that it has not confirmed",
+        "On the leader, of each other registered node and the tier: age of the oldest of the records of "
+        "perenne_replica_lag_records, by the clock of the leader that took it; exact, from the record itself",
         labels=["replica"],
     )
     blocked = GaugeMetricFamily(
         "perenne_replica_blocked",
-        "On the leader, of each other replica: 1 while a record that is damaged here keeps it from catching up",
+        "On the leader, of each other registered node: 1 while a record that is damaged here keeps it from catching up",
         labels=["replica"],
     )
     for lag in s.lags:
         blocked.add_metric([lag.replica], float(lag.blocked_at > 0))
+    tier = s.tier.lag if s.tier is not None else None
+    for lag in (*s.lags, *((tier,) if tier is not None else ())):
         records.add_metric([lag.replica], lag.records)
         size.add_metric([lag.replica], lag.bytes)
         seconds.add_metric([lag.replica], lag.seconds)

@@ -45,6 +45,7 @@ from replication.core.situation import ConflictPolicy, Settings
 from replication.core.values import Identity, Phase, ReplicaId, TierMode
 from replication.evicting import Evictor
 from replication.opening import open_store
+from replication.register import Register
 from replication.replicator import Replicator, ReplicatorSettings
 from replication.reporting import role, statistics, why_not_replica
 from replication.runtime import ThreadRuntime
@@ -183,6 +184,7 @@ class Node:
             door=door(self._keyrings.peer),
         )
         self._evictor = Evictor(self.replicator, eviction(config), self._tier)
+        self._register = Register(self.replicator)
         self._standing = StandingReport(self.replicator, disk, config.node.data_dir)
         session_s = config.coordination.session_timeout_ms / 1000
         loop = asyncio.get_running_loop()
@@ -238,6 +240,7 @@ class Node:
             raise CannotStart(f"a port cannot be opened: {error}; see [dimse], [http] and [peer] port") from error
         self._watchdog.start()
         self.replicator.spawn(self._standing.keep())
+        self._register.start()
         self._scrubber.start()
         self._compactor.start()
         ports = {"dicom": self.dimse.port, "http": self.http.port, "peer": self.replicator.network.port}
@@ -266,7 +269,8 @@ class Node:
     # What the HTTP port shows
 
     def statistics(self) -> ReplicatorStatistics:
-        return statistics(self.replicator, data_path_seconds=self._watchdog.age_s, scrub=self._scrubber.report())
+        scrub, age_s = self._scrubber.report(), self._watchdog.age_s
+        return statistics(self.replicator, self._register, data_path_seconds=age_s, scrub=scrub)
 
     def metrics(self) -> bytes:
         return self._metrics.render()
@@ -342,7 +346,9 @@ class Node:
                 {
                     "replica": lag.replica,
                     "in_sync": lag.in_sync,
+                    "connected": lag.connected,
                     "records": lag.records,
+                    "bytes": lag.bytes,
                     "seconds": lag.seconds,
                     "blocked_at": lag.blocked_at,
                 }

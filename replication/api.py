@@ -92,12 +92,17 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLag:
-    """How far one other replica is behind this leader. Zero everywhere when it holds everything."""
+    """How far one other replica is behind this leader. Zero everywhere when it holds everything.
+
+    records: from the last one that it is known to hold to the end. committed: those of them that are committed. bytes:
+    as they lie in the log here. seconds: age of the oldest of them.
+    """
 
     replica: ReplicaId
     in_sync: bool
     connected: bool
     records: int
+    committed: int
     bytes: int
     seconds: float
     blocked_at: int = 0
@@ -124,7 +129,8 @@ class PackingReport:
     """What this leader did to make each sealed segment one object (`replication.core.packing`).
 
     segments: made, or proved. replaced: small objects deleted. kept: small objects that the bucket does not let go.
-    spoiled: segments that have something else under their name. failed: why the last attempt came to nothing.
+    spoiled: segments that have something else under their name. failed: why the last attempt came to nothing. outgrown:
+    segments of which the tier has payloads that compaction took away here; outgrown_kept: why they stay, if they do.
     """
 
     segments: int
@@ -132,6 +138,8 @@ class PackingReport:
     kept: int
     spoiled: int
     failed: str | None
+    outgrown: int = 0
+    outgrown_kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +148,8 @@ class TierReport:
 
     usable: it answers, and may enter the in-sync set. complete_upto: the last record below which nothing is missing in
     the bucket. behind: committed records that are not there yet. counted_upto: of `tierfloor` as last read. failed: why
-    the last request was not done. orphans: objects of dead branches; None before the whole bucket was listed.
+    the last request was not done. orphans: objects of dead branches; None before the whole bucket was listed. lag: as
+    of any replica, from record 1 on before the bucket was listed.
     """
 
     mode: str
@@ -154,6 +163,7 @@ class TierReport:
     put_bytes: int
     orphans: int | None
     packing: PackingReport | None
+    lag: ReplicaLag | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +223,11 @@ class ReplicatorStatistics:
     """None where there is none."""
     capacity: CapacityReport
     lags: tuple[ReplicaLag, ...]
-    """One per other registered replica; filled on the leader, empty elsewhere."""
+    """One per other registered node; filled on the leader, empty elsewhere."""
+    registered: int
+    """Nodes on the register, this one included and retired ones left out; 0 before ZooKeeper said so."""
+    connected: Mapping[ReplicaId, bool]
+    """By other registered node, whether this one has a connection to it."""
     uncommitted_records: int
     uncommitted_bytes: int
     oldest_uncommitted_seconds: float

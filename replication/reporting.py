@@ -4,7 +4,6 @@ from replication.api import (
     CapacityReport,
     CompactionReport,
     PackingReport,
-    ReplicaLag,
     ReplicatorStatistics,
     Role,
     ScrubReport,
@@ -12,7 +11,9 @@ from replication.api import (
 )
 from replication.core.leader import Leadership
 from replication.core.tierside import TierSide
-from replication.core.values import TIER, TIER_MEMBER, Phase
+from replication.core.values import TIER_MEMBER, Phase
+from replication.lagging import lags, tier_lag
+from replication.register import Register
 from replication.replicator import Replicator
 from storage.segment import SegmentInfo
 
@@ -39,14 +40,14 @@ def why_not_replica(replicator: Replicator, most: int | None) -> str | None:
 
 
 def statistics(
-    replicator: Replicator, *, data_path_seconds: float, scrub: ScrubReport | None = None
+    replicator: Replicator, register: Register, *, data_path_seconds: float, scrub: ScrubReport | None = None
 ) -> ReplicatorStatistics:
     """Read, never wait: everything here is known already."""
     core = replicator.core
     situation, leadership = core.situation, core.leadership
     state = situation.cluster
     now_ms = replicator.runtime.now_ms()
-    lags = _lags(replicator, leadership, now_ms) if leadership is not None else ()
+    others = lags(replicator, register, leadership) if leadership is not None else ()
     oldest = leadership.uncommitted[0].since_ms if leadership is not None and leadership.uncommitted else now_ms
     settings = replicator.settings
     return ReplicatorStatistics(
@@ -68,11 +69,13 @@ def statistics(
         floor=situation.floor,
         tier=_tier(replicator, leadership),
         capacity=_capacity(replicator, leadership),
-        lags=lags,
+        lags=others,
+        registered=register.nodes,
+        connected=register.connected(),
         uncommitted_records=max(0, situation.ledger.end.sequence - situation.told.sequence),
         uncommitted_bytes=leadership.uncommitted_bytes if leadership is not None else 0,
         oldest_uncommitted_seconds=(now_ms - oldest) / 1000,
-        under_replicated_records=max((lag.records for lag in lags if not lag.in_sync), default=0),
+        under_replicated_records=max((lag.committed for lag in others), default=0),
         coordination_connected=replicator.coordinator.connected,
         coordination_fresh_seconds=max(0.0, (now_ms - replicator.coordinator.fresh_since_ms) / 1000),
         coordination_changes=replicator.coordinator.changes,
@@ -114,6 +117,7 @@ def _tier(replicator: Replicator, leadership: Leadership | None) -> TierReport |
         put_bytes=tiering.put_bytes,
         orphans=len(side.orphans) if side is not None and side.surveyed else None,
         packing=_packing(side) if side is not None else None,
+        lag=tier_lag(replicator, leadership) if side is not None and leadership is not None else None,
     )
 
 
@@ -137,29 +141,7 @@ def _capacity(replicator: Replicator, leadership: Leadership | None) -> Capacity
 
 def _packing(side: TierSide) -> PackingReport | None:
     done = side.packing
-    return PackingReport(done.packed, done.deleted, done.kept, done.spoiled, done.failed) if done is not None else None
-
-
-def _lags(replicator: Replicator, leadership: Leadership, now_ms: int) -> tuple[ReplicaLag, ...]:
-    """One per other replica that is in the set or connected."""
-    situation = replicator.core.situation
-    end = situation.ledger.end.sequence
-    streams = {stream.peer.id: stream for stream in leadership.streams.by_link.values()}
-    in_sync = {member.id for member in leadership.in_sync}
-    found: list[ReplicaLag] = []
-    for replica in sorted((in_sync | streams.keys()) - {replicator.me.id, TIER}):
-        stream = streams.get(replica)
-        confirmed = stream.confirmed.sequence if stream is not None else 0
-        behind = [record for record in leadership.uncommitted if record.sequence > confirmed]
-        found.append(
-            ReplicaLag(
-                replica=replica,
-                in_sync=replica in in_sync,
-                connected=stream is not None,
-                records=end - confirmed,
-                bytes=sum(record.size for record in behind),
-                seconds=(now_ms - behind[0].since_ms) / 1000 if behind else 0.0,
-                blocked_at=replicator.feeder.blocked_at(replica),
-            )
-        )
-    return tuple(found)
+    if done is None:
+        return None
+    counts = (done.packed, done.deleted, done.kept, done.spoiled)
+    return PackingReport(*counts, done.failed, done.outgrown, done.outgrown_kept)

@@ -288,6 +288,11 @@ class Index:
         )
         return tuple(InstanceLocation(r[0], bytes(r[1]), bytes(r[2]), *r[3:]) for r in rows)
 
+    def time_from(self, sequence: int) -> int | None:
+        """When the first instance from `sequence` on arrived, in Unix microseconds; None where none is known."""
+        rows = self._rows("SELECT time_us FROM instance WHERE sequence >= ? ORDER BY sequence LIMIT 1", sequence)
+        return int(rows[0][0]) if rows else None
+
     def select(self, where: "Selection") -> list["Listed"]:
         """Instances that match, by their place in the log. May walk the whole index: not for the event loop."""
         conditions, values = ["i.deleted_by = 0", "i.sequence > ?"], list[object]([where.after])

@@ -11,7 +11,7 @@ from storage.errors import MediumUnreadable, PayloadGone, RecordAbsent, RecordCo
 from storage.payload import BytesPayload, FilePayload, Payload, Pending, StoredRecord, StoredStub, checked
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, RecordKind, chain_after
 from storage.record import DecodedRecord, encode_header, encode_stub, trailing_padding
-from storage.sealed import SealedRecords, sealed_records, span_of
+from storage.sealed import SealedRecords, sealed_records, span_of, stubs_in
 from storage.segment import PIECE as SEGMENT_PIECE
 from storage.segment import Segment, SegmentInfo, verify_rest
 from storage.stubs import Believed
@@ -118,6 +118,13 @@ class LogReader:
             raise RecordAbsent(sequence)
         return sealed_records(segment)
 
+    def stubs_of(self, sequence: int) -> list[int]:
+        """Which records of the sealed segment that holds this one are stubs, as the table says. Raises RecordAbsent."""
+        segment = self._sealed(sequence)
+        if segment is None:
+            raise RecordAbsent(sequence)
+        return stubs_in(segment)
+
     def lend_segment(self, sequence: int) -> Segment:
         """The sealed segment that holds this record, as it is now. Raises RecordAbsent, RecordsElsewhere."""
         return self.sealed_records(sequence).segment
@@ -146,6 +153,35 @@ class LogReader:
         if isinstance(found, Pending):
             return found.entry
         return None if found is None else found.entry(sequence)
+
+    def bytes_after(self, sequence: int) -> int:
+        """Bytes of the records after this one as they lie here, headers included. One entry is read, and no record:
+        where the entry is damaged, all of its segment counts.
+        """
+        segments = self._segments
+        if sequence >= self._end.sequence or not segments:
+            return 0
+        tail = segments[max(0, bisect_right(segments, sequence + 1, key=lambda segment: segment.first) - 1) :]
+        size = sum(segment.extent for segment in tail)
+        entry = self.entry(sequence + 1)
+        before = entry.offset - tail[0].data_offset if entry is not None and entry.segment == tail[0].first else 0
+        return max(0, size - before)
+
+    def time_of(self, sequence: int) -> int | None:
+        """When a record was numbered, as its header says and nothing proves, in Unix microseconds. None where it is not
+        here or cannot be read; nothing is noted as damaged.
+        """
+        found = self._find(sequence)
+        if isinstance(found, Pending):
+            return found.header.time_us
+        entry = found.entry(sequence) if found is not None and not found.evicted else None
+        if found is None or entry is None:
+            return None
+        try:
+            header = found.record_header(entry.offset).header
+        except RecordCorrupt:
+            return None
+        return header.time_us if header.position == entry.position else None
 
     def point_at(self, sequence: int) -> LogPoint | None:
         """Return `GENESIS` for 0, None beyond the end or where neither entry nor record can be believed."""

@@ -124,6 +124,8 @@ def _open(
     if last_before is not None and last_before.chain != header.chain_before:
         raise LogContradiction(f"{name} does not follow from the segment before it")
     segment.header = header
+    if before is not None and last_before is not None:
+        before.found_end = last_before.offset + last_before.length
     stub = decode_stub(segment.file.pread(2 * PAGE, MARK_OFFSETS[0]), segment.data_offset)
     if stub is not None and stub.first == first:
         segment.file = EvictedFile(segment.file, stub, so_far.elsewhere)

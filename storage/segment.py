@@ -68,6 +68,8 @@ class Segment:
     """
     evicted: bool = field(default=False)
     """Its records are not here: what is read of them comes from elsewhere."""
+    found_end: int = field(default=0)
+    """Where its last entry said that it ends when the log was opened; of sealed ones, for `extent` alone."""
     repairs: int = field(default=0)
     """How often something in it was written anew: a copy that was made meanwhile is not one of it any more."""
 
@@ -82,6 +84,11 @@ class Segment:
     @property
     def data_offset(self) -> int:
         return data_offset(self.header.segment_bytes)
+
+    @property
+    def extent(self) -> int:
+        """Bytes of its records, without looking: all behind the table where the end is not known."""
+        return (self.end_offset or self.found_end or self.size) - self.data_offset
 
     def entry(self, sequence: int) -> Entry | None:
         """Read one entry; None when it is damaged, empty or cannot be read."""

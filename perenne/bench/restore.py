@@ -1,6 +1,7 @@
 """`script/bench restore`: a restore from a real S3 server, beside a plain copy of the same objects over the same path.
 
-Both run as processes of their own, in turn: GET, write, fsync; the restore proves every record besides.
+Both run as processes of their own, in turn: GET, write, fsync; the restore proves every record besides. The path is the
+loopback, and once more, as root, a line of one gigabit per second: everything in a network namespace of its own.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from statistics import median
 from typing import Any, Final
 
 from perenne.bench.archive import upload, write_log
+from perenne.bench.load import SIZES
 from perenne.bench.results import Results, say
 from perenne.config import TierConfig
 from perenne.config_reading import load_config
@@ -30,20 +32,45 @@ from replication.tier.keys import LOG
 
 CLUSTER: Final = ClusterRecord("be9c4be9c4be9c4b", 1, 256 * 1024 * 1024)
 LABEL: Final = "MR 11 KB"
+_LINE: Final = "1gbit"
+_NARROW: Final = (
+    f'ip link set lo up && tc qdisc add dev lo root tbf rate {_LINE} burst 512kb latency 50ms && exec "$0" "$@"'
+)
 CONNECTIONS: Final = 8
 """As a node has them."""
 
 
 def restore(count: int, repeat: int) -> Results:
-    """Medians of so many rounds."""
+    """Medians of so many rounds. count: of small instances; of large ones about as many bytes."""
+    results: Results = {}
+    for label, (_, size) in SIZES.items():
+        many = max(100, count * SIZES[LABEL][1] // size)
+        results |= measured(label, many, repeat, "")
+        if os.geteuid() == 0:
+            results |= _over_a_line(label, many, repeat)
+        else:
+            say("not root: nothing is measured over a line of 1 Gbit/s")
+    return results
+
+
+def _over_a_line(label: str, count: int, repeat: int) -> Results:
+    """The same in a network namespace whose loopback carries so much and no more."""
+    command = [sys.executable, "-m", "perenne.bench.restore", "measure", label, str(count), str(repeat)]
+    done = subprocess.run(["unshare", "-n", "sh", "-c", _NARROW, *command], stdout=subprocess.PIPE, check=True)
+    found: Results = json.loads(done.stdout)
+    return found
+
+
+def measured(label: str, count: int, repeat: int, over: str) -> Results:
+    """over: what path this is, for people."""
     with tempfile.TemporaryDirectory(prefix="perenne-bench-") as name:
         work = Path(name)
         store = start_store(work / "seaweedfs")
         try:
             config = configured(work, store.endpoint)
-            write_log(work / "archive", CLUSTER, count, LABEL)
+            write_log(work / "archive", CLUSTER, count, label)
             runs = asyncio.run(upload(work / "archive", CLUSTER, patient(load_config(config, {}))))
-            say(f"{count} instances in {len(runs)} objects are in the bucket")
+            say(f"{count} x {label} in {len(runs)} objects are in the bucket{over}")
             rounds: list[tuple[float, float, float]] = []
             peak = 0.0
             for _ in range(repeat):
@@ -56,7 +83,7 @@ def restore(count: int, repeat: int) -> Results:
             store.kill()
     copy, back, ratio = (median(column) for column in zip(*rounds, strict=True))
     return {
-        f"restore of {count} x {LABEL} from SeaweedFS": {
+        f"restore of {count} x {label} from SeaweedFS{over}": {
             "plain copy, MB/s": round(copy / 1e6, 1),
             "restore, MB/s": round(back / 1e6, 1),
             "restore / plain copy": round(ratio, 3),
@@ -164,4 +191,7 @@ def _copy(config: Path, to: Path) -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{_copy(Path(sys.argv[1]), Path(sys.argv[2]))}\n")
+    if sys.argv[1] == "measure":
+        json.dump(measured(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), f", over {_LINE}/s"), sys.stdout)
+    else:
+        sys.stdout.write(f"{_copy(Path(sys.argv[1]), Path(sys.argv[2]))}\n")

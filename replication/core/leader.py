@@ -6,8 +6,6 @@ numbered, and what every member of the maximal in-sync set has confirmed is comm
 
 from collections import deque
 
-from msgspec import Struct
-
 from replication.core.commit import committed_upto
 from replication.core.effects import CloseLink, Committed, LeadershipChanged
 from replication.core.events import StateWritten, TierEvent
@@ -20,17 +18,9 @@ from replication.core.situation import Situation
 from replication.core.statewriter import StateWriter, Written
 from replication.core.streams import Streams
 from replication.core.tierside import TierSide
-from replication.core.values import TIER_MEMBER, Member, Phase, TierClaim
+from replication.core.values import TIER_MEMBER, Member, Phase, TierClaim, Uncommitted
 from replication.messages import Aligned, Confirmed, Damaged, Heartbeat, Leave, Message, Rejected, StreamEnd, to_point
 from storage.position import RecordKind
-
-
-class Uncommitted(Struct, frozen=True):
-    """One record that waits for its copies."""
-
-    sequence: int
-    size: int
-    since_ms: int
 
 
 class Leadership:
@@ -53,7 +43,7 @@ class Leadership:
         self.streams = Streams(situation, self.epoch)
         self.uncommitted: deque[Uncommitted] = deque()
         self.handover: Handover | None = None
-        self.tier = TierSide(situation)
+        self.tier = TierSide(situation, self.uncommitted)
         self.set = InSyncSet(situation, writer, self.streams, self.tier)
         self.recovery = Recovery(situation, following, writer.confirmed.state)
         self.over: str | None = None

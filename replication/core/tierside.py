@@ -1,9 +1,11 @@
 """The tier as the leader of one epoch sees it: what it holds, what is on its way there, how far it was counted.
 
-The tier is a passive member: what a follower does by confirming, the leader does for it. Records are put in order, one
-object at a time; a place is found again by chain (protocol, sections 4 and 5). Nothing here decides who is in the set.
+The tier is a passive member: what a follower does by confirming, the leader does for it. Every object begins where what
+is confirmed ends, so the bucket has no gap, whichever of those under way arrive (ADR 0015); a place is found again by
+chain (protocol, sections 4 and 5). Nothing here decides who is in the set.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from replication.core.coverage import Coverage, listed
@@ -15,18 +17,23 @@ from replication.core.events import (
     TierEvent,
     TierListed,
     TierMarked,
+    TierOutgrown,
     TierPacked,
     TierRecord,
     TierStored,
 )
 from replication.core.packing import Packing
 from replication.core.situation import Situation
-from replication.core.values import CasOutcome, Change, TierFloor, TierMode
+from replication.core.values import CasOutcome, Change, TierFloor, TierMode, Uncommitted
 from replication.tier.keys import Run, run_name
 from storage.position import LogPoint
 
 RETRY_MS = 500
 """Between two attempts at a bucket that did not answer, or refused."""
+PUTS_AT_ONCE = 3
+"""While somebody waits. Each holds again what the ones before it hold."""
+AGAIN_BYTES = 256 * 1024
+"""Only so much is put more than once."""
 ASK_MS = 1000
 """A bucket that has had nothing to do for so long is asked whether it is there."""
 
@@ -48,8 +55,10 @@ class _Check:
 class TierSide:
     """Everything between one leadership and the tier."""
 
-    def __init__(self, situation: Situation) -> None:
+    def __init__(self, situation: Situation, uncommitted: Sequence[Uncommitted]) -> None:
+        """uncommitted: what this leadership numbered, oldest first."""
         self._situation = situation
+        self._uncommitted = uncommitted
         self.coverage: Coverage | None = None
         """None before the bucket was listed; it may be listed from the claim on alone, at first."""
         self.surveyed = False
@@ -71,7 +80,8 @@ class TierSide:
         self._listing: int | None = None
         self._since = 0
         """The lowest epoch that is listed, or was."""
-        self._putting: _Asked | None = None
+        self._puts: list[_Asked] = []
+        """Under way, in the order of their last records."""
         self._marking: int | None = None
         self._asking: int | None = None
         self._check: _Check | None = None
@@ -95,7 +105,7 @@ class TierSide:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._listing or self._putting or self._marking or self._asking)
+        return bool(self._listing or self._puts or self._marking or self._asking)
 
     @property
     def usable(self) -> bool:
@@ -132,7 +142,7 @@ class TierSide:
         self._put(claimed_from)
         if self.packing is not None and self.surveyed:
             counted = self.counted if claimed_from is not None else situation.told.sequence
-            coming = self._putting.first if self._putting is not None else 0
+            coming = min((put.first for put in self._puts), default=0)
             self.packing.tend(min(situation.told.sequence, counted), coming)
         if not self._busy and situation.now_ms - self._progress_ms >= ASK_MS:
             self._asking = situation.next_request()
@@ -155,7 +165,7 @@ class TierSide:
     def _put(self, claimed_from: int | None) -> None:
         """What a member must hold goes first, committed or not; then whatever is committed, from the oldest on."""
         situation = self._situation
-        if self._putting is not None or self.coverage is None:
+        if self.coverage is None or (self._puts and not self._may_overlap(claimed_from)):
             return
         urgent = self.entering.sequence + 1 if self.entering is not None else claimed_from
         gap = self.coverage.gap(urgent, situation.ledger.end.sequence) if urgent is not None else None
@@ -171,9 +181,24 @@ class TierSide:
         span = next((span for span in situation.ledger.epochs() if span.first <= first <= span.last), None)
         assert span is not None, "every record of a log has an epoch"
         asked = _Asked(situation.next_request(), first, min(last, span.last))
-        self._putting = asked
-        self._begins()
+        if self._puts and asked.last <= self._puts[-1].last:
+            return
+        if not self._puts:
+            self._begins()
+        self._puts.append(asked)
         situation.emit(PutRun(asked.request, asked.first, asked.last))
+
+    def _may_overlap(self, claimed_from: int | None) -> bool:
+        """Whether another object may go up beside those under way: it holds what they hold as well, which is little.
+
+        So there is no gap when they do not arrive.
+        """
+        if claimed_from is None or self.entering is not None or len(self._puts) >= PUTS_AT_ONCE:
+            return False
+        first, waiting = self.upto(claimed_from) + 1, self._uncommitted
+        if not waiting or first < waiting[0].sequence:
+            return False
+        return sum(record.size for record in waiting if record.sequence >= first) <= AGAIN_BYTES
 
     def _begins(self) -> None:
         if self.failed is None:
@@ -199,7 +224,7 @@ class TierSide:
                 self._listed(event, epoch, counter)
             case TierStored():
                 self._stored(event)
-            case TierPacked() | TierDeleted():
+            case TierPacked() | TierDeleted() | TierOutgrown():
                 if self.packing is not None:
                     self.packing.said(event)
             case TierMarked():
@@ -244,17 +269,17 @@ class TierSide:
         self._succeeded()
 
     def _stored(self, event: TierStored) -> None:
-        asked = self._putting
-        if asked is None or event.request != asked.request or self.coverage is None:
+        asked = next((put for put in self._puts if put.request == event.request), None)
+        if asked is None or self.coverage is None:
             return
-        self._putting = None
+        self._puts.remove(asked)
         if event.last is None:
             self._failed(event.reason)
         else:
             self.coverage.add(asked.first, event.last)
             end = self._situation.ledger.point_at(event.last)
             if end is not None and self.packing is not None:
-                self.packing.put(run_name(asked.first, end))
+                self.packing.put(run_name(asked.first, end, event.form))
             self._succeeded()
 
     def _marker_put(self, event: TierMarked) -> None:

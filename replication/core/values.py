@@ -154,3 +154,11 @@ class CasOutcome(enum.Enum):
     APPLIED = "applied"
     CONFLICT = "conflict"
     UNKNOWN = "unknown"
+
+
+class Uncommitted(Struct, frozen=True):
+    """One record that waits for its copies. size: of its payload, in bytes."""
+
+    sequence: int
+    size: int
+    since_ms: int

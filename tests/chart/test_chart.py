@@ -339,6 +339,20 @@ def test_rules_keep_their_own_templates(tmp_path: Path) -> None:
     assert "{{node}}" in one(made, "ConfigMap", "perenne-dashboards")["data"]["small.json"]
 
 
+def test_runbooks_are_where_one_keeps_them() -> None:
+    """A path in the repository, unless its place is named."""
+
+    def urls(**more: str) -> list[str]:
+        made = render({"metrics": {"prometheusRule": {"enabled": True, **more}}})
+        groups = one(made, "PrometheusRule", "perenne")["spec"]["groups"]
+        return [rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]]
+
+    assert all(url.startswith("docs/recovery.md#") for url in urls())
+    assert urls(runbookBase="https://git.example/perenne/") == [f"https://git.example/perenne/{url}" for url in urls()]
+    with pytest.raises(helm_python.HelmError, match="runbookBase"):
+        urls(runbookBase="https://git.example/perenne")  # its last part would run into the path
+
+
 def test_the_table_of_values_is_current_and_complete() -> None:
     text = (CHART / "values.yaml").read_text()
     assert table.undocumented(text) == []

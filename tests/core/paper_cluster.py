@@ -318,7 +318,7 @@ class PaperCluster:
 
     # Instances
 
-    def offer(self, name: str, uid: str, content: bytes = b"", *, again: bool = False) -> int:
+    def offer(self, name: str, uid: str, content: bytes = b"", *, again: bool = False, size: int = 1000) -> int:
         """A sender hands `uid` to a node; `settled` tells what it was answered."""
         self.tickets += 1
         digest = blake3(uid.encode() + content).digest()
@@ -329,7 +329,7 @@ class PaperCluster:
             stem=f"study/series/{uid}",
             dataset=digest,
             digest=digest,
-            size=1000,
+            size=size,
             time_us=self.now * 1000,
             deadline_ms=self.now + 10_000,
             again=again,

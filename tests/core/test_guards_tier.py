@@ -201,15 +201,6 @@ def test_a_count_without_an_answer_is_believed_when_it_is_seen_and_not_before() 
     assert commits(node) == [3, 4]
 
 
-def test_one_put_at_a_time_so_that_the_bucket_has_no_gap() -> None:
-    node, _, bucket = with_tier()
-    node.cluster.offer("a", "1.3")
-    node.cluster.run(20)
-    node.cluster.offer("a", "1.4")
-    node.cluster.run(200)
-    assert [effect.first for effect in bucket.asked(fx.PutRun)] == [4, 5]
-
-
 # What the bucket knows
 
 

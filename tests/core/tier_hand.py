@@ -7,7 +7,7 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.values import TIER_MEMBER, CasOutcome, ClusterState, TierClaim, TierFloor
 from replication.tier.contents import Link
-from replication.tier.keys import Run, run_name
+from replication.tier.keys import WHOLE, Form, Run, run_name
 from storage.position import LogPoint
 from tests.core.paper_cluster import STEP_MS
 from tests.core.paper_disk import PaperDisk, PaperLog
@@ -21,8 +21,8 @@ def claimed(state: ClusterState, first: int, chain_before: bytes) -> ClusterStat
     return replace(state, in_sync=state.in_sync | {TIER_MEMBER}, tier=TierClaim(first, chain_before))
 
 
-def run_of(log: PaperLog, first: int, last: int) -> Run:
-    return run_name(first, log.records[last - 1].point)
+def run_of(log: PaperLog, first: int, last: int, form: Form = WHOLE) -> Run:
+    return run_name(first, log.records[last - 1].point, form)
 
 
 def links_of(log: PaperLog, run: Run) -> tuple[Link, ...]:
@@ -47,15 +47,20 @@ class HandBucket:
     def lists(self, *runs: Run, counter: int = 0, deletes: bool = True) -> None:
         self.says(ev.TierListed(self.asked(fx.ListTier)[-1].request, runs, counter, deletes=deletes))
 
-    def stores(self) -> None:
-        asked = self.asked(fx.PutRun)[-1]
-        self.log.records = self.node.disk.log.records[: asked.last]
-        self.log.durable_count = asked.last
+    def stores(self, number: int = -1) -> None:
+        """Answer one of the puts that were asked for: the latest, unless another is meant."""
+        asked = self.asked(fx.PutRun)[number]
+        if asked.last > len(self.log.records):
+            self.log.records = self.node.disk.log.records[: asked.last]
+            self.log.durable_count = asked.last
         self.says(ev.TierStored(asked.request, asked.last))
 
-    def packs(self, reason: str = "", *, lasting: bool = False, moved: int = 0) -> None:
+    def refuses(self, number: int = -1) -> None:
+        self.says(ev.TierStored(self.asked(fx.PutRun)[number].request, None, "no answer"))
+
+    def packs(self, reason: str = "", *, lasting: bool = False, moved: int = 0, form: Form = WHOLE) -> None:
         request = self.asked(fx.PackSegment)[-1].request
-        self.says(ev.TierPacked(request, moved, reason, lasting))
+        self.says(ev.TierPacked(request, moved, reason, lasting, form))
 
     def deletes(self, reason: str = "", *, lasting: bool = False) -> None:
         self.says(ev.TierDeleted(self.asked(fx.DeleteRuns)[-1].request, reason, lasting))

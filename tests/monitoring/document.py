@@ -25,7 +25,7 @@ UNITS: Final = {
 FORBIDDEN: Final = ("ms", "millis", "milliseconds", "minutes", "hours", "mb", "mib", "kb", "percent")
 OPEN_LABELS: Final = {
     "ae": "each configured calling AE (`[[ae]] title`), and `other`",
-    "replica": "each other node, by its id",
+    "replica": "each other registered node, by its id; of a lag also `tier`",
     "listener": "each door with a certificate: `peer`, `http`, `dicom`",
     "version": "the version that runs",
 }

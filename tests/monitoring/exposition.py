@@ -9,7 +9,7 @@ from replication.api import CapacityReport, CompactionReport, ReplicaLag, Replic
 from replication.core.values import Phase, ReplicaId
 from storage.position import GENESIS
 
-LAG = ReplicaLag(ReplicaId("n2"), in_sync=True, connected=True, records=3, bytes=300, seconds=1.5)
+LAG = ReplicaLag(ReplicaId("n2"), in_sync=True, connected=True, records=3, committed=2, bytes=300, seconds=1.5)
 
 
 def snapshot() -> ReplicatorStatistics:
@@ -33,6 +33,8 @@ def snapshot() -> ReplicatorStatistics:
         floor=GENESIS,
         tier=None,
         lags=(LAG,),
+        registered=2,
+        connected={ReplicaId("n2"): True},
         uncommitted_records=0,
         uncommitted_bytes=0,
         oldest_uncommitted_seconds=0.0,

@@ -13,6 +13,7 @@ MEMBERSHIP = "replication/core/membership.py"
 TIP = "replication/tier/tip.py"
 
 TIER = "tests/core/test_guards_tier.py::"
+PUTS = "tests/core/test_puts.py::"
 COPIES = "tests/core/test_guards_tier_copies.py::"
 TRAPS = "tests/simulation/test_tier_traps.py::"
 TIP_TESTS = "tests/tier/test_tip.py::"
@@ -215,10 +216,31 @@ TIER_GUARDS = (
         shown_by=TIER + "test_a_bucket_with_the_marker_of_a_later_change_ends_the_lead",
     ),
     Guard(
-        "one put at a time",
+        "every object begins where what is confirmed ends",
         TIER_SIDE,
-        "        if self._putting is not None or self.coverage is None:\n",
-        "        if self.coverage is None:\n",
-        shown_by=TIER + "test_one_put_at_a_time_so_that_the_bucket_has_no_gap",
+        "        first, last = gap\n",
+        "        first, last = (gap[0] if not self._puts else self._puts[-1].last + 1), gap[1]\n",
+        shown_by=PUTS + "test_whichever_of_the_puts_arrives_the_bucket_has_no_gap",
+    ),
+    Guard(
+        "little is put more than once",
+        TIER_SIDE,
+        "        return sum(record.size for record in waiting if record.sequence >= first) <= AGAIN_BYTES\n",
+        "        return True\n",
+        shown_by=PUTS + "test_what_is_large_is_put_once",
+    ),
+    Guard(
+        "puts beside each other are few",
+        TIER_SIDE,
+        " or len(self._puts) >= PUTS_AT_ONCE:\n",
+        ":\n",
+        shown_by=PUTS + "test_only_a_few_are_under_way_and_each_holds_what_the_ones_before_it_hold",
+    ),
+    Guard(
+        "a put under way is not a bucket that moves",
+        TIER_SIDE,
+        "        if not self._puts:\n            self._begins()\n",
+        "        self._begins()\n",
+        shown_by=PUTS + "test_a_bucket_that_stands_still_is_found_out_however_many_puts_wait",
     ),
 )

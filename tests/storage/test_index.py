@@ -24,12 +24,12 @@ def opened(directory: Path) -> tuple[RealDisk, Log]:
     return disk, log
 
 
-def store(log: Log, data: bytes) -> None:
+def store(log: Log, data: bytes, time_us: int = 1) -> None:
     digests = digests_of(RecordKind.INSTANCE, [data])
     sequence = log.end.sequence + 1
     position = LogPosition(1, sequence)
     header = RecordHeader(
-        position, RecordKind.INSTANCE, digests.dataset, digests.digest, 1, f"1/2/{sequence}.dcm", len(data)
+        position, RecordKind.INSTANCE, digests.dataset, digests.digest, time_us, f"1/2/{sequence}.dcm", len(data)
     )
     log.append(header, chain_after(log.end.chain, header), BytesPayload(data))
 
@@ -129,4 +129,18 @@ def test_a_record_that_could_not_be_read_leaves_a_gap_that_is_remembered(tmp_pat
     assert not again.holes
     assert again.count_instances() == 1
     again.close()
+    log.close()
+
+
+def test_the_time_of_the_first_instance_from_a_record_on(tmp_path: Path) -> None:
+    disk, log = opened(tmp_path / "data")
+    for number, name in enumerate(NAMES):
+        append(log, 700)  # nothing to index
+        store(log, (SAMPLES / name).read_bytes(), time_us=100 + number)
+    log.sync()
+    index = Index.open(disk)
+    assert index.time_from(1) is None
+    Indexer(log, index).advance(log.end)
+    assert [index.time_from(sequence) for sequence in range(1, 10)] == [100, 100, 101, 101, 102, 102, 103, 103, None]
+    index.close()
     log.close()
