@@ -31,5 +31,6 @@ class Bearer:
 
     def _shown(self, scope: Scope) -> bool:
         kind, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
-        known = self._token is not None and hmac.compare_digest(shown.strip().encode(), self._token)
+        # Headers are bytes, which starlette shows as Latin-1.
+        known = self._token is not None and hmac.compare_digest(shown.strip().encode("latin-1"), self._token)
         return kind.lower() == "bearer" and known

@@ -1,5 +1,6 @@
 """A small private authority: makes the certificates by which the nodes of one cluster know each other (RFC 5280)."""
 
+import errno
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -39,10 +40,11 @@ class Authority:
     def issue(self, name: str, hosts: tuple[str, ...], days: int) -> Path:
         """Make a certificate for `name`, below a directory of that name, in place of the one that was there.
 
-        Returns the directory. Each file appears as a whole; a running node takes the pair up once both fit.
+        Returns the directory. Each file appears as a whole; a running node takes the pair up once both fit. Raises
+        AuthorityUnusable.
         """
         own = self.directory / name
-        own.mkdir(mode=0o700, exist_ok=True)
+        _make(own)
         key = ec.generate_private_key(ec.SECP256R1())
         known = (name, *hosts, "localhost", "127.0.0.1", "::1")
         extensions: tuple[_Extension, ...] = (
@@ -61,8 +63,19 @@ class Authority:
 
 
 def authority_in(directory: Path) -> Authority:
-    """The authority that lies there, or a new one. Raises AuthorityUnusable, OSError."""
+    """The authority that lies there, or a new one. Raises AuthorityUnusable."""
     certificate, key = directory / AUTHORITY, directory / AUTHORITY_KEY
+    try:
+        return _found(directory, certificate, key) or _made(directory, certificate, key)
+    except OSError as error:
+        raise AuthorityUnusable(
+            f"{error.filename or directory} cannot be read: {error.strerror}: run this as the user to whom it belongs,"
+            " or name another directory"
+        ) from error
+
+
+def _found(directory: Path, certificate: Path, key: Path) -> Authority | None:
+    """The one that lies there. Raises AuthorityUnusable, OSError."""
     if certificate.exists() != key.exists():
         lacking = key if certificate.exists() else certificate
         raise AuthorityUnusable(f"{lacking} is missing: bring it back, or name an empty directory")
@@ -74,8 +87,16 @@ def authority_in(directory: Path) -> Authority:
             raise AuthorityUnusable(f"{directory} holds no authority that can be used: {error}") from error
         if not isinstance(loaded, ec.EllipticCurvePrivateKey) or loaded.public_key() != found.public_key():
             raise AuthorityUnusable(f"{key} is not the key of {certificate}")
+        if (end := found.not_valid_after_utc) < datetime.now(UTC):
+            step = "make another one in an empty directory, as docs/security.md says"
+            raise AuthorityUnusable(f"{certificate} ended on {end:%Y-%m-%d}, and nobody believes what it signs: {step}")
         return Authority(directory, found, loaded, fresh=False)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return None
+
+
+def _made(directory: Path, certificate: Path, key: Path) -> Authority:
+    """A new one. Raises AuthorityUnusable."""
+    _make(directory)
     made = ec.generate_private_key(ec.SECP256R1())
     title = f"Perenne authority {os.urandom(4).hex()}"
     usage = x509.KeyUsage(
@@ -136,13 +157,32 @@ def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
+def _make(directory: Path) -> None:
+    """A directory for secrets. Raises AuthorityUnusable."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise AuthorityUnusable(f"{directory} is a file: move it away, or name another directory") from error
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+
+
 def _write(file: Path, content: bytes, *, secret: bool = False) -> None:
-    """Whole or not at all; a secret is never readable by others, not even for a moment."""
+    """Whole or not at all; a secret is never readable by others, not even for a moment. Raises AuthorityUnusable."""
     temporary = file.with_name(f".{file.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(file)
+    try:
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644)
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(file)
+    except OSError as error:
+        raise _unwritable(file, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> AuthorityUnusable:
+    step = "make room on its disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name a directory elsewhere"
+    owner = ", or run this as the user to whom it belongs" if error.errno in (errno.EACCES, errno.EPERM) else ""
+    return AuthorityUnusable(f"{path} cannot be written: {error.strerror}: {step}{owner}, and run this again")

@@ -163,8 +163,8 @@ class HttpConfig:
     """Speak https, with the certificate of [tls]."""
 
     token_file: Path | None = None
-    """One line. With it everything but the probes wants `Authorization: Bearer TOKEN`. Without it there is no
-    authentication: keep the port inside."""
+    """One line of letters, digits and `-._~+/`. With it everything but the probes wants `Authorization: Bearer TOKEN`.
+    Without it there is no authentication: keep the port inside."""
 
     open_metrics: bool = True
     """Let /metrics be read without the token."""

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from perenne.config import AeConfig, Config, ConfigError, Problem
 from perenne.config_checks import check
+from perenne.config_material import material_findings
 
 PREFIX: Final = "PERENNE_"
 _SIZE: Final = re.compile(r"(\d+)\s*([kmgt]i?)?b?", re.IGNORECASE)
@@ -24,10 +25,11 @@ _OPTIONAL_PATH: Final = Path | None
 _BOOLEAN: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def load_config(file: Path | None, environment: Mapping[str, str]) -> Config:
+def load_config(file: Path | None, environment: Mapping[str, str], *, material: bool = False) -> Config:
     """Read `file` (None: defaults only), apply `PERENNE_SECTION__KEY` variables, check the whole.
 
-    Relative paths in the file are relative to it. Raises ConfigError with every problem found.
+    Relative paths in the file are relative to it. material: look whether certificates fit, too; verbs that need none
+    go on without. Raises ConfigError with every problem found.
     """
     reading = _Reading(file)
     tree = reading.parse()
@@ -51,7 +53,10 @@ def load_config(file: Path | None, environment: Mapping[str, str]) -> Config:
     if reading.problems:
         raise ConfigError(tuple(reading.problems))
     config = Config(**values)
-    if problems := check(config, reading.where):
+    problems = check(config, reading.where)
+    if material:
+        problems += tuple(Problem(reading.where(key), *found) for key, *found in material_findings(config))
+    if problems:
         raise ConfigError(problems)
     return config
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from replication.doorman import Door
 
 _WAYS: Final = ("off", "beside", "only")
 _CLIENTS: Final = ("any", "known")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""RFC 6750 section 2.1. Whatever else a token held, some client or proxy would send it altered."""
 _Finding = tuple[str, str, str]
 
 
@@ -57,6 +60,7 @@ def tls_findings(config: Config) -> Iterator[_Finding]:
     for key, path in files.items():
         if path is not None and (cause := _unreadable(path)):
             yield key, cause, "Check its path and permissions."
+    yield from _secrets(config)
     yield from _reachable(config)
 
 
@@ -66,6 +70,27 @@ def _unreadable(path: Path) -> str | None:
             return None if file.read(1) else f"{path} is empty"
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
+
+
+def _secrets(config: Config) -> Iterator[_Finding]:
+    """What the files of one line say. Nothing of them is repeated, but a character that cannot be there."""
+    owner, shown = config.coordination.credentials_file, config.http.token_file
+    if owner is not None and _unreadable(owner) is None:
+        text = owner.read_text(errors="surrogateescape").strip()
+        user, colon, password = text.partition(":")
+        if not (user and colon and password) or len(text.splitlines()) != 1:
+            step = "Write one line, user:password, for example perenne:$(openssl rand -hex 32)."
+            yield "coordination.credentials_file", f"{owner} is not one line user:password", step
+    if shown is not None and _unreadable(shown) is None:
+        text = shown.read_text(errors="surrogateescape").strip()
+        kept = _TOKEN.match(text)
+        good = kept.end() if kept is not None else 0
+        step = "Write one line of letters, digits and -._~+/, for example that of `openssl rand -hex 32`."
+        if not text:
+            yield "http.token_file", f"{shown} holds no token", step
+        elif good < len(text):
+            cause = f"{shown} holds {text[good]!r} as character {good + 1}, and no token can (RFC 6750)"
+            yield "http.token_file", cause, step
 
 
 def _reachable(config: Config) -> Iterator[_Finding]:

@@ -21,6 +21,7 @@ from monitoring.metrics import Metrics
 from monitoring.room import RoomMetrics
 from perenne import VERSION, logs
 from perenne.config import Config
+from perenne.config_material import log_material
 from perenne.config_tier import blocking_store, eviction, patient_store
 from perenne.config_tls import door, keyrings, token, zookeeper_access
 from perenne.dimse.server import DimseServer
@@ -72,6 +73,7 @@ def run(config: Config) -> int:
     """Run a node until SIGTERM or SIGINT; return the exit code."""
     logs.configure(config.log.level, config.log.format)
     _LOG.info("open files allowed", extra={"descriptors": raise_descriptor_limit()})
+    log_material(config)
     try:
         uvloop.run(_serve(config))
     except CannotStart as error:

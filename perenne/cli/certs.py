@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from perenne.authority import AUTHORITY, AUTHORITY_KEY, CERTIFICATE, KEY, AuthorityUnusable, authority_in
+from perenne.hostnames import never_matches
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts: one JSON document.")]
@@ -25,18 +26,18 @@ def certs(
     Example: `perenne certs /root/perenne-ca n1=10.0.0.1 n2=10.0.0.2 n3=10.0.0.3`. Copy the directory of each node to
     that node, and name its files in the section "tls". Keep authority-key.pem off the nodes. Run it again before the
     certificates end, and copy again: a running node takes up new files within seconds.
+
+    Exit code 0 made, 1 the directory cannot be used, 2 a name that nobody could ask for; then nothing was made.
     """
-    wanted: dict[str, tuple[str, ...]] = {}
-    for entry in nodes:
-        name, _, hosts = entry.partition("=")
-        if not _NAME.fullmatch(name) or name in wanted:
-            sys.stderr.write(f"perenne: {name!r} cannot name a node, or is named twice\n")
-            raise typer.Exit(2)
-        wanted[name] = tuple(host for host in hosts.split(",") if host)
+    wanted, wrong = _wanted(nodes)
+    for cause in wrong:
+        sys.stderr.write(f"perenne: {cause}\n")
+    if wrong:
+        raise typer.Exit(2)
     try:
         authority = authority_in(directory)
         made = {name: authority.issue(name, hosts, days) for name, hosts in wanted.items()}
-    except (AuthorityUnusable, OSError, ValueError) as error:
+    except AuthorityUnusable as error:
         sys.stderr.write(f"perenne: {error}\n")
         raise typer.Exit(1) from error
     if as_json:
@@ -50,3 +51,20 @@ def certs(
         typer.echo(f"\nfor node {name}, in its configuration (with the paths on that machine):\n\n[tls]")
         for key, file in (("authority_file", AUTHORITY), ("certificate_file", CERTIFICATE), ("key_file", KEY)):
             typer.echo(f'{key} = "{own / file}"')
+
+
+def _wanted(nodes: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Hosts by node, and everything that is wrong."""
+    wanted: dict[str, tuple[str, ...]] = {}
+    wrong: list[str] = []
+    for entry in nodes:
+        name, equals, text = entry.partition("=")
+        hosts = tuple(text.split(",")) if equals else ()
+        if not _NAME.fullmatch(name) or name in (AUTHORITY, AUTHORITY_KEY):
+            step = 'use letters, digits, "-", "_" and ".", at most 32, as in [node] id'
+            wrong.append(f"{name!r} cannot name a node: {step}")
+        elif name in wanted:
+            wrong.append(f"{name} is named twice: write all its hosts behind one =, as in {name}=HOST,HOST")
+        wrong += [f"{name}: {cause}" for cause in map(never_matches, hosts) if cause is not None]
+        wanted[name] = hosts
+    return wanted, wrong

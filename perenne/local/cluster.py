@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from perenne.local import zookeeper
-from perenne.local.processes import DidNotStart, Running, free_ports, start, start_time, wait_until
+from perenne.local.processes import DidNotStart, Running, free_ports, start, start_time, taken, wait_until
 from perenne.local.prometheus import Prometheus, configure, start_prometheus
 from perenne.local.signed import changed, signed
 from replication.tier.directory import DirectoryStore
@@ -94,6 +94,10 @@ def _holds(condition: Callable[[], bool]) -> bool:
         return False
 
 
+class NotACluster(Exception):
+    """What lies in the directory was not written by script/up; the text says what to do."""
+
+
 class LocalCluster:
     """A ZooKeeper server and nodes, in one directory."""
 
@@ -113,25 +117,33 @@ class LocalCluster:
 
     @classmethod
     def load(cls, directory: Path) -> "LocalCluster":
-        """Read what an earlier start wrote; an empty cluster when there was none."""
+        """Read what an earlier start wrote; an empty cluster when there was none. Raises NotACluster, OSError."""
         cluster = cls(directory)
         file = cluster.directory / FILE
         if not file.exists():
             return cluster
-        facts: dict[str, Any] = json.loads(file.read_text())
+        try:
+            cluster._read(json.loads(file.read_text()))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise NotACluster(
+                f"{file} is not what script/up writes ({type(error).__name__}: {error}): name another directory, or"
+                " move the file away. Processes that it may have named go on: `pgrep -af perenne.cli` shows the nodes"
+            ) from error
+        return cluster
+
+    def _read(self, facts: dict[str, Any]) -> None:
         keeper = facts["zookeeper"]
-        cluster.zookeeper_port = int(keeper["address"].rsplit(":", 1)[1])
-        cluster.zookeeper = _known(keeper, cluster.directory / "zookeeper" / "zookeeper.log")
-        cluster.session_timeout_ms = facts.get("session_timeout_ms", 6000)
-        cluster.tier = Path(facts["tier"]) if facts.get("tier") else None
+        self.zookeeper_port = int(keeper["address"].rsplit(":", 1)[1])
+        self.zookeeper = _known(keeper, self.directory / "zookeeper" / "zookeeper.log")
+        self.session_timeout_ms = facts.get("session_timeout_ms", 6000)
+        self.tier = Path(facts["tier"]) if facts.get("tier") else None
         watching: dict[str, Any] = facts.get("prometheus") or {}
-        if (server := _known(watching, cluster.directory / "prometheus" / "prometheus.log")) is not None:
-            cluster.prometheus = Prometheus(server, int(watching["port"]))
+        if (server := _known(watching, self.directory / "prometheus" / "prometheus.log")) is not None:
+            self.prometheus = Prometheus(server, int(watching["port"]))
         for node in facts["nodes"]:
             own = Path(node["data_dir"]).parent
             ports = (int(node["dicom_port"]), int(node["http_port"]), int(node["peer_port"]))
-            cluster.nodes.append(LocalNode(node["id"], own, *ports, _known(node, own / "node.log")))
-        return cluster
+            self.nodes.append(LocalNode(node["id"], own, *ports, _known(node, own / "node.log")))
 
     def save(self) -> None:
         nodes = [
@@ -195,6 +207,8 @@ class LocalCluster:
             return
         say("starting ZooKeeper")
         self.zookeeper_port = self.zookeeper_port or free_ports(1)[0]
+        if taken(self.zookeeper_port):  # another ZooKeeper would answer there in place of ours
+            raise DidNotStart(f"another process has port {self.zookeeper_port}, which is ZooKeeper's: end it")
         own = self.directory / "zookeeper"
         own.mkdir(parents=True, exist_ok=True)
         keeper = self.zookeeper = zookeeper.start_server(own, self.zookeeper_port)
@@ -260,7 +274,11 @@ port = {node.http_port}
             )
         if self.tier not in (None, directory):
             raise DidNotStart(f"the tier of the cluster in {self.directory} is {self.tier}: leave out --tier")
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            step = "name a directory for --tier where you may make one"
+            raise DidNotStart(f"the tier {directory} cannot be made: {error.strerror}: {step}") from error
         store = DirectoryStore(directory)
         try:
             store.prepare()

@@ -1,6 +1,7 @@
 """Child processes that outlive whoever started them, and are ended by id, never by name."""
 
 import contextlib
+import errno
 import os
 import secrets
 import signal
@@ -45,6 +46,17 @@ def listens(port: int) -> bool:
     """Whether somebody accepts connections there, on loopback."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def taken(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a process that wants to listen there could not."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def start_time(pid: int) -> int | None:

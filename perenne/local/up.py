@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from perenne.local.cluster import AE_TITLE, LocalCluster, LocalNode
-from perenne.local.processes import DidNotStart
+from perenne.local.cluster import AE_TITLE, FILE, LocalCluster, LocalNode, NotACluster
+from perenne.local.processes import DidNotStart, taken
 
 DEFAULT: Final = Path(__file__).resolve().parent.parent.parent / ".local" / "cluster"
 
 
 class Busy(Exception):
-    """Another script/up or script/down works on the same directory."""
+    """Another script/up or script/down works on the same directory, or a port is another's; the text says it."""
 
 
 @contextmanager
@@ -45,19 +45,33 @@ def main(words: Sequence[str] | None = None) -> int:
     if arguments.nodes is not None and arguments.nodes < 2:
         parser.error("--nodes: two durable copies need at least 2 nodes")
     try:
-        if arguments.what == "down" and not directory.exists():
-            _say(f"nothing of {directory} was running")
-            return 0
+        if arguments.what == "down" and not (directory / FILE).exists():
+            return _nothing_to_end(directory, DEFAULT)
         with locked(directory):
             if arguments.what == "down":
                 return _down(directory)
             return _up(directory, arguments.nodes, arguments.tier, watch=arguments.watch)
-    except (DidNotStart, Busy) as error:
+    except (DidNotStart, Busy, NotACluster) as error:
         _say(str(error))
+        return 1
+    except OSError as error:
+        _say(
+            f"{error.filename or directory} cannot be used: {error.strerror}: give --dir a directory that you may write"
+            " to, on a disk with room, or one that can be made"
+        )
         return 1
     except KeyboardInterrupt:
         _say(f"interrupted: what was started goes on running; {_down_command(directory, DEFAULT)} ends it")
         return 130
+
+
+def _nothing_to_end(directory: Path, default: Path) -> int:
+    """Where script/up was never told to begin, nothing is to be ended; another name is mistyped."""
+    if directory == default:
+        _say(f"nothing of {directory} was running")
+        return 0
+    _say(f"there is no cluster in {directory} ({FILE} is missing), and nothing was ended: give the --dir of script/up")
+    return 1
 
 
 def _down(directory: Path) -> int:
@@ -78,6 +92,7 @@ def _up(directory: Path, nodes: int | None, tier: Path | None, *, watch: bool) -
             f" another --dir for a cluster of {nodes}. To be without a node for a while, end its process."
         )
         return 2
+    _ports_are_free(cluster)
     if tier is not None:
         cluster.use_tier(tier.resolve())
     cluster.start(nodes or has or 3, _say)
@@ -86,6 +101,24 @@ def _up(directory: Path, nodes: int | None, tier: Path | None, *, watch: bool) -
         cluster.watch(_say)
     report(cluster, cluster.wait_ready())
     return 0
+
+
+def _ports_are_free(cluster: LocalCluster) -> None:
+    """What runs not yet finds its port as it was given. Raises Busy."""
+    wanted: list[tuple[str, int]] = []
+    if cluster.zookeeper is None or not cluster.zookeeper.alive:
+        wanted.append(("ZooKeeper", cluster.zookeeper_port))
+    for node in cluster.nodes:
+        if not node.alive:
+            ports = (("DICOM", node.dicom_port), ("HTTP", node.http_port), ("peer", node.peer_port))
+            wanted += [(f"{node.id} ({name})", port) for name, port in ports]
+    busy = [(who, port) for who, port in wanted if port and taken(port)]
+    if busy:
+        taken_by = ", ".join(f"{port} of {who}" for who, port in busy)
+        raise Busy(
+            f"another process has port {taken_by}: end it (`ss -ltnp 'sport = :{busy[0][1]}'` names it), or write"
+            f" another port into {cluster.directory / FILE}; nothing was started"
+        )
 
 
 def _down_command(directory: Path, default: Path) -> str:

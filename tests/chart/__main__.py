@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chart import table
+from tests.chart import schema, table
 from tests.chart.rendering import CASES, as_text, rendered
 
 
@@ -13,12 +13,16 @@ def main() -> int:
     """Exit code 0; 1 with --check when something is stale."""
     parser = argparse.ArgumentParser(
         prog="script/chart",
-        description="Render the chart's presets into tests/chart/golden, and write the table of values in its README.",
+        description="Render the chart's presets into tests/chart/golden; write the table of values in its README, and"
+        " what values.schema.json says of `config`.",
         epilog="Example: change a template, run script/chart, and look at `git diff tests/chart/golden`.",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when something is stale")
     check: bool = parser.parse_args().check
-    wanted = {table.README: table.document()}
+    wanted = {table.README: table.document(), schema.FILE: schema.document()}
+    if schema.FILE.read_text() != wanted[schema.FILE] and not check:
+        schema.FILE.write_text(wanted[schema.FILE])  # what is rendered below must fit it
+        sys.stdout.write(f"written: {schema.FILE}\n")
     for case in CASES:
         with tempfile.TemporaryDirectory() as directory:
             wanted[case.golden] = as_text(rendered(case, Path(directory)))

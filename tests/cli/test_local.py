@@ -9,6 +9,7 @@ import pytest
 
 from perenne.local import up
 from perenne.local.cluster import LocalCluster, LocalNode
+from perenne.local.processes import DidNotStart, free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -56,10 +57,82 @@ def test_fewer_nodes_than_there_are_is_refused(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_two_at_once_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    three(tmp_path)
     with up.locked(tmp_path):
         assert called("down", "--dir", str(tmp_path)) == 1
     assert "another script/up or script/down" in capsys.readouterr().err
     assert called("down", "--dir", str(tmp_path)) == 0
+
+
+def unharmed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What is said by a call that does nothing."""
+    assert called(*arguments) == 1
+    said = capsys.readouterr().err
+    assert "Errno" not in said
+    return said
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    for wrong, why in (
+        (Path("/proc/x"), "No such file or directory"),
+        (tmp_path / "file", "File exists"),
+        (tmp_path / "file" / "below", "Not a directory"),
+    ):
+        said = unharmed(capsys, "up", "--dir", str(wrong))
+        assert f"{wrong} cannot be used: {why}: give --dir a directory that you may write to" in said
+    said = unharmed(capsys, "up", "--dir", str(tmp_path / "new"), "--tier", str(tmp_path / "file"))
+    assert f"the tier {tmp_path / 'file'} cannot be made: File exists: name a directory for --tier" in said
+
+
+def test_what_is_no_cluster_is_not_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    for wrong in (tmp_path, tmp_path / "absent", tmp_path / "file", Path("/proc")):
+        said = unharmed(capsys, "down", "--dir", str(wrong))
+        assert (
+            f"there is no cluster in {wrong} (cluster.json is missing), and nothing was ended: give the --dir" in said
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "not even a lock"
+
+
+@pytest.mark.parametrize("text", ["not JSON", "[]", "{}", '{"zookeeper": {"address": "x"}}'])
+def test_a_cluster_json_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    (tmp_path / "cluster.json").write_text(text)
+    for what in ("up", "down"):
+        said = unharmed(capsys, what, "--dir", str(tmp_path))
+        assert f"{tmp_path / 'cluster.json'} is not what script/up writes" in said
+        assert "move the file away" in said
+    assert (tmp_path / "cluster.json").read_text() == text
+
+
+def test_ports_that_others_have_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = three(tmp_path)
+    cluster.zookeeper_port = free_ports(1)[0]
+    cluster.save()
+    with (
+        socket.create_server(("127.0.0.1", cluster.zookeeper_port)),
+        socket.create_server(("127.0.0.1", cluster.nodes[1].http_port)),
+    ):
+        said = unharmed(capsys, "up", "--dir", str(tmp_path))
+    assert f"port {cluster.zookeeper_port} of ZooKeeper, {cluster.nodes[1].http_port} of n2 (HTTP): end it" in said
+    assert f"ss -ltnp 'sport = :{cluster.zookeeper_port}'" in said
+    assert str(tmp_path / "cluster.json") in said
+    assert not (tmp_path / "zookeeper").exists(), "nothing was started"
+
+
+def test_another_zookeeper_at_the_same_port_is_not_taken_for_ours(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    other = LocalCluster(tmp_path / "other")
+    other.zookeeper_port = port
+    cluster = three(tmp_path / "mine")
+    cluster.zookeeper_port = port
+    try:
+        other.start_zookeeper()
+        with pytest.raises(DidNotStart, match=f"another process has port {port}"):
+            cluster.start_zookeeper()
+    finally:
+        other.kill()
+        cluster.kill()
 
 
 def test_the_report_ends_with_the_command_that_ends_this_cluster(

@@ -1,7 +1,6 @@
 """HAProxy and keepalived accept their examples, and ask for what a node answers."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from unittest.mock import Mock
@@ -12,11 +11,12 @@ from starlette.routing import Route
 from monitoring.http import application
 from perenne.config import Config
 from tests.deploy.balancers import ADDRESSES, DEPLOY, NAMES, VIRTUAL
+from tests.needs import program
 
-HAPROXY, KEEPALIVED = (shutil.which(name, path="/usr/sbin:/usr/bin") for name in ("haproxy", "keepalived"))
+HAPROXY, KEEPALIVED = program("haproxy"), program("keepalived")
 WAYS = {"any-node.cfg": "/readyz", "leader-only.cfg": "/leader"}
-needs_haproxy = pytest.mark.skipif(HAPROXY is None, reason="haproxy is missing: script/setup installs it")
-needs_keepalived = pytest.mark.skipif(KEEPALIVED is None, reason="keepalived is missing: script/setup installs it")
+needs_haproxy = pytest.mark.needs("haproxy")
+needs_keepalived = pytest.mark.needs("keepalived")
 
 
 def example(name: str) -> str:

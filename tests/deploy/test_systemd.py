@@ -14,15 +14,13 @@ from tests.chart.rendering import ROOT
 
 UNITS = ROOT / "deploy" / "systemd"
 NAMES = ("perenne.service", "perenne-zookeeper.service")
-ANALYZE = shutil.which("systemd-analyze")
-needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is missing: script/setup installs systemd")
+needs_systemd = pytest.mark.needs("systemd-analyze")
 EXPOSURE = 2.0
 """Of 10, as `systemd-analyze security` counts."""
 
 
 def analyze(*words: str) -> subprocess.CompletedProcess[str]:
-    assert ANALYZE is not None
-    return subprocess.run([ANALYZE, *words], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=60, check=False)
 
 
 def installed(directory: Path, *, dropins: bool) -> Path:

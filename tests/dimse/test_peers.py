@@ -24,11 +24,6 @@ SAMPLES = samples()
 SENDABLE = [sample for sample in SAMPLES if is_storage(sample.sop_class_uid)]
 
 
-def needs(*tools: str) -> pytest.MarkDecorator:
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    return pytest.mark.skipif(bool(missing), reason=f"DCMTK is not installed: {missing}")
-
-
 async def tool(*command: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env={"TCP_NODELAY": "1"}
@@ -80,7 +75,7 @@ def test_every_sample_file_comes_back_byte_for_byte() -> None:
     run(main, twice=False)
 
 
-@needs("echoscu")
+@pytest.mark.needs("echoscu")
 def test_dcmtk_echoscu_is_answered() -> None:
     async def main() -> None:
         async with serving() as rig:
@@ -138,7 +133,7 @@ def datasets_in(folder: Path) -> list[bytes]:
     return sorted(content[part10_meta_length(content) :] for content in contents)
 
 
-@needs("dcmsend", "storescp")
+@pytest.mark.needs("dcmsend", "storescp")
 def test_dcmsend_stores_what_it_sends_to_a_bit_preserving_storescp(tmp_path: Path) -> None:
     async def main() -> None:
         chosen = folder_of_samples(tmp_path / "in")
@@ -156,7 +151,7 @@ def test_dcmsend_stores_what_it_sends_to_a_bit_preserving_storescp(tmp_path: Pat
     run(main, twice=False)
 
 
-@needs("storescu")
+@pytest.mark.needs("storescu")
 def test_storescu_stores_a_file(tmp_path: Path) -> None:
     async def main() -> None:
         sample = next(sample for sample in SENDABLE if sample.path.name == "CT_small.dcm")

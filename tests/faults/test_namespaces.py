@@ -15,6 +15,8 @@ from tests.faults import namespaces
 from tests.faults.arena import FaultFailed, Unavailable
 from tests.faults.namespaces import Network
 
+pytestmark = pytest.mark.needs(*namespaces.TOOLS)
+
 
 @pytest.fixture
 def network() -> Generator[Network]:

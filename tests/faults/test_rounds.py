@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import namespaces
 from tests.faults.arena import Unavailable
 from tests.faults.catalogue import CATALOGUE
 from tests.faults.rounds import Rounds
@@ -19,7 +20,7 @@ IN_CI = (
     "leader cut from everything",
     "record damaged at the leader",
     "leader's disk rolled back",
-    "fsync fails",
+    pytest.param("fsync fails", marks=pytest.mark.needs("fusermount3")),
 )
 
 
@@ -43,6 +44,7 @@ def test_nothing_acknowledged_is_lost(rounds: Rounds, name: str) -> None:
     assert outcome.acknowledged_in_round > 0
 
 
+@pytest.mark.needs(*namespaces.TOOLS)
 def test_nothing_is_lost_where_packets_are_dropped(tmp_path: Path) -> None:
     """Every party in a network namespace of its own; the fault fails by itself when it drops nothing."""
     try:

@@ -101,6 +101,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Generator[SecureCluster]
         found.cluster.kill()
 
 
+@pytest.mark.needs("storescu")
 def test_a_known_modality_stores_and_every_node_has_it(secure: SecureCluster, tmp_path: Path) -> None:
     rig.slices(tmp_path, 1, 77_000)
     (file,) = tmp_path.glob("*.dcm")
@@ -112,6 +113,7 @@ def test_a_known_modality_stores_and_every_node_has_it(secure: SecureCluster, tm
     )
 
 
+@pytest.mark.needs("storescu")
 def test_an_unknown_modality_stores_nothing(secure: SecureCluster, tmp_path: Path) -> None:
     rig.slices(tmp_path, 1, 78_000)
     (file,) = tmp_path.glob("*.dcm")

@@ -4,7 +4,6 @@ Method: Prometheus' own judge, promtool, over the rules and over a node's exposi
 """
 
 import re
-import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -19,9 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "monitoring" / "alerts" / "perenne.yaml"
 TESTS = sorted((RULES.parent / "tests").glob("*.yaml"))
 SEVERITIES = {"critical", "warning", "info"}
-promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is missing: apt-get install prometheus (docs/observability.md)"
-)
+promtool = pytest.mark.needs("promtool")
 
 
 def alerts() -> list[dict[str, Any]]:

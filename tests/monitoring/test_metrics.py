@@ -6,7 +6,6 @@ That labels know every value from the start: tests/dimse/test_refusals.py.
 
 import asyncio
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def test_a_scrape_has_every_metric_of_the_code(node: tuple[list[Described], str]
     assert {name for name in written if not {name, f"{name}_total"} & families} == set()
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing: script/setup installs it")
+@pytest.mark.needs("promtool")
 def test_promtool_agrees_with_a_real_scrape(node: tuple[list[Described], str]) -> None:
     done = subprocess.run(["promtool", "check", "metrics"], input=node[1], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -125,6 +125,7 @@ def test_a_zip_holds_everything_and_is_whole_or_absent(cluster: LocalCluster, tm
     assert [path.name for path in tmp_path.glob("*.zip*")] == ["study.zip"]
 
 
+@pytest.mark.needs("dcmdump")
 def test_a_dicomdir_is_read_by_others(cluster: LocalCluster, tmp_path: Path) -> None:
     """Every sample of pydicom that a cluster takes: many classes, character sets and syntaxes, and much is missing."""
     files = {sample.sop_instance_uid: sample.path.read_bytes() for sample in sendable()}
