@@ -9,7 +9,7 @@ from storage.damage import DamageRegister
 from storage.deletion import Covered
 from storage.errors import MediumUnreadable, PayloadGone, RecordAbsent, RecordCorrupt, RecordsElsewhere
 from storage.payload import BytesPayload, FilePayload, Payload, Pending, StoredRecord, StoredStub, checked
-from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, RecordKind, chain_after
+from storage.position import GENESIS, EpochSpan, LogPoint, LogPosition, RecordHeader, RecordKind, chain_after
 from storage.record import DecodedRecord, encode_header, encode_stub, trailing_padding
 from storage.sealed import SealedRecords, sealed_records, span_of, stubs_in
 from storage.segment import PIECE as SEGMENT_PIECE
@@ -194,6 +194,8 @@ class LogReader:
             return None if found is None else found.entry.point
         if entry := found.entry(sequence):
             return entry.point
+        if sequence == found.last and (after := self._find(sequence + 1)) is not None and isinstance(after, Segment):
+            return LogPoint(LogPosition(found.header.epoch, sequence), after.header.chain_before)
         if found.evicted:
             return None  # whoever asks for a point does not wait for a tier
         try:

@@ -19,13 +19,17 @@ class LogsContradict(Exception):
 
 
 def epoch_table(ledger: Ledger) -> list[EpochEnd]:
-    """Return the newest `TABLE_LENGTH` epochs of a log with the chain at each one's last record, oldest first."""
+    """Return the newest `TABLE_LENGTH` epochs of a log with the chain at each one's last record, oldest first.
+
+    It ends early at one whose end is damaged: without it, what lies below would seem to be all that two logs share.
+    """
     table: list[EpochEnd] = []
-    for span in list(ledger.epochs())[-TABLE_LENGTH:]:
+    for span in reversed(list(ledger.epochs())[-TABLE_LENGTH:]):
         point = ledger.point_at(span.last)
-        if point is not None:
-            table.append(EpochEnd(span.epoch, span.first, span.last, point.chain))
-    return table
+        if point is None:
+            break
+        table.append(EpochEnd(span.epoch, span.first, span.last, point.chain))
+    return table[::-1]
 
 
 def last_common(ledger: Ledger, table: Sequence[EpochEnd], *, complete: bool) -> LogPoint:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from replication.core.effects import CloseLink, StartSending, StopSending
-from replication.core.reconcile import TABLE_LENGTH, LogsContradict, last_common
+from replication.core.reconcile import LogsContradict, last_common
 from replication.core.situation import Link, Situation
 from replication.core.values import Identity, Member
 from replication.messages import Align, Aligned, Confirmed, Damaged, OpenStream, StreamEnd, to_point
@@ -128,7 +128,7 @@ class Streams:
         if not situation.ledger.holds(told):
             situation.freeze(f"{stream.peer.id} was told of a commit at {told.sequence} that this log lacks")
             return
-        complete = len(message.epochs) < TABLE_LENGTH or message.epochs[0].first == 1
+        complete = not message.epochs or message.epochs[0].first == 1
         try:
             stream.common = last_common(situation.ledger, message.epochs, complete=complete)
         except LogsContradict:

@@ -32,6 +32,8 @@ class PaperLog:
     durable_count: int = 0
     lost_and_found: list[PaperRecord] = field(default_factory=list[PaperRecord])
     rotten: set[int] = field(default_factory=set[int])
+    unknown: set[int] = field(default_factory=set[int])
+    """Records whose place in the log cannot be told: their entries, and those beside them, are damaged."""
     sealed: list[EpochSpan] = field(default_factory=list[EpochSpan])
     """Segments that are sealed once a record follows them."""
 
@@ -46,6 +48,8 @@ class PaperLog:
     def point_at(self, sequence: int) -> LogPoint | None:
         if sequence == 0:
             return GENESIS
+        if sequence in self.unknown:
+            return None
         return self.records[sequence - 1].point if sequence <= len(self.records) else None
 
     def epochs(self) -> list[EpochSpan]:
