@@ -23,16 +23,19 @@ from replication.standing import recall
 from replication.tier.port import ObjectStore
 from replication.tier.probe import Trust
 from replication.watchdog import Patience
+from storage.deletion import SMALL_KINDS
 from storage.errors import StorageError
 from storage.index import Index
 from storage.log import Log, LogIdentity
 from storage.metadata import NodeIdentity, read_identity, write_identity
 from storage.position import LogPoint, RecordHeader
 from storage.reader import Payload
+from storage.rewriting import Compacted
 from storage.staging import StagingArea
 from storage.writer import CommitQueue
 from tests.simulation.bucket import Bucket, BucketClient
 from tests.simulation.client import Client
+from tests.simulation.compacting import SimCompactor
 from tests.simulation.disk import Medium, SimDisk
 from tests.simulation.evicting import evictor_of, keep_evicting
 from tests.simulation.network import Network
@@ -133,8 +136,14 @@ class SimCommitQueue(CommitQueue):
         self._worker = Worker(process)
 
     def submit(self, header: RecordHeader, chain: bytes, payload: Payload) -> None:
+        if header.kind in SMALL_KINDS:
+            self._process.observer.said(header, b"".join(bytes(part) for part in payload.parts()))
         self._process.observer.appended(self._process, header, chain)
         super().submit(header, chain, payload)
+
+    def submit_stub(self, header: RecordHeader, chain: bytes, tombstone: int) -> None:
+        self._process.observer.appended(self._process, header, chain)
+        super().submit_stub(header, chain, tombstone)
 
     def _put(self, item: Any) -> None:
         self._queue.append(item)
@@ -154,11 +163,19 @@ class Observer:
 
     def appended(self, process: "Process", header: RecordHeader, chain: bytes) -> None: ...
 
+    def said(self, header: RecordHeader, payload: bytes) -> None: ...
+
     def stepped(self, process: "Process", event: ev.Event, effects: list[fx.Effect]) -> None: ...
 
     def evicted(self, process: "Process") -> None: ...
 
     def scrubbed(self, process: "Process") -> None: ...
+
+    def may_go(self, process: "Process", upto: int) -> None: ...
+
+    def rewriting(self, process: "Process") -> None: ...
+
+    def compacted(self, process: "Process", compacted: Compacted) -> None: ...
 
     def failed(self, process: "Process", message: str, error: BaseException | None) -> None: ...
 
@@ -181,6 +198,7 @@ class Process:
         boot: str,
         bucket: Bucket,
         evicts: bool = False,
+        compacts_us: int | None = None,
         mirror: Mirror | None = None,
         die_in: tuple[int, bool] | None = None,
         died: "Callable[[Process], None]",
@@ -216,9 +234,12 @@ class Process:
         self.client = Client(service, self.loop)
         self.bucket = BucketClient(bucket, self.loop)
         self.scrubber: SimScrubber | None = None
+        self.compactor: SimCompactor | None = None
         self.loop.enter(lambda: self._build(settings, host_boot, evicts=evicts))
         if mirror is not None:
             self.loop.enter(lambda: self._scrub(mirror))
+        if compacts_us is not None:
+            self.loop.enter(lambda: self._compact(compacts_us))
 
     def _build(self, settings: Settings, host_boot: str, *, evicts: bool) -> None:
         identity = read_identity(self.disk)
@@ -283,6 +304,10 @@ class Process:
     def _scrub(self, mirror: Mirror) -> None:
         self.scrubber = SimScrubber(self, mirror)
         self.scrubber.start()
+
+    def _compact(self, undo_us: int) -> None:
+        self.compactor = self.replicator.compactor = SimCompactor(self, undo_us)
+        self.compactor.start()
 
     @property
     def hopeless(self) -> bool:

@@ -66,6 +66,9 @@ class Mirror:
                     records = f"{path.name}: {one.text}"
                 elif not one.note and not one.lost:
                     around = f"{path.name}: {one.text}"
+        for one in walk.finish():
+            if one.sequence is not None and one.sequence <= durable:
+                records = f"record {one.sequence}: {one.text}"
         return records, around
 
     def close(self) -> None:
