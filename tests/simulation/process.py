@@ -222,7 +222,7 @@ class Process:
         self.disk.before = self._before
         self.loop.threads_behind_us = lambda: self.disk.cost_us
         self.die_in = die_in
-        self.fail_next_sync = False
+        self.fail_next_sync = self.fail_next_rename = False
         self._died = died
         self.power_lost = False
         self.barred = ""
@@ -373,6 +373,9 @@ class Process:
                 raise PowerCut
         if operation == "sync" and self.fail_next_sync and name.startswith("log/"):
             self.fail_next_sync = False
+            raise OSError(5, "Input/output error")
+        if operation == "rename" and self.fail_next_rename and name.startswith("log/"):
+            self.fail_next_rename = False
             raise OSError(5, "Input/output error")
 
     def _die(self, *, power: bool) -> None:

@@ -67,7 +67,7 @@ class Mirror:
                 elif not one.note and not one.lost:
                     around = f"{path.name}: {one.text}"
         for one in walk.finish():
-            if one.sequence is not None and one.sequence <= durable:
+            if one.lost and (one.sequence or 0) <= durable:
                 records = f"record {one.sequence}: {one.text}"
         return records, around
 
