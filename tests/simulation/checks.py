@@ -59,6 +59,7 @@ class Checks(Observer):
         self.frozen = 0
         self.rewritten = 0
         self.stubs = 0
+        self.undone = 0
         self.segments = 0
         self.verdicts: dict[str, int] = {}
         self.after_step: Callable[[Process, list[fx.Effect]], None] = lambda process, effects: None

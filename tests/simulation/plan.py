@@ -170,6 +170,8 @@ class Plan:
             delete=max(self.load.delete, chance.choice((0.15, 0.4, 0.8))),
             bulk=max(self.load.bulk, chance.choice((1, 6))),
             pause_ms=min(self.load.pause_ms, 100),
+            hold=chance.choice((0.0, 0.0, 0.0, 0.03)),
+            undo=chance.choice((0.0, 0.02, 0.1)),
         )
         return replace(self, shape=shape, load=load, faulty_ms=max(self.faulty_ms, 4000))
 

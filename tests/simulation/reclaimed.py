@@ -3,6 +3,7 @@
 Reckoned from the history of the cluster, never from what a node or its index says.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from replication.core.compaction import COMPACTION
@@ -50,6 +51,12 @@ class Reclaimed:
         """Those that are committed, oldest first."""
         self._catch_up()
         return self._tombstones
+
+    @property
+    def covered(self) -> Mapping[int, list[int]]:
+        """Committed instances, and the committed tombstones that cover each, oldest first."""
+        self._catch_up()
+        return self._covers
 
     @property
     def gone(self) -> dict[int, int]:
