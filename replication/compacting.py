@@ -222,8 +222,8 @@ class Compactor:
         replicator = self._replicator
         # Durably known to be committed: neither the tombstone nor the record behind a segment is ever cut.
         floor = replicator.core.situation.floor.sequence
-        upto, after, left = min(self._permitted(), floor), 0, 0
-        self._passed = upto
+        upto = min(self._permitted(), floor) if replicator.recent.complete else 0
+        self._passed, after, left = upto, 0, 0
         while upto and (found := await asyncio.to_thread(next_compactable, replicator.index, upto, after)):
             span = replicator.log.sealed_at(found)
             last = span.last if span is not None else replicator.log.end.sequence
@@ -262,8 +262,13 @@ class Compactor:
         return len(taken)
 
     def _unheld(self, there: list[Compactable]) -> dict[int, int]:
-        hold = self._replicator.recent.hold
-        return {one.sequence: one.tombstone for one in there if not hold(one.study)}
+        """Nothing is known to be free of holds before the index has come by every note in the log. A release counts
+        once it is committed: before, whoever leads next may never have heard of it.
+        """
+        recent, committed = self._replicator.recent, self._replicator.core.situation.committed.sequence
+        if not recent.complete:
+            return {}
+        return {one.sequence: one.tombstone for one in there if not recent.hold(one.study, committed)}
 
     def _prepare(self, span: EpochSpan, covered: Mapping[int, int]) -> Compacted | None:
         """None when there is nothing that can be taken away now."""

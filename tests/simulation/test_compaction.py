@@ -8,6 +8,7 @@ import pytest
 
 from replication.core.values import TierMode
 from storage.buried import HOLD, RELEASE
+from storage.errors import StorageFull
 from tests.simulation.checks_compacting import leftovers
 from tests.simulation.cluster import Shape
 from tests.simulation.keeping import dataset_of, note
@@ -162,22 +163,49 @@ def test_what_is_on_hold_stays_until_it_is_let_go() -> None:
         stage.reckon()
 
 
-def test_an_index_that_is_made_anew_compacts_nothing_before_it_knows_what_is_on_hold() -> None:
-    """The note that permits lies before the one that holds: half an index knows the first alone."""
+def test_nothing_is_compacted_before_the_index_has_come_by_the_last_note() -> None:
+    """A node starts alone: its floor lies above the note that permits, and below the one that holds."""
     with staged(2, undo_us=0) as stage:
         instances = filled(stage, 2)
-        follower = stage.followers[0]
+        leader, follower = stage.leader, stage.followers[0]
         process = process_of(follower)
-        process.hung_until_us = stage.world.now_us + 600_000
-        deleted(stage, stage.leader, instances[1])
-        stage.until(lambda: stage.cluster.checks.reclaimed.permitted > 0)
-        said(stage, stage.leader, HOLD)
+
+        def no_room(rewriting: object) -> None:
+            if rewriting is process:
+                raise StorageFull("on purpose")
+
+        stage.cluster.checks.while_rewriting = no_room
+        deleted(stage, leader, instances[1])
+        stage.until(lambda: 0 < stage.cluster.checks.reclaimed.permitted < process.core.situation.floor.sequence)
+        said(stage, leader, HOLD)
         stage.until(stage.cluster.redundant)
+        held = stage.cluster.checks.reclaimed.held(process.log.durable.sequence)
+        assert process.core.situation.floor.sequence < held, "or the scene shows nothing"
+        stage.cut_off(follower)
         stage.strike("kill", follower)
         stage.until(lambda: follower.alive)
         stage.run(5000)
         assert not any(stubs(stage, follower, instances))
-        said(stage, stage.leader, RELEASE)
+        stage.reckon()
+
+
+def test_a_hold_is_let_go_only_by_what_is_committed() -> None:
+    """A leader that is cut off numbers the release; whoever leads next has never heard of it."""
+    with staged(3, undo_us=2_000_000) as stage:
+        instances = filled(stage, 2)
+        leader, heir = stage.leader, stage.followers[0]
+        deleted(stage, leader, instances[1])
+        said(stage, leader, HOLD)
+        stage.until(lambda: stage.cluster.checks.reclaimed.permitted > 0)
+        stage.run(2500)
+        before = end_of(leader)
+        stage.cut(leader)
+        process_of(leader).loop.create_task(note(process_of(leader), RELEASE))
+        stage.until(lambda: end_of(leader) > before)
+        stage.run(1500)
+        assert not any(stubs(stage, leader, instances))
+        stage.cut_off(leader)
+        stage.until(lambda: stage.cluster.leader() in (heir, *stage.followers))
         stage.reckon()
 
 
