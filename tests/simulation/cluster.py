@@ -262,8 +262,8 @@ class Cluster:
             process = machine.running
             if not self._mends(machine) or process is None or process.scrubber is None or self.mirror is None:
                 continue
-            if process.hopeless:
-                continue
+            if process.hopeless or process.log.tail is not None:
+                continue  # neither is mended here: the operator replaces the disk
             covered = process.scrubber.covered >= machine.confirmed
             scrubbed = covered and process.scrubber.verified_us > machine.harm_us and not process.log.damaged()
             member = state is not None and machine.member in state.in_sync and point.sequence >= machine.confirmed
