@@ -19,7 +19,14 @@ from replication.coordination.port import CoordinationCorrupt, CoordinationUnava
 from replication.core.compaction import COMPACTION, Permission, Standing, Tombstones, permitted
 from storage.compacted import Compactable, compactable, extent, next_compactable, tombstones
 from storage.deletion import Note
-from storage.errors import LogContradiction, RecordCorrupt, RecordsElsewhere, StorageError
+from storage.errors import (
+    FormatError,
+    LogContradiction,
+    RecordAbsent,
+    RecordCorrupt,
+    RecordsElsewhere,
+    StorageError,
+)
 from storage.indexer import Indexer
 from storage.position import EpochSpan
 from storage.rewriting import Compacted
@@ -239,18 +246,19 @@ class Compactor:
             return 0
         await self._quiet()
         covered = self._unheld(there)
-        compacted = await loop.run_in_executor(self._thread, self._prepare, span, covered)
         freed = 0
-        if compacted is not None:
-            if self._unheld(there) != covered:
-                await loop.run_in_executor(self._thread, replicator.log.drop_compaction, compacted)
-                return 0  # held since: it is looked at anew
-            ready = compacted
-            try:
+        try:
+            compacted = await loop.run_in_executor(self._thread, self._prepare, span, covered)
+            if compacted is not None:
+                if self._unheld(there) != covered:
+                    await loop.run_in_executor(self._thread, replicator.log.drop_compaction, compacted)
+                    return 0  # held since: it is looked at anew
+                ready = compacted
                 freed = await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.adopt_compaction(ready)))
-            except (LogContradiction, RecordsElsewhere) as error:
-                _LOG.info("a segment is compacted later", extra={"first": span.first, "reason": str(error)})
-                return 0
+        except (LogContradiction, RecordsElsewhere, RecordAbsent, RecordCorrupt, FormatError) as error:
+            # Of this segment alone: it is damaged, evicted or cut by now. Those behind it need not wait.
+            _LOG.info("a segment is compacted later", extra={"first": span.first, "reason": str(error)})
+            return 0
         taken = await loop.run_in_executor(self._thread, self._strip, there)
         self._instances += len(taken)
         self._bytes += freed

@@ -15,6 +15,7 @@ from tests.simulation.keeping import dataset_of, note
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage, process_of
 from tests.simulation.test_deletes import Deleting, deleted, end_of, instance_at
+from tests.simulation.test_scrub import flip, payload_of
 from tests.simulation.tier_stage import bring_back, lose
 from tests.simulation.workload import Instance
 
@@ -186,6 +187,32 @@ def test_nothing_is_compacted_before_the_index_has_come_by_the_last_note() -> No
         stage.until(lambda: follower.alive)
         stage.run(5000)
         assert not any(stubs(stage, follower, instances))
+        stage.reckon()
+
+
+def test_damage_in_one_segment_keeps_no_other_from_being_compacted() -> None:
+    """Nobody can be asked for the damaged record."""
+    with staged(2) as stage:
+        instances = filled(stage)
+        follower, holding = stage.followers[0], [True]
+        process = process_of(follower)
+
+        def wait(rewriting: object) -> None:
+            if rewriting is process and holding[0]:
+                raise StorageFull("on purpose")
+
+        stage.cluster.checks.while_rewriting = wait
+        first, later = instances[1], instances[8]
+        for instance in (first, later):
+            deleted(stage, stage.leader, instance)
+        permitted = stage.cluster.checks.reclaimed
+        stage.until(lambda: len(permitted.gone) == 2 and process.core.situation.floor.sequence > permitted.permitted)
+        stage.cut_off(follower)
+        flip(stage, follower, *payload_of(stage, follower, instances[0].uid))
+        holding[0] = False
+        stage.until(lambda: stubs(stage, follower, [later]) == [True])
+        assert process.log.damaged() == (instance_at(stage, instances[0]),)
+        assert stubs(stage, follower, [first]) == [False], "what holds damage is mended first"
         stage.reckon()
 
 
