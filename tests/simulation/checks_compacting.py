@@ -47,9 +47,10 @@ def rewritten(checks: "Checks", process: Process, compacted: Compacted) -> None:
     it was, and in its place. Raises Violation.
     """
     history, machine, segment = checks.history, checks.machines[process.number], compacted.segment
-    for tip in (machine.tip, machine.durable):
-        if segment.last > tip.sequence:
-            raise Violation(f"{machine.name} compacts record {segment.last}, and its log ends with {tip.sequence}")
+    gone, floor = checks.reclaimed.gone, process.promise.value.floor.sequence
+    needed = max([segment.last + 1, *(gone.get(sequence, 0) for sequence in compacted.stubs)])
+    if needed > floor:  # ADR, 6
+        raise Violation(f"{machine.name} compacts {segment.name}, which rests on record {needed}; its floor is {floor}")
     medium, at = machine.medium.files[segment.name].medium, 0
     stubs = frozenset(compacted.stubs)
     for sequence in range(segment.first, segment.last + 1):

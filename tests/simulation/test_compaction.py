@@ -190,6 +190,79 @@ def test_nothing_is_compacted_before_the_index_has_come_by_the_last_note() -> No
         stage.reckon()
 
 
+def test_a_hold_that_comes_while_a_segment_is_written_anew_is_heeded() -> None:
+    with staged(2) as stage:
+        instances = filled(stage, 2)
+        leader, process = process_of(stage.leader), process_of(stage.followers[0])
+        begun: list[int] = []
+
+        def hold(rewriting: object) -> None:
+            if rewriting is not process or begun:
+                return
+            begun.append(stage.world.now_us)
+            process.disk.cost_us += 300_000  # its thread takes so long
+            stage.world.at(0, None, lambda: leader.loop.create_task(note(leader, HOLD)))
+
+        stage.cluster.checks.while_rewriting = hold
+        deleted(stage, stage.leader, instances[1])
+        stage.until(lambda: begun)
+        stage.run(3000)
+        held = stage.cluster.checks.reclaimed.held(end_of(stage.leader))
+        assert held and not any(stubs(stage, stage.followers[0], instances))
+        assert not [name for name in process.medium.files if name.startswith("log/rewritten")]
+        stage.reckon()
+
+
+def test_nothing_is_rewritten_that_may_still_be_cut() -> None:
+    """The note that permits, and the record behind a segment, are committed before the floor on the disk says so."""
+    with staged(2) as stage:
+        instances = filled(stage, 2)
+        for number in range(4):
+            deleted(stage, stage.leader, instances[-1])
+            stage.run(2500)
+            instances += filled(stage, number + 3)  # what held it is sealed now
+        stage.until(lambda: compacted(stage), 60_000)
+        stage.reckon()
+
+
+def test_a_write_that_the_disk_drops_is_seen_before_the_old_form_goes() -> None:
+    with staged(2) as stage:
+        instances = filled(stage, 2)
+        process, struck = process_of(stage.followers[0]), list[bool]()
+
+        def strike(rewriting: object) -> None:
+            if rewriting is process and not struck:
+                struck.append(True)
+                process.disk.lose_next_write = True
+
+        stage.cluster.checks.while_rewriting = strike
+        deleted(stage, stage.leader, instances[1])
+        stage.until(lambda: compacted(stage), 60_000)
+        assert struck and not process.disk.lose_next_write
+        stage.reckon()
+
+
+def test_nobody_is_asked_for_a_stub_whose_tombstone_may_still_come() -> None:
+    with staged() as stage:
+        instances = filled(stage)
+        for instance in instances[1:6]:
+            deleted(stage, stage.leader, instance)
+        stage.until(lambda: compacted(stage), 60_000)
+        new, waited = stage.followers[0], [0]
+        lose(stage, new, disk=True)
+        bring_back(stage, new)
+
+        def whole() -> bool:
+            process = process_of(new)
+            waited[0] += bool(process.log.waiting)
+            assert not getattr(process.replicator.mender, "_busy"), "it mends what is not damaged"  # noqa: B009 - as in phases
+            return stage.cluster.redundant()
+
+        stage.until(whole, 60_000)
+        assert waited[0], "or the scene shows nothing"
+        stage.reckon()
+
+
 def test_damage_in_one_segment_keeps_no_other_from_being_compacted() -> None:
     """Nobody can be asked for the damaged record."""
     with staged(2) as stage:
