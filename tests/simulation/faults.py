@@ -35,7 +35,7 @@ AMBUSHED = (
     fx.CountTier,
     fx.FetchRun,
 )
-AT_REWRITING = 0.25
+AT_REWRITING = 0.5
 """How likely something strikes while a segment is written anew."""
 REWRITING_STEPS = 9
 """Operations of the disk from the first one of a new form until a little after it has its name."""

@@ -44,7 +44,7 @@ COMPACTING_GUARDS = (
         STUBS,
         "        if header.kind is RecordKind.INSTANCE and tombstone > sequence:\n",
         "        if header.kind is RecordKind.INSTANCE:\n",
-        shown_by=REWRITTEN + "test_a_later_tombstone_does_not_cover_what_was_stored_after_it",
+        shown_by=REWRITTEN + "test_a_tombstone_that_names_what_comes_later_does_not_cover_it",
     ),
     Guard(
         "a stub is read only with its tombstone",
@@ -58,7 +58,7 @@ COMPACTING_GUARDS = (
         READER,
         "        self._believed.cover(header, pending.tombstone)\n",
         "",
-        shown_by=BELIEVED + "test_record_by_record_a_stub_is_damage_until_its_tombstone_is_durable",
+        shown_by=BELIEVED + "test_a_stub_that_is_not_written_yet_is_not_read_either",
     ),
     Guard(
         "a stub repairs only what its tombstone covers",

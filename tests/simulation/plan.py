@@ -173,7 +173,7 @@ class Plan:
             hold=chance.choice((0.0, 0.0, 0.0, 0.03)),
             undo=chance.choice((0.0, 0.02, 0.1)),
         )
-        return replace(self, shape=shape, load=load, faulty_ms=max(self.faulty_ms, 4000))
+        return replace(self, shape=shape, load=load, faulty_ms=max(self.faulty_ms, chance.choice((4000, 8000))))
 
     def deleting(self, share: float) -> "Plan":
         return replace(self, load=replace(self.load, delete=share))

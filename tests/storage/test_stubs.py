@@ -54,6 +54,19 @@ def install(follower: Log, disk: MemoryDisk, source: MemoryDisk, name: str) -> L
     return follower.install_segment("log/incoming")
 
 
+def test_a_stub_that_is_not_written_yet_is_not_read_either() -> None:
+    _, source, _ = leader()
+    follower = opened(MemoryDisk())
+    for sequence in range(1, 4):
+        take(follower, source, sequence)
+    for sequence in (2, 3):
+        with pytest.raises(RecordCorrupt):
+            follower.read_any(sequence)
+    assert isinstance(follower.read_any(1), StoredRecord)
+    follower.sync()
+    follower.close()
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 def test_record_by_record_a_stub_is_damage_until_its_tombstone_is_durable(restarts: bool) -> None:
     _, source, at = leader()
