@@ -20,7 +20,8 @@ from tests.simulation.checks_compacting import knows_its_stubs, leads_with_all, 
 from tests.simulation.deletes import Fates
 from tests.simulation.history import History
 from tests.simulation.machine import Machine
-from tests.simulation.process import Observer, Process
+from tests.simulation.observer import Observer
+from tests.simulation.process import Process
 from tests.simulation.reclaimed import Reclaimed
 from tests.simulation.world import Violation, World
 
@@ -64,7 +65,7 @@ class Checks(Observer):
         self.verdicts: dict[str, int] = {}
         self.after_step: Callable[[Process, list[fx.Effect]], None] = lambda process, effects: None
         self.while_rewriting: Callable[[Process], None] = lambda process: None
-        self.registered: Callable[[], Mapping[ReplicaId, NodeRegistration]] = lambda: {}
+        self.registered: Callable[[], Mapping[ReplicaId, NodeRegistration]] = dict
         self.restored = False
         """The coordination service lost history: what it says about epochs may go back."""
         self.bereft = False
@@ -177,7 +178,8 @@ class Checks(Observer):
     def stub_in_bucket(self, key: str, link: Link) -> None:
         """An object holds a stub."""
         if not self.reclaimed.justified(link.chain, link.sequence, link.tombstone):
-            raise self.world.found(Violation(f"{key} lacks the payload of record {link.sequence}, and nothing says why"))
+            said = f"{key} lacks the payload of record {link.sequence}, and nothing says why"
+            raise self.world.found(Violation(said))
 
     def _found_by(self, judge: Callable[[], None]) -> None:
         try:
@@ -301,12 +303,12 @@ class Checks(Observer):
         content = self.history.content.get(digest)
         if content is None:  # 10
             raise Violation(f"{who} answers Success for {uid} with bytes that nobody sent")
-        if digest in self.history.acknowledged or self.reclaimed.may_be_gone(self.history.committed[sequence], sequence):
-            return  # a duplicate: what may have happened to copies since is for the end to say
+        chain = self.history.committed[sequence]
+        if digest in self.history.acknowledged or self.reclaimed.may_be_gone(chain, sequence):
+            return  # a duplicate, or deleted: what may have happened to copies since is for the end to say
         state = self.state()
         names = "".join(sorted(member.id for member in state.in_sync)) if state is not None else "?"
         machines = self.machines.values()
-        chain = self.history.committed[sequence]
         point = LogPoint(self.history.headers[chain].position, chain)
         holders = [
             m.name

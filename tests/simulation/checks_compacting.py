@@ -113,7 +113,7 @@ def _permissible(cluster: "Cluster", leader: Process) -> int:
     checks, history = cluster.checks, cluster.checks.history
     if cluster.bucket.harm:
         return 0  # the tier may never be complete again
-    oldest = leader.wall_us() - cluster.shape.undo_us
+    oldest = leader.wall_us() - (cluster.shape.undo_us or 0)
     upto = 0
     for sequence in checks.reclaimed.tombstones:
         if history.headers[history.committed[sequence]].time_us > oldest:

@@ -30,7 +30,6 @@ from storage.log import Log, LogIdentity
 from storage.metadata import NodeIdentity, read_identity, write_identity
 from storage.position import LogPoint, RecordHeader
 from storage.reader import Payload
-from storage.rewriting import Compacted
 from storage.staging import StagingArea
 from storage.writer import CommitQueue
 from tests.simulation.bucket import Bucket, BucketClient
@@ -39,6 +38,7 @@ from tests.simulation.compacting import SimCompactor
 from tests.simulation.disk import Medium, SimDisk
 from tests.simulation.evicting import evictor_of, keep_evicting
 from tests.simulation.network import Network
+from tests.simulation.observer import Observer
 from tests.simulation.scrubbing import Mirror, SimScrubber
 from tests.simulation.world import PowerCut, ProcessLoop, World
 from tests.simulation.zookeeper import Service
@@ -156,28 +156,6 @@ class SimCommitQueue(CommitQueue):
     def close(self) -> None:
         while self._queue:
             self.work_once()
-
-
-class Observer:
-    """Hears what happens inside; the checks are one. This one listens to nothing."""
-
-    def appended(self, process: "Process", header: RecordHeader, chain: bytes) -> None: ...
-
-    def said(self, header: RecordHeader, payload: bytes) -> None: ...
-
-    def stepped(self, process: "Process", event: ev.Event, effects: list[fx.Effect]) -> None: ...
-
-    def evicted(self, process: "Process") -> None: ...
-
-    def scrubbed(self, process: "Process") -> None: ...
-
-    def may_go(self, process: "Process", upto: int) -> None: ...
-
-    def rewriting(self, process: "Process") -> None: ...
-
-    def compacted(self, process: "Process", compacted: Compacted) -> None: ...
-
-    def failed(self, process: "Process", message: str, error: BaseException | None) -> None: ...
 
 
 class Process:

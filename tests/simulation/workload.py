@@ -46,7 +46,7 @@ class Load:
     delete: float = 0.0
     hold: float = field(default=0.0, repr=False)
     undo: float = field(default=0.0, repr=False)
-    """Not shown, so that the other runs are what they were. Where there is any, data sets say of what study they are."""
+    """Not shown, so that the other runs are what they were. With either, data sets say of what study they are."""
 
 
 @dataclass
