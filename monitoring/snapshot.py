@@ -201,6 +201,10 @@ def _tier(s: ReplicatorStatistics) -> Plain:
             "On the leader: segments that have something else under their name in the tier; wants a person at once",
             packing.spoiled if packing is not None else 0,
         ),
+        "perenne_tier_outgrown_segments": (
+            "On the leader: segments of which the tier has bytes that compaction took away here (docs/tier.md)",
+            packing.outgrown if packing is not None else 0,
+        ),
     }
 
 

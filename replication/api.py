@@ -124,7 +124,8 @@ class PackingReport:
     """What this leader did to make each sealed segment one object (`replication.core.packing`).
 
     segments: made, or proved. replaced: small objects deleted. kept: small objects that the bucket does not let go.
-    spoiled: segments that have something else under their name. failed: why the last attempt came to nothing.
+    spoiled: segments that have something else under their name. failed: why the last attempt came to nothing. outgrown:
+    segments of which the tier has payloads that compaction took away here; outgrown_kept: why they stay, if they do.
     """
 
     segments: int
@@ -132,6 +133,8 @@ class PackingReport:
     kept: int
     spoiled: int
     failed: str | None
+    outgrown: int = 0
+    outgrown_kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)

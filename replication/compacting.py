@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -16,8 +17,9 @@ from msgspec import Struct
 
 from replication.api import CompactionReport, NotPromised, OnHold
 from replication.coordination.port import CoordinationCorrupt, CoordinationUnavailable
-from replication.core.compaction import COMPACTION, Permission, Standing, Tombstones, permitted
-from storage.compacted import Compactable, compactable, extent, next_compactable, tombstones
+from replication.core.compaction import COMPACTION, Permission, Standing, Tombstones, permitted, why_kept
+from replication.core.events import TierOutgrown
+from storage.compacted import Compactable, compactable, extent, next_compactable, stubs, tombstones
 from storage.deletion import Note
 from storage.errors import (
     FormatError,
@@ -107,6 +109,10 @@ class Compactor:
         self._idle = False
         self._passed = 0
         """The last pass went by tombstones up to here."""
+        self._stubs: dict[int, int] = {}
+        """Of each sealed segment that holds any, by its first record: how many, when they were last counted."""
+        self._counted: tuple[int, int] | None = None
+        """In which epoch that was, and how many instances had been compacted then."""
 
     def start(self) -> None:
         self._replicator.spawn(self._run())
@@ -212,6 +218,7 @@ class Compactor:
             self._idle = False
             try:
                 self._left = await self._pass()
+                await self._tell_tier()
             except (StorageError, OSError) as error:
                 self._left = max(self._left, 1)
                 _LOG.error("compaction met an error and goes on later", extra={"reason": str(error)})
@@ -238,6 +245,39 @@ class Compactor:
             done = await self._segment(span, there) if span is not None and span.last < floor else 0
             left, after = left + len(there) - done, last
         return left
+
+    async def _tell_tier(self) -> None:
+        """Say which segments have fewer payloads here than their objects in the tier may have."""
+        replicator = self._replicator
+        leadership = replicator.core.leadership
+        if leadership is None or replicator.tiering is None:
+            return
+        now = (leadership.epoch, self._instances)
+        if self._counted != now:
+            self._stubs, self._counted = await asyncio.to_thread(self._count), now
+        if self._stubs:
+            replicator.feed(TierOutgrown(tuple(sorted(self._stubs.items())), await self._why_tier_keeps()))
+
+    def _count(self) -> dict[int, int]:
+        log = self._replicator.log
+        sealed = [segment for segment in log.segments() if segment.sealed]
+        firsts = [segment.first for segment in sealed]
+        found: dict[int, int] = {}
+        for sequence in stubs(self._replicator.index):
+            at = bisect_right(firsts, sequence) - 1
+            if at >= 0 and sequence <= (sealed[at].last or 0):
+                found[firsts[at]] = found.get(firsts[at], 0) + 1
+        return found
+
+    async def _why_tier_keeps(self) -> str:
+        replicator = self._replicator
+        try:
+            registered = await replicator.coordinator.registrations()
+        except (CoordinationUnavailable, CoordinationCorrupt) as error:
+            return f"it is not known who is registered: {error}"
+        evicts = {node: live.evicts for node, live in replicator.live.items()}
+        evicts[replicator.me.id] = replicator.settings.evicts()
+        return why_kept((node.id for node in registered.values() if not node.retired), evicts)
 
     async def _segment(self, span: EpochSpan, there: list[Compactable]) -> int:
         """Take the payloads of these instances away, where nothing speaks against it; return of how many."""

@@ -8,13 +8,13 @@ import asyncio
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from replication.packing import OTHER_FORM
-from replication.tier.keys import run_name
+from replication.tier.keys import form_of, run_name
 from replication.tier.port import NotThere, ObjectStore, TierError
 from storage.errors import PayloadGone, RecordsElsewhere, StorageError
 from storage.evicted import Stub
@@ -60,10 +60,10 @@ class TierSource:
         """Ranges asked of the tier."""
         self.failures = 0
 
-    def read(self, stub: Stub, offset: int, size: int) -> bytes:
+    def read(self, stub: Stub, stubs: Sequence[int], offset: int, size: int) -> bytes:
         if self.may_not_wait():
             raise RecordsElsewhere(stub.first, "the event loop does not wait for the tier")
-        key = run_name(stub.first, stub.last).key
+        key = run_name(stub.first, stub.last, form_of(stubs)).key
         first, last = offset // BLOCK, (offset + size - 1) // BLOCK
         data = b"".join(self._block(stub, key, number) for number in range(first, last + 1))
         return data[offset - first * BLOCK :][:size]
@@ -72,8 +72,8 @@ class TierSource:
         """Whether this is the event loop."""
         return threading.get_ident() == self._thread
 
-    def forget(self, stub: Stub) -> None:
-        key = run_name(stub.first, stub.last).key
+    def forget(self, stub: Stub, stubs: Sequence[int]) -> None:
+        key = run_name(stub.first, stub.last, form_of(stubs)).key
         with self._lock:
             for known in [known for known in self._blocks if known[0] == key]:
                 del self._blocks[known]

@@ -1,7 +1,8 @@
 """Packing, carried out: a sealed segment is put as one object, read back and proved; what it replaces is deleted.
 
 The object is what a group of the same records would be, byte for byte: bare records, without the segment's table. So a
-name has one content for ever, whoever puts it, and there is one way to read. It comes out of the log file in pieces.
+name, which says what is a stub in it, has one content for ever, whoever puts it, and there is one way to read. It comes
+out of the log file in pieces.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.tier.bodies import Body, FilePart
 from replication.tier.contents import RunReader
-from replication.tier.keys import Run, run_name
+from replication.tier.keys import WHOLE, Form, Run, form_of, run_name
 from replication.tier.port import AlreadyThere, NotThere, ObjectDamaged, ObjectStore, Refused, TierError
 from replication.tier.streaming import stream_run
 from storage.disk import Disk
@@ -29,7 +30,7 @@ from storage.sealed import SealedRecords
 IN_MEMORY_BYTES: Final = 8 * 1024 * 1024
 """A segment with no more bytes is put from memory."""
 DELETES_AT_ONCE: Final = 4
-OTHER_FORM: Final = "it has another form than the segment here, since one of them was compacted"
+OTHER_FORM: Final = "the tier has no object of the form that the segment has here, since one of them was compacted"
 _STEP_S: Final = 0.005
 _LONGEST_STEP_S: Final = 0.1
 
@@ -61,9 +62,11 @@ class Packer:
             end = self._log.point_at(effect.last)
             if end is None:
                 raise RecordAbsent(effect.last)
-            run = run_name(effect.first, end)
+            loop = asyncio.get_running_loop()
+            form = await loop.run_in_executor(self._readers, self._form, effect.first)
+            run = run_name(effect.first, end, form)
             if not await self._is_there(run):
-                local = await asyncio.get_running_loop().run_in_executor(self._readers, self._checked, effect, end)
+                local = await loop.run_in_executor(self._readers, self._checked, effect, run)
                 await self._store.put(run.key, local.body, crc32=local.crc32, only_if_absent=conditional, lock=True)
                 moved = local.size
             try:
@@ -74,7 +77,7 @@ class Packer:
             return ev.TierPacked(effect.request, moved, str(error), lasting=True)
         except (TierError, StorageError, DamagedHere) as error:
             return ev.TierPacked(effect.request, moved, str(error))
-        return ev.TierPacked(effect.request, moved)
+        return ev.TierPacked(effect.request, moved, form=run.form)
 
     async def delete(self, effect: fx.DeleteRuns) -> ev.TierDeleted:
         """Some at a time; what is gone already is no error."""
@@ -89,17 +92,21 @@ class Packer:
 
     async def prove(self, span: EpochSpan) -> str | None:
         """Read back the object that should hold a segment as it is here; say why it does not, None when it does."""
+        form = WHOLE
         try:
             end = self._log.point_at(span.last)
             if end is None:
                 raise RecordAbsent(span.last)
-            run = run_name(span.first, end)
-            if (await self._store.head(run.key)).size != self._log.sealed_records(span.first).size:
-                return f"{run.key}: {OTHER_FORM}"
-            await self._prove(run, end, as_here=True)
+            form = self._form(span.first)
+            await self._prove(run_name(span.first, end, form), end)
+        except NotThere as error:
+            return f"{error}: {OTHER_FORM}" if form.stubs else str(error)
         except (TierError, StorageError) as error:
             return str(error)
         return None
+
+    def _form(self, first: int) -> Form:
+        return form_of(self._log.stubs_of(first))
 
     async def _is_there(self, run: Run) -> bool:
         try:
@@ -108,18 +115,18 @@ class Packer:
             return False
         return True
 
-    def _checked(self, effect: fx.PackSegment, end: LogPoint) -> _Local:
+    def _checked(self, effect: fx.PackSegment, run: Run) -> _Local:
         """Read the segment once, and check every record of it: nothing damaged leaves this node under a good name."""
         sealed = self._log.sealed_records(effect.first)
         if (sealed.span.first, sealed.span.last) != (effect.first, effect.last):
             raise RecordAbsent(effect.last)
-        run = run_name(effect.first, end)
         crc = 0
+        stubs: list[int] = []
         kept: list[bytes] | None = [] if sealed.size <= IN_MEMORY_BYTES else None
         reader = RunReader(run)
         try:
             for piece in sealed.pieces():
-                reader.feed(piece)
+                stubs += [link.sequence for link in reader.feed(piece) if link.tombstone]
                 crc = zlib.crc32(piece, crc)
                 if kept is not None:
                     kept.append(piece)
@@ -129,6 +136,8 @@ class Packer:
         except RecordCorrupt as error:
             self._log.note_damage(error.sequence)
             raise DamagedHere(str(error)) from error
+        if form_of(stubs) != run.form:
+            raise DamagedHere("it was compacted while it was read")
         return _Local(run, b"".join(kept) if kept is not None else self._file(sealed), sealed.size, crc)
 
     def _file(self, sealed: SealedRecords) -> FilePart:
@@ -143,21 +152,22 @@ class Packer:
             time.sleep(_STEP_S)
             waited += _STEP_S
 
-    async def _prove(self, run: Run, end: LogPoint, *, as_here: bool = False) -> None:
-        """Read the object back, and check that it holds these records of this very branch, and nothing else.
-
-        as_here: with the same stubs in it, so that each record lies where it lies here.
+    async def _prove(self, run: Run, end: LogPoint) -> None:
+        """Read the object back, and check that it holds these records of this very branch, and nothing else, with the
+        stubs that its name says: each record lies where it lies in a segment of this form.
         """
         reader = RunReader(run)
         last = None
+        stubs: list[int] = []
         async with aclosing(stream_run(self._store, run.key, reader, self._readers)) as found:
             async for links in found:
                 last = links[-1] if links else last
-                if as_here and any(self._log.is_stub(one.sequence) != bool(one.tombstone) for one in links):
-                    raise FormatError(f"{run.key}: {OTHER_FORM}")
+                stubs += [link.sequence for link in links if link.tombstone]
+        if form_of(stubs) != run.form:
+            raise FormatError(f"{run.key} holds {len(stubs)} stubs, and not those that its name says")
         if last is None or last.chain != end.chain:
             raise RecordCorrupt(run.last, f"{run.key} holds another branch than its name says")
 
 
 class DamagedHere(Exception):
-    """A record of this node's own log; it is repaired, and the segment packed then."""
+    """A record of this node's own log, or the segment is another now; it is packed later."""

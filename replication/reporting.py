@@ -137,7 +137,10 @@ def _capacity(replicator: Replicator, leadership: Leadership | None) -> Capacity
 
 def _packing(side: TierSide) -> PackingReport | None:
     done = side.packing
-    return PackingReport(done.packed, done.deleted, done.kept, done.spoiled, done.failed) if done is not None else None
+    if done is None:
+        return None
+    counts = (done.packed, done.deleted, done.kept, done.spoiled)
+    return PackingReport(*counts, done.failed, done.outgrown, done.outgrown_kept)
 
 
 def _lags(replicator: Replicator, leadership: Leadership, now_ms: int) -> tuple[ReplicaLag, ...]:

@@ -19,7 +19,18 @@ from replication.packing import Packer
 from replication.recent import RecentRecord
 from replication.tier.bodies import Body, FilePart
 from replication.tier.contents import Link, RunReader
-from replication.tier.keys import CLUSTER_KEY, LOG, MARKER, Marker, Run, epoch_prefix, parse_marker, parse_run, run_name
+from replication.tier.keys import (
+    CLUSTER_KEY,
+    LOG,
+    MARKER,
+    Marker,
+    Run,
+    epoch_prefix,
+    form_of,
+    parse_marker,
+    parse_run,
+    run_name,
+)
 from replication.tier.lending import lend
 from replication.tier.port import NotThere, ObjectStore, Refused, TierError
 from replication.tier.probe import Trust, probe, trusted
@@ -178,6 +189,7 @@ class Tiering:
         size = 0
         last: RecentRecord | None = None
         spooled: Path | None = None
+        stubs: list[int] = []
         try:
             for sequence in range(effect.first, effect.last + 1):
                 record = self._replicator.recent.get(sequence)
@@ -186,6 +198,7 @@ class Tiering:
                     if isinstance(stored, StoredStub):
                         pieces.append(encode_stub(stored.header, stored.chain, stored.tombstone))
                         last = RecentRecord(stored.header, stored.chain, None)
+                        stubs.append(sequence)
                         continue
                     record = RecentRecord(stored.header, stored.chain, stored.payload)
                 assert record.payload is not None, "just read, or kept"
@@ -203,8 +216,8 @@ class Tiering:
             body: Body = b"".join(pieces)
             if spooled is not None:
                 body = FilePart(spooled, 0, spooled.stat().st_size)
-            key = run_name(effect.first, last.point).key
-            await self._store.put(key, body, only_if_absent=self._trusted.conditional)
+            run = run_name(effect.first, last.point, form_of(stubs))
+            await self._store.put(run.key, body, only_if_absent=self._trusted.conditional)
         except (TierError, StorageError, OSError) as error:
             self._answer(ev.TierStored(effect.request, None, str(error)), str(error))
             return
@@ -213,7 +226,7 @@ class Tiering:
                 spooled.unlink(missing_ok=True)
         self.puts += 1
         self.put_bytes += size
-        self._answer(ev.TierStored(effect.request, last.point.sequence))
+        self._answer(ev.TierStored(effect.request, last.point.sequence, form=run.form))
 
     async def _pack(self, effect: fx.PackSegment) -> None:
         event = await self._packer.pack(effect, conditional=self._trusted.conditional)

@@ -14,7 +14,7 @@ from blake3 import blake3
 from storage.disk import Buffer, DiskFile
 from storage.errors import RecordsElsewhere
 from storage.position import LogPoint, LogPosition
-from storage.table import ENTRIES_OFFSET, MARK_OFFSETS, PAGE
+from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, MARK_OFFSETS, PAGE, stubs_said
 
 _MAGIC: Final = b"perenne-evicted\n"
 _STUB: Final = struct.Struct(">16sQQQQQ32s")
@@ -34,14 +34,15 @@ class Stub:
 class Source(Protocol):
     """Where the records of evicted segments lie."""
 
-    def read(self, stub: Stub, offset: int, size: int) -> bytes:
-        """Return `size` bytes from byte `offset` of its records on; they are not checked. Blocks.
+    def read(self, stub: Stub, stubs: Sequence[int], offset: int, size: int) -> bytes:
+        """Return `size` bytes from byte `offset` of its records on; they are not checked. Blocks. stubs: sequences of
+        the records in it whose payloads had been taken away.
 
         Raises RecordsElsewhere when they cannot be had now.
         """
         ...
 
-    def forget(self, stub: Stub) -> None:
+    def forget(self, stub: Stub, stubs: Sequence[int]) -> None:
         """What was kept of these records was wrong: the next read comes from where they lie."""
         ...
 
@@ -52,10 +53,10 @@ class Elsewhere:
 
     source: Source | None = None
 
-    def read(self, stub: Stub, offset: int, size: int) -> bytes:
+    def read(self, stub: Stub, stubs: Sequence[int], offset: int, size: int) -> bytes:
         if self.source is None:
             raise RecordsElsewhere(stub.first, "this node has no tier to read it from")
-        return self.source.read(stub, offset, size)
+        return self.source.read(stub, stubs, offset, size)
 
 
 def encode_stub(stub: Stub) -> bytes:
@@ -87,6 +88,7 @@ class EvictedFile:
         self._file = file
         self._stub = stub
         self._elsewhere = elsewhere
+        self._stubs: Sequence[int] | None = None
 
     def pread(self, size: int, offset: int) -> bytes:
         stub = self._stub
@@ -96,10 +98,21 @@ class EvictedFile:
             pieces.append(self._file.pread(min(end, stub.offset) - offset, offset))
             offset = min(end, stub.offset)
         if offset < min(end, stub.end):
-            pieces.append(self._elsewhere.read(stub, offset - stub.offset, min(end, stub.end) - offset))
+            pieces.append(self._fetched(offset - stub.offset, min(end, stub.end) - offset))
             offset = min(end, stub.end)
         pieces.append(bytes(max(0, end - offset)))
         return b"".join(pieces)
+
+    def _fetched(self, offset: int, size: int) -> bytes:
+        return self._elsewhere.read(self._stub, self._without_payload(), offset, size)
+
+    def _without_payload(self) -> Sequence[int]:
+        """As the table says, which is here."""
+        if self._stubs is None:
+            stub = self._stub
+            count = stub.last.sequence - stub.first + 1
+            self._stubs = stubs_said(self._file.pread(count * ENTRY_BYTES, ENTRIES_OFFSET), stub.first)
+        return self._stubs
 
     def pread_into(self, buffer: memoryview, offset: int) -> int:
         data = self.pread(len(buffer), offset)
@@ -115,7 +128,7 @@ class EvictedFile:
     def drop_cache(self) -> None:
         self._file.drop_cache()
         if self._elsewhere.source is not None:
-            self._elsewhere.source.forget(self._stub)
+            self._elsewhere.source.forget(self._stub, self._without_payload())
 
     def truncate(self, size: int) -> None:
         raise RecordsElsewhere(self._stub.first, "an evicted segment is not cut")

@@ -11,7 +11,7 @@ from storage.errors import MediumUnreadable, PayloadGone, RecordAbsent, RecordCo
 from storage.payload import BytesPayload, FilePayload, Payload, Pending, StoredRecord, StoredStub, checked
 from storage.position import GENESIS, EpochSpan, LogPoint, RecordHeader, RecordKind, chain_after
 from storage.record import DecodedRecord, encode_header, encode_stub, trailing_padding
-from storage.sealed import SealedRecords, sealed_records, span_of
+from storage.sealed import SealedRecords, sealed_records, span_of, stubs_in
 from storage.segment import PIECE as SEGMENT_PIECE
 from storage.segment import Segment, SegmentInfo, verify_rest
 from storage.stubs import Believed
@@ -117,6 +117,13 @@ class LogReader:
         if segment is None:
             raise RecordAbsent(sequence)
         return sealed_records(segment)
+
+    def stubs_of(self, sequence: int) -> list[int]:
+        """Which records of the sealed segment that holds this one are stubs, as the table says. Raises RecordAbsent."""
+        segment = self._sealed(sequence)
+        if segment is None:
+            raise RecordAbsent(sequence)
+        return stubs_in(segment)
 
     def lend_segment(self, sequence: int) -> Segment:
         """The sealed segment that holds this record, as it is now. Raises RecordAbsent, RecordsElsewhere."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from storage.errors import RecordCorrupt, RecordsElsewhere
 from storage.position import EpochSpan
 from storage.segment import Segment
+from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, stubs_said
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +43,9 @@ def sealed_records(segment: Segment) -> SealedRecords:
         raise RecordCorrupt(segment.last, "its entry is damaged")
     offset = segment.data_offset
     return SealedRecords(segment, span_of(segment), offset, last.offset + last.length - offset)
+
+
+def stubs_in(segment: Segment) -> list[int]:
+    """Sequences of the records whose payloads were taken away, as the table says; also of an evicted segment."""
+    count = segment.last - segment.first + 1
+    return stubs_said(segment.file.pread(count * ENTRY_BYTES, ENTRIES_OFFSET), segment.first)

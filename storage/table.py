@@ -27,6 +27,8 @@ _MAGIC: Final = b"perenne-segment\n"
 _MARK_MAGIC: Final = b"perenne-group-1\n"
 _HEADER: Final = struct.Struct(">16sIIQQQ32s64s")
 _ENTRY: Final = struct.Struct(">QQQQBB6x32s32s")
+_STUB_AT: Final = 33
+"""Where an entry says whether it is a stub: behind four numbers and the kind."""
 _MARK: Final = struct.Struct(">16sQQQQ32sQQQ32s")
 _KIND_OF: Final = {code: kind for kind, code in KIND_CODE.items()}
 
@@ -153,6 +155,16 @@ def decode_entry(raw: bytes, sequence: int, segment: int) -> Entry | None:
     if number != sequence or kind not in _KIND_OF or stub > 1:
         return None
     return Entry(LogPosition(epoch, number), _KIND_OF[kind], offset, length, digest, chain, segment, bool(stub))
+
+
+def stubs_said(table: bytes, first: int) -> list[int]:
+    """Sequences of the stubs among the entries from that of record `first` on; a damaged entry says nothing."""
+    found: list[int] = []
+    for at in (at for at, flag in enumerate(table[_STUB_AT::ENTRY_BYTES]) if flag):
+        entry = decode_entry(table[at * ENTRY_BYTES : (at + 1) * ENTRY_BYTES], first + at, first)
+        if entry is not None and entry.stub:
+            found.append(first + at)
+    return found
 
 
 def entry_of(decoded: DecodedRecord, offset: int, segment: int) -> Entry:

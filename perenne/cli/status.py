@@ -98,10 +98,16 @@ def _tier(tier: dict[str, Any]) -> str:
     notes = [f"{tier['orphans']} orphans"] if tier.get("orphans") else []
     packing: dict[str, Any] = tier.get("packing") or {}
     notes += [f"{packing[name]} {what}" for name, what in _NOTES.items() if packing.get(name)]
+    if packing.get("outgrown_kept") and packing.get("outgrown"):
+        notes.append(f"[red]they stay: {escape(packing['outgrown_kept'])}[/red]")
     return ", ".join((f"tier ({tier['mode']}): {place}", behind, said, *notes))
 
 
-_NOTES = {"kept": "replaced objects that the bucket keeps", "spoiled": "[red]segments with another content[/red]"}
+_NOTES = {
+    "kept": "replaced objects that the bucket keeps",
+    "spoiled": "[red]segments with another content[/red]",
+    "outgrown": "segments with bytes that were deleted and compacted here",
+}
 
 
 def _row(n: dict[str, Any], leader: dict[str, Any] | None) -> list[str]:

@@ -4,7 +4,7 @@ A tombstone may be acted upon once nobody can come back without it and once nobo
 said with a note in the log, so that each node acts by the same word, and by its own log.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -68,3 +68,16 @@ def _why_not(tombstone: int, standing: Standing) -> str:
     if standing.tier is not None and standing.tier < tombstone:
         return f"the tier is complete up to {standing.tier} only, and tombstone {tombstone} lies behind that"
     return ""
+
+
+def why_kept(registered: Iterable[ReplicaId], evicts: Mapping[ReplicaId, bool]) -> str:
+    """What keeps the objects of the tier that hold payloads of deleted instances; empty when nothing does. A node that
+    lets go of segments reads them by their places in these objects, and one that is away may be such a node.
+
+    registered: who is not retired. evicts: of those that are there, whether they may lack sealed segments.
+    """
+    away = sorted(node for node in registered if node not in evicts)
+    if away:
+        return f"not known whether they read from the tier what they evicted: {' '.join(away)}"
+    readers = sorted(node for node, may in evicts.items() if may)
+    return f"they read from the tier what they evicted: {' '.join(readers)}" if readers else ""

@@ -10,7 +10,7 @@ from msgspec import Struct
 from replication.core.values import CasOutcome, Identity, Member, ReplicaId, TierFloor, VersionedState
 from replication.messages import Message
 from replication.tier.contents import Link as RunLink
-from replication.tier.keys import Run
+from replication.tier.keys import WHOLE, Form, Run
 from storage.position import LogPoint, RecordHeader, RecordKind
 
 
@@ -139,23 +139,39 @@ class TierListed(Struct, frozen=True):
 
 
 class TierStored(Struct, frozen=True):
-    """Everything from the asked record to `last` was put and confirmed; None when it was not, for this `reason`."""
+    """Everything from the asked record to `last` was put and confirmed; None when it was not, for this `reason`.
+
+    form: that of the object.
+    """
 
     request: int
     last: int | None
     reason: str = ""
+    form: Form = WHOLE
 
 
 class TierPacked(Struct, frozen=True):
     """The segment is one object, read back and proved; or it is not, for this `reason`.
 
-    moved: bytes that went to the bucket. lasting: trying again will not help; what lies there is not what should.
+    moved: bytes that went to the bucket. lasting: trying again will not help; what lies there is not what should. form:
+    that of the object.
     """
 
     request: int
     moved: int = 0
     reason: str = ""
     lasting: bool = False
+    form: Form = WHOLE
+
+
+class TierOutgrown(Struct, frozen=True):
+    """How many stubs the sealed segments that hold any have in this node's log: first sequence, number.
+
+    kept: why their objects stay as they are all the same; empty when nothing speaks against new ones.
+    """
+
+    stubs: tuple[tuple[int, int], ...]
+    kept: str = ""
 
 
 class TierDeleted(Struct, frozen=True):
@@ -306,6 +322,7 @@ TierEvent = (
     TierListed
     | TierStored
     | TierPacked
+    | TierOutgrown
     | TierDeleted
     | TierMarked
     | TierAnswered

@@ -4,6 +4,9 @@ A segment is packed once it is committed and, where the tier is a member, counte
 in the bucket: the object that reaches furthest is never replaced. A small object goes once each of its records is in
 objects that were read back and proved in this leadership. Where a segment is missing altogether, in a tier that was
 configured later or was away for long, it goes up as one object at once. The log is looked through once, oldest first.
+
+A segment that was compacted here goes up once more, under the name of its form, and the object with the payloads goes
+then as a small one does (ADR 0014). Nothing with fewer stubs ever takes the place of one with more.
 """
 
 from bisect import insort
@@ -11,7 +14,7 @@ from collections.abc import Iterable
 
 from replication.core.coverage import Coverage
 from replication.core.effects import DeleteRuns, PackSegment
-from replication.core.events import TierDeleted, TierPacked
+from replication.core.events import TierDeleted, TierOutgrown, TierPacked
 from replication.core.situation import Situation
 from replication.tier.keys import Run, run_name
 from storage.position import EpochSpan
@@ -37,6 +40,14 @@ class Packing:
         self._near: list[Run] = []
         """Those that hold records of the segment looked at, or of one before it."""
         self._proved = Coverage()
+        self._objects: dict[int, tuple[Run, ...]] = {}
+        """Of each segment that was passed: its first record, and the objects that it is; one, as a rule."""
+        self._stubs: dict[int, int] = {}
+        """Of segments here that may have more stubs than their objects: how many."""
+        self._settled: dict[int, int] = {}
+        """With how many stubs a segment was put once more: it is not tried again before it has others."""
+        self._repeating = False
+        """Whether what was asked for is of a segment that was passed already."""
         self._next = 1
         self._segment: EpochSpan | None = None
         self._doomed: tuple[Run, ...] = ()
@@ -47,6 +58,10 @@ class Packing:
         """Whether the store was seen to delete."""
         self.failed: str | None = None
         self.packed = self.deleted = self.spoiled = self.kept = 0
+        self.outgrown = 0
+        """Segments of which the bucket has payloads that were taken away here, when that was last looked at."""
+        self.outgrown_kept = ""
+        """Why they stay there; empty when they will go."""
 
     def know(self, runs: Iterable[Run]) -> None:
         """A listing showed these objects, on this very branch."""
@@ -81,8 +96,10 @@ class Packing:
         for _ in range(AT_ONCE):
             span = situation.ledger.sealed_at(self._next)
             if span is None or span.last > situation.told.sequence or not self._look(span, limit, coming):
-                return
+                break
             self._pass(span)
+        if self._request is None and self._stubs and situation.now_ms >= self._rest_until_ms:
+            self._look_again(min(self._stubs), limit)
 
     def _look(self, span: EpochSpan, limit: int, coming: int) -> bool:
         """Whether there is nothing to do for this segment; else ask for it, unless its time has not come."""
@@ -93,17 +110,31 @@ class Packing:
         missing = self._coverage.gap(span.first, span.last)
         self._gather(span)
         if missing is None:
-            if self._near == [run_name(span.first, end)]:
+            if len(self._near) == 1 and _is_of(self._near[0], span):
                 return True
             followed = self._coverage.upto(span.last + 1) > span.last
             if span.last > limit or not followed or situation.now_ms < self._rest_until_ms:
                 return False
         elif missing != (span.first, span.last) or span.first <= coming <= span.last:
             return False  # small objects fill it up first
-        self._segment = span
-        self._request = situation.next_request()
-        situation.emit(PackSegment(self._request, span.first, span.last))
+        self._ask(span)
         return False
+
+    def _look_again(self, first: int, limit: int) -> None:
+        """Put a segment that was passed once more, unless the bucket holds one with more stubs than it has here."""
+        stubs = self._stubs.pop(first)
+        span = self._situation.ledger.sealed_at(first)
+        most = max((run.form.stubs for run in self._objects.get(first, ())), default=0)
+        if span is None or not self._fuller(first, stubs) or most > stubs or self._settled.get(first) == stubs:
+            return
+        if span.last <= limit and self._coverage.upto(span.last + 1) > span.last:
+            self._settled[first] = stubs
+            self._ask(span, repeating=True)
+
+    def _ask(self, span: EpochSpan, *, repeating: bool = False) -> None:
+        self._segment, self._repeating = span, repeating
+        self._request = self._situation.next_request()
+        self._situation.emit(PackSegment(self._request, span.first, span.last))
 
     def _gather(self, span: EpochSpan) -> None:
         """Objects that hold records of this segment."""
@@ -115,12 +146,19 @@ class Packing:
 
     def _pass(self, span: EpochSpan) -> None:
         """Go on behind it; what reaches beyond it is looked at with the next one again."""
+        if self._repeating:
+            self._repeating = False
+            return
+        self._objects[span.first] = tuple(run for run in self._near if _is_of(run, span))
         self._next = span.last + 1
         self._near = [run for run in self._near if run.last > span.last]
 
     # What came of it
 
-    def said(self, event: TierPacked | TierDeleted) -> None:
+    def said(self, event: TierPacked | TierDeleted | TierOutgrown) -> None:
+        if isinstance(event, TierOutgrown):
+            self._outgrew(event)
+            return
         if event.request != self._request:
             return
         self._request = None
@@ -132,12 +170,23 @@ class Packing:
         if event.reason and not event.lasting:
             self._again_ms = self._situation.now_ms + RETRY_MS
 
+    def _outgrew(self, event: TierOutgrown) -> None:
+        self.outgrown_kept = event.kept or ("" if self.deletes else "the tier does not delete")
+        self.outgrown = sum(1 for first, stubs in event.stubs if self._fuller(first, stubs))
+        self._stubs = {} if self.outgrown_kept else dict(event.stubs)
+
+    def _fuller(self, first: int, stubs: int) -> bool:
+        """Whether the bucket has payloads of this segment that it has not got here any more."""
+        return any(run.form.stubs < stubs for run in self._objects.get(first, ()))
+
     def _packed(self, event: TierPacked) -> None:
         span, situation = self._segment, self._situation
         assert span is not None, "asked for"
         if event.reason:
-            if event.lasting:
-                self.spoiled += 1
+            if self._repeating and not event.lasting:
+                del self._settled[span.first]
+            self.spoiled += event.lasting
+            if self._repeating or event.lasting:
                 self._pass(span)
             return
         self._coverage.add(span.first, span.last)
@@ -145,27 +194,51 @@ class Packing:
         self.packed += 1
         rate = situation.settings.tier_pack_bytes_per_s
         self._rest_until_ms = situation.now_ms + (event.moved * 1000 // rate if rate else 0)
-        doomed = tuple(run for run in self._near if self._replaced(run))
+        end = situation.ledger.point_at(span.last)
+        if end is None:
+            self._pass(span)  # damaged meanwhile: the next leadership looks at it anew
+            return
+        own = run_name(span.first, end, event.form)
+        held = self._objects[span.first] if self._repeating else self._near
+        doomed = tuple(run for run in held if self._replaced(run, own))
+        self._keep(span, [*(run for run in held if run != own), own])
         if doomed and self.deletes:
             self._doomed = doomed
             return
         self.kept += len(doomed)
         self._pass(span)
 
-    def _replaced(self, run: Run) -> bool:
-        """Whether each record of it is in another object that was proved. A segment's own object is nobody's to go."""
-        own = self._situation.ledger.sealed_at(run.first)
-        whole = own is not None and (own.first, own.last) == (run.first, run.last)
-        return not whole and self._proved.upto(run.first) >= run.last
+    def _keep(self, span: EpochSpan, runs: list[Run]) -> None:
+        """These are what the bucket holds of this segment."""
+        if self._repeating:
+            self._objects[span.first] = tuple(runs)
+        else:
+            self._near = sorted(runs)
+
+    def _replaced(self, run: Run, own: Run) -> bool:
+        """Whether each record of it is in another object that was proved.
+
+        own: the one of the whole segment, which stays itself; and so does one with more stubs.
+        """
+        if (run.first, run.last) == (own.first, own.last):
+            return run.form.stubs < own.form.stubs
+        return self._proved.upto(run.first) >= run.last
 
     def _deleted(self, event: TierDeleted) -> None:
         if event.reason and not event.lasting:
             return
-        assert self._segment is not None, "what is deleted was packed"
+        span = self._segment
+        assert span is not None, "what is deleted was packed"
         if event.reason:
             self.kept += len(self._doomed)
         else:
             self.deleted += len(self._doomed)
         doomed, self._doomed = set(self._doomed), ()
-        self._near = [run for run in self._near if run not in doomed]
-        self._pass(self._segment)
+        held = self._objects[span.first] if self._repeating else self._near
+        self._keep(span, [run for run in held if run not in doomed or event.reason])
+        self._pass(span)
+
+
+def _is_of(run: Run, span: EpochSpan) -> bool:
+    """Whether it is the object of a whole segment, in whatever form."""
+    return (run.first, run.last) == (span.first, span.last)

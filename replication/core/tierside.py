@@ -15,6 +15,7 @@ from replication.core.events import (
     TierEvent,
     TierListed,
     TierMarked,
+    TierOutgrown,
     TierPacked,
     TierRecord,
     TierStored,
@@ -199,7 +200,7 @@ class TierSide:
                 self._listed(event, epoch, counter)
             case TierStored():
                 self._stored(event)
-            case TierPacked() | TierDeleted():
+            case TierPacked() | TierDeleted() | TierOutgrown():
                 if self.packing is not None:
                     self.packing.said(event)
             case TierMarked():
@@ -254,7 +255,7 @@ class TierSide:
             self.coverage.add(asked.first, event.last)
             end = self._situation.ledger.point_at(event.last)
             if end is not None and self.packing is not None:
-                self.packing.put(run_name(asked.first, end))
+                self.packing.put(run_name(asked.first, end, event.form))
             self._succeeded()
 
     def _marker_put(self, event: TierMarked) -> None:

@@ -186,7 +186,7 @@ class Planner:
             self._near.append(self._by_last.pop())
         self._near = [run for run in self._near if run.first <= self._need]
         held = [run for run in self._near if run.epoch <= self._epoch]
-        return sorted(held, key=lambda run: (-run.epoch, run.first, run.last))
+        return sorted(held, key=lambda run: (-run.epoch, run.first, run.last, -run.form.stubs))
 
     def _forget(self, run: Run, why: str) -> None:
         self._bad = {**self._bad, run: why}

@@ -180,7 +180,7 @@ class TipSearch:
             self._near.append(self._later.pop())
         self._near = [run for run in self._near if run.first <= needed]  # what is needed only gets lower
         held = [run for run in self._near if run.epoch <= epoch]
-        return sorted(held, key=lambda run: (-run.epoch, run.first, run.last))
+        return sorted(held, key=lambda run: (-run.epoch, run.first, run.last, -run.form.stubs))
 
     def _finish(self, tip: LogPoint) -> None:
         used = {piece.run for piece in self._pieces}

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from replication.core.compaction import Permission, Standing, Tombstones, permitted
+from replication.core.compaction import Permission, Standing, Tombstones, permitted, why_kept
 from replication.core.values import ReplicaId
 
 DAY = 86_400_000_000
@@ -46,3 +46,10 @@ def test_a_tombstone_waits_until_it_cannot_be_undone_and_keeps_those_behind_it()
     future = Tombstones(((10, 101 * DAY),))
     assert "younger" in asked(tombstones=future).why_not
     assert asked(tombstones=future, days=0).upto == 0, "one from the future waits, whatever the period"
+
+
+def test_objects_stay_while_a_node_may_read_evicted_records_from_them() -> None:
+    assert why_kept([A, B], {A: False, B: False, C: False}) == ""
+    assert "what they evicted: b" in why_kept([A, B], {A: False, B: True})
+    assert "what they evicted: c" in why_kept([A, B], {A: False, B: False, C: True}), "retired, and still there"
+    assert "not known whether they read from the tier what they evicted: b c" in why_kept([A, C, B], {A: False})

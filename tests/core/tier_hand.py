@@ -7,7 +7,7 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.values import TIER_MEMBER, CasOutcome, ClusterState, TierClaim, TierFloor
 from replication.tier.contents import Link
-from replication.tier.keys import Run, run_name
+from replication.tier.keys import WHOLE, Form, Run, run_name
 from storage.position import LogPoint
 from tests.core.paper_cluster import STEP_MS
 from tests.core.paper_disk import PaperDisk, PaperLog
@@ -21,8 +21,8 @@ def claimed(state: ClusterState, first: int, chain_before: bytes) -> ClusterStat
     return replace(state, in_sync=state.in_sync | {TIER_MEMBER}, tier=TierClaim(first, chain_before))
 
 
-def run_of(log: PaperLog, first: int, last: int) -> Run:
-    return run_name(first, log.records[last - 1].point)
+def run_of(log: PaperLog, first: int, last: int, form: Form = WHOLE) -> Run:
+    return run_name(first, log.records[last - 1].point, form)
 
 
 def links_of(log: PaperLog, run: Run) -> tuple[Link, ...]:
@@ -53,9 +53,9 @@ class HandBucket:
         self.log.durable_count = asked.last
         self.says(ev.TierStored(asked.request, asked.last))
 
-    def packs(self, reason: str = "", *, lasting: bool = False, moved: int = 0) -> None:
+    def packs(self, reason: str = "", *, lasting: bool = False, moved: int = 0, form: Form = WHOLE) -> None:
         request = self.asked(fx.PackSegment)[-1].request
-        self.says(ev.TierPacked(request, moved, reason, lasting))
+        self.says(ev.TierPacked(request, moved, reason, lasting, form))
 
     def deletes(self, reason: str = "", *, lasting: bool = False) -> None:
         self.says(ev.TierDeleted(self.asked(fx.DeleteRuns)[-1].request, reason, lasting))

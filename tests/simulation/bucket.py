@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from replication.tier.bodies import Body
 from replication.tier.contents import Link, read_run
-from replication.tier.keys import Run, parse_run
+from replication.tier.keys import form_of, parse_run
 from replication.tier.port import NotThere, ObjectInfo, Refused, Stored, Unreachable
 from tests.simulation.world import ProcessLoop, Violation, World
 
@@ -68,25 +68,20 @@ class Bucket:
     def apply(self, key: str, data: bytes) -> None:
         """A put takes effect."""
         run = parse_run(key)
-        if self.contents.setdefault(key, data) != data and not self._other_form(run, data, self.contents[key]):
+        if self.contents.setdefault(key, data) != data:
             raise self.world.found(Violation(f"{key} is put twice, with other bytes"))
         if key in self.objects:
             return
         self.objects[key] = data
         self.put_us[key] = self.world.now_us
         if run is not None:
-            for link in read_run(run, data):
+            links = read_run(run, data)
+            if form_of(link.sequence for link in links if link.tombstone) != run.form:
+                raise self.world.found(Violation(f"{key} has other stubs in it than its name says"))
+            for link in links:
                 self.chains.setdefault(link.chain, set()).add(key)
                 if link.tombstone:
                     self.stubbed(key, link)
-
-    def _other_form(self, run: Run | None, data: bytes, before: bytes) -> bool:
-        """Whether two contents are the same records, some of them stubs in one (ADR 0014)."""
-        if run is None:
-            return False
-        one, other = read_run(run, data), read_run(run, before)
-        stubs = any(link.tombstone for link in (*one, *other))
-        return stubs and [link.chain for link in one] == [link.chain for link in other]
 
     def let_through(self) -> None:
         """What was held is done, late."""

@@ -313,7 +313,10 @@ class Checks(Observer):
         holders = [
             m.name
             for m in machines
-            if m.holds(content, sequence) or m.held(content, sequence) or (m.harm and self._holds(m, point))
+            if m.holds(content, sequence)
+            or m.held(content, sequence)
+            or (m.harm and self._holds(m, point))
+            or any(self.history.branch_holds(durable, point) for durable in m.lost_harmed)
         ]
         if self.bucket.holds(chain) or self.bucket.harm:
             holders.append("T")

@@ -5,6 +5,7 @@ from tests.simulation.guard import Guard
 PACKING = "replication/core/packing.py"
 DRIVER = "replication/packing.py"
 CORE = "tests/core/test_packing.py::"
+COMPACTED = "tests/core/test_packing_compacted.py::"
 STORES = "tests/tier/test_packing.py::"
 SIMULATED = "tests/simulation/test_tier.py::"
 
@@ -40,22 +41,22 @@ PACKING_GUARDS = (
     Guard(
         "what was not proved replaces nothing",
         PACKING,
-        "        if event.reason:\n            if event.lasting:\n                self.spoiled",
-        "        if event.lasting:\n            if event.lasting:\n                self.spoiled",
+        "        if event.reason:\n            if self._repeating",
+        "        if event.lasting:\n            if self._repeating",
         shown_by=CORE + "test_a_segment_that_could_not_be_proved_replaces_nothing_and_is_tried_again",
     ),
     Guard(
         "an object goes once each of its records was proved elsewhere",
         PACKING,
-        "        return not whole and self._proved.upto(run.first) >= run.last\n",
-        "        return not whole\n",
+        "        return self._proved.upto(run.first) >= run.last\n",
+        "        return True\n",
         shown_by=CORE + "test_an_object_over_two_segments_goes_once_both_were_proved",
     ),
     Guard(
         "a segment's own object is not deleted",
         PACKING,
-        "        return not whole and self._proved.upto(run.first) >= run.last\n",
-        "        return self._proved.upto(run.first) >= run.last\n",
+        "        if (run.first, run.last) == (own.first, own.last):\n",
+        "        if False:\n",
         shown_by=CORE + "test_a_segment_that_is_one_small_object_is_not_deleted",
     ),
     Guard(
@@ -82,8 +83,57 @@ PACKING_GUARDS = (
     Guard(
         "what is damaged here does not leave",
         DRIVER,
-        "                reader.feed(piece)\n                crc",
-        "                crc",
+        "                stubs += [link.sequence for link in reader.feed(piece) if link.tombstone]\n",
+        "",
         shown_by=STORES + "test_what_is_damaged_here_does_not_leave_under_a_good_name",
+    ),
+    Guard(
+        "what was just proved stays",
+        PACKING,
+        "            return run.form.stubs < own.form.stubs\n",
+        "            return run.form.stubs <= own.form.stubs\n",
+        shown_by=COMPACTED + "test_what_a_former_leader_compacted_further_is_not_replaced_by_more",
+    ),
+    Guard(
+        "nothing with fewer stubs replaces one with more",
+        PACKING,
+        "            return run.form.stubs < own.form.stubs\n",
+        "            return run != own\n",
+        shown_by=COMPACTED + "test_what_a_former_leader_compacted_further_is_not_replaced_by_more",
+    ),
+    Guard(
+        "nothing is replaced while somebody reads what was evicted from it",
+        PACKING,
+        "        self._stubs = {} if self.outgrown_kept else dict(event.stubs)\n",
+        "        self._stubs = dict(event.stubs)\n",
+        shown_by=COMPACTED + "test_while_somebody_may_read_the_old_object_nothing_is_replaced[True]",
+    ),
+    Guard(
+        "a compacted segment is not put before something follows it",
+        PACKING,
+        "        if span.last <= limit and self._coverage.upto(span.last + 1) > span.last:\n",
+        "        if span.last <= limit:\n",
+        shown_by=COMPACTED + "test_nothing_is_replaced_before_what_follows_it_is_there",
+    ),
+    Guard(
+        "each form of a segment is put once in a leadership",
+        PACKING,
+        " or self._settled.get(first) == stubs:\n",
+        ":\n",
+        shown_by=COMPACTED + "test_a_bucket_that_does_not_let_go_is_asked_once_for_each_form",
+    ),
+    Guard(
+        "an object has the stubs that its name says",
+        DRIVER,
+        "        if form_of(stubs) != run.form:\n            raise FormatError(",
+        "        if False:\n            raise FormatError(",
+        shown_by="tests/tier/test_stubs.py::test_an_object_with_other_stubs_than_its_name_says_replaces_nothing",
+    ),
+    Guard(
+        "who is away may read what was evicted",
+        "replication/core/compaction.py",
+        "    away = sorted(node for node in registered if node not in evicts)\n",
+        "    away: list[ReplicaId] = []\n",
+        shown_by="tests/core/test_compaction.py::test_objects_stay_while_a_node_may_read_evicted_records_from_them",
     ),
 )

@@ -171,9 +171,11 @@ class Transport:
         self.net.world.soon(Handle(self.loop, self._lose, (error,)))
 
     def _lose(self, error: Exception | None) -> None:
+        """Whoever had not accepted it yet, such as a process that stood still, never hears of it."""
         if not self._lost:
             self._lost = True
-            self.protocol.connection_lost(error)
+            if self.protocol is not None:
+                self.protocol.connection_lost(error)
 
 
 class Network:

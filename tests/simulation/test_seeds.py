@@ -51,3 +51,8 @@ def test_a_seed_is_a_run(seed: int) -> None:
     first, second = run(seed), run(seed)
     assert (first.trace_hash, first.steps, first.struck) == (second.trace_hash, second.steps, second.struck)
     assert first.trace_hash != run(seed + 1).trace_hash
+
+
+def test_a_copy_on_a_harmed_disk_that_was_replaced_before_success_counts_as_confirmed() -> None:
+    """A bit flips in what a member confirmed, its disk is lost, and then the leader answers: a false alarm once."""
+    assert not run(5200003712).violation

@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 
+from tests.simulation.network import Network, Transport
 from tests.simulation.world import Net, ProcessLoop, World
 
 
@@ -31,3 +32,14 @@ def test_what_a_coroutine_asks_for_at_its_end_is_ended_too(recwarn: pytest.Warni
     gc.collect()
     assert ran == ["its end"]
     assert not recwarn.list
+
+
+def test_a_connection_that_breaks_before_it_was_accepted_is_nobodys_loss() -> None:
+    """The process that listens stands still meanwhile (seed 5200015631)."""
+    world = World(1)
+    net = Network(world)
+    loop = ProcessLoop(world, 1, "n1", net)
+    transport = Transport(net, loop, 2)
+    transport.fall(ConnectionResetError("reset"))
+    world.run(1_000)
+    assert transport.is_closing()

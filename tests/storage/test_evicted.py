@@ -4,7 +4,7 @@ Method: a real log on a real disk; its evicted bytes are kept by the test, whole
 """
 
 import subprocess
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,13 +34,13 @@ class Kept:
     away: bool = False
     forgotten: list[int] = field(default_factory=list[int])
 
-    def read(self, stub: Stub, offset: int, size: int) -> bytes:
+    def read(self, stub: Stub, stubs: Sequence[int], offset: int, size: int) -> bytes:
         self.asked.append((offset, size))
         if self.away:
             raise RecordsElsewhere(stub.first, "the tier does not answer")
         return self.data[stub.first][offset : offset + size]
 
-    def forget(self, stub: Stub) -> None:
+    def forget(self, stub: Stub, stubs: Sequence[int]) -> None:
         self.forgotten.append(stub.first)
 
 

@@ -7,19 +7,23 @@ Method: a compacted log, its records in objects of a directory; a real restore.
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from replication.core import effects as fx
+from replication.core.events import TierPacked
 from replication.packing import Packer
 from replication.tier.contents import read_run
-from replication.tier.keys import Run, run_name
+from replication.tier.keys import Run, form_of, run_name
 from replication.tier.lending import lend
+from replication.tier.port import NotThere
 from storage.deletion import Covered, Tombstone
 from storage.disk import RealDisk
 from storage.errors import PayloadGone, RecordCorrupt
 from storage.log import Log
+from storage.position import EpochSpan
 from storage.staging import StagingArea
 from tests.restore.archive import STUDY, Archive, groups, put, reopened, restored, uid
 from tests.storage.compacting import append_tombstone, compact
@@ -77,21 +81,57 @@ def test_the_tier_lends_what_is_left(log: Log, tier: Reached, tmp_path: Path) ->
     assert found[:2] == (log.cover(6)[0].header, log.cover(6)[0].chain)
 
 
-def test_a_segment_is_packed_and_proved_in_either_form_and_evicted_in_its_own_alone(
-    log: Log, tier: Reached, tmp_path: Path
-) -> None:
-    threads = ThreadPoolExecutor(1)
-    packer = Packer(log, RealDisk(tmp_path / "leader"), tier.store, threads, urgent=lambda: False)
+@pytest.fixture
+def packer(log: Log, tier: Reached, tmp_path: Path) -> Iterator[Packer]:
+    with ThreadPoolExecutor(1) as threads:
+        yield Packer(log, RealDisk(tmp_path / "leader"), tier.store, threads, urgent=lambda: False)
+
+
+def first_segment(log: Log) -> tuple[EpochSpan, Run, Run]:
+    """The records of it, their name with all payloads, and their name as they are."""
     span = log.sealed_at(1)
     assert span is not None
-    done = run(packer.pack(fx.PackSegment(1, span.first, span.last), conditional=True))
-    assert (done.reason, done.lasting) == ("", False) and done.moved == log.sealed_records(1).size
+    whole = name(log, span.first, span.last)
+    return span, whole, replace(whole, form=form_of([s for s in GONE if s <= span.last]))
+
+
+def pack(packer: Packer, span: EpochSpan) -> TierPacked:
+    return run(packer.pack(fx.PackSegment(1, span.first, span.last), conditional=True))
+
+
+def test_a_segment_is_packed_and_proved_under_the_name_of_its_form(log: Log, tier: Reached, packer: Packer) -> None:
+    span, whole, compacted = first_segment(log)
+    assert "no object of the form" in (run(packer.prove(span)) or "")
+    run(tier.store.put(whole.key, b"with every payload"))
+    assert "no object of the form" in (run(packer.prove(span)) or ""), "evicted it would be read by other offsets"
+    done = pack(packer, span)
+    assert (done.reason, done.form, done.moved) == ("", compacted.form, log.sealed_records(1).size)
     assert run(packer.prove(span)) is None
-    run(tier.store.delete(name(log, span.first, span.last).key))
-    other = b"".join(log.sealed_records(1).pieces()) + log.read_raw(span.last + 1)
-    run(tier.store.put(name(log, span.first, span.last).key, other))
-    assert "another form" in (run(packer.prove(span)) or "")
-    threads.shutdown()
+    assert run(tier.store.get(compacted.key)) == b"".join(log.sealed_records(1).pieces())
+    assert pack(packer, span).moved == 0
+    assert run(tier.store.get(whole.key)) == b"with every payload", "who replaces it, the core says"
+
+
+def test_an_object_with_other_stubs_than_its_name_says_replaces_nothing(
+    log: Log, tier: Reached, packer: Packer
+) -> None:
+    span, whole, compacted = first_segment(log)
+    other = replace(whole, form=form_of([5]))
+    run(tier.store.put(compacted.key, b"".join(log.sealed_records(1).pieces())))
+    assert run(packer.prove(span)) is None
+    run(tier.store.put(other.key, run(tier.store.get(compacted.key))))
+    held = log.stubs_of
+    log.stubs_of = lambda sequence: held(sequence)[:1]  # type: ignore[method-assign]  # as if the table said so
+    done = pack(packer, span)
+    assert done.lasting and "not those that its name says" in done.reason
+    assert "not those that its name says" in (run(packer.prove(span)) or "")
+    run(tier.store.delete(other.key))
+    done = pack(packer, span)
+    assert not done.lasting and "compacted while it was read" in done.reason, (
+        "the records are read, not the table alone"
+    )
+    with pytest.raises(NotThere):
+        run(tier.store.head(other.key))
 
 
 def test_a_restore_brings_the_stubs_back_and_believes_them(log: Log, tier: Reached, tmp_path: Path) -> None:

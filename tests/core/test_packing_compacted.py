@@ -1,0 +1,131 @@
+"""Segments that were compacted after they were packed: the object with the payloads goes, and nothing else ever does.
+
+Node a leads, as in `test_packing`; what its log thread and its bucket would say is said by hand.
+"""
+
+import pytest
+
+from replication.core import effects as fx
+from replication.core import events as ev
+from replication.tier.keys import Form, Run, form_of
+from tests.core.paper_node import PaperNode
+from tests.core.puppets import Puppet
+from tests.core.test_packing import asked, deleted, led_by_a, packing, small, wait
+from tests.core.tier_hand import HandBucket, run_of
+
+ONE, TWO = form_of([2]), form_of([2, 3])
+
+
+def packed() -> tuple[PaperNode, Puppet, HandBucket]:
+    """Both segments are one object each, and were passed."""
+    node, b, bucket = led_by_a()
+    bucket.lists(*small(node, (1, 3), (4, 5), (6, 6)))
+    assert asked(bucket) == []
+    return node, b, bucket
+
+
+def of_first(node: PaperNode, form: Form) -> Run:
+    return run_of(node.disk.log, 1, 3, form)
+
+
+def compacted(bucket: HandBucket, *stubs: tuple[int, int], kept: str = "") -> None:
+    bucket.says(ev.TierOutgrown(stubs, kept))
+
+
+def test_a_segment_that_was_compacted_goes_up_once_more_and_the_object_with_the_payloads_goes() -> None:
+    node, b, bucket = packed()
+    compacted(bucket, (1, 1))
+    assert asked(bucket) == [(1, 3)]
+    assert packing(node).outgrown == 1
+    assert not deleted(bucket), "not before the new one was read back"
+    bucket.packs(form=ONE)
+    assert deleted(bucket) == small(node, (1, 3))
+    bucket.deletes()
+    compacted(bucket, (1, 1))
+    wait(b, 3000)
+    assert asked(bucket) == [(1, 3)]
+    assert packing(node).outgrown == 0
+    compacted(bucket, (1, 2))
+    bucket.packs(form=TWO)
+    assert deleted(bucket) == [*small(node, (1, 3)), of_first(node, ONE)]
+
+
+def test_the_segment_behind_goes_on_as_ever() -> None:
+    node, _, bucket = led_by_a()
+    bucket.lists(*small(node, (1, 3), (4, 4), (5, 5)))
+    compacted(bucket, (1, 1))
+    assert asked(bucket) == [(1, 3)], "the second is not followed by anything yet"
+    bucket.packs(form=ONE)
+    bucket.deletes()
+    bucket.stores()
+    assert asked(bucket) == [(1, 3), (4, 5)]
+    bucket.packs()
+    assert deleted(bucket) == small(node, (1, 3), (4, 4), (5, 5))
+
+
+def test_what_could_not_be_put_is_put_the_next_time_that_it_is_said() -> None:
+    node, b, bucket = packed()
+    compacted(bucket, (1, 1))
+    assert asked(bucket) == [(1, 3)]
+    bucket.packs("no answer")
+    assert not deleted(bucket)
+    compacted(bucket, (1, 1))
+    wait(b, 3000)
+    bucket.packs(form=ONE)
+    assert deleted(bucket) == small(node, (1, 3))
+
+
+def test_a_bucket_that_does_not_let_go_is_asked_once_for_each_form() -> None:
+    node, b, bucket = packed()
+    compacted(bucket, (1, 1))
+    node.cluster.run(100)
+    bucket.packs(form=ONE)
+    node.cluster.run(100)
+    bucket.deletes("retained", lasting=True)
+    for _ in range(3):
+        compacted(bucket, (1, 1))
+        wait(b, 1000)
+    assert asked(bucket) == [(1, 3)]
+    assert (packing(node).kept, packing(node).outgrown) == (1, 1)
+    compacted(bucket, (1, 2))
+    bucket.packs(form=TWO)
+    assert deleted(bucket) == [*small(node, (1, 3)), *small(node, (1, 3)), of_first(node, ONE)]
+
+
+@pytest.mark.parametrize("deletes", [True, False])
+def test_while_somebody_may_read_the_old_object_nothing_is_replaced(deletes: bool) -> None:
+    node, b, bucket = led_by_a()
+    bucket.lists(*small(node, (1, 3), (4, 5), (6, 6)), deletes=deletes)
+    compacted(bucket, (1, 1), kept="n2 evicts" if deletes else "")
+    wait(b, 3000)
+    assert asked(bucket) == []
+    assert packing(node).outgrown == 1
+    assert packing(node).outgrown_kept == ("n2 evicts" if deletes else "the tier does not delete")
+
+
+def test_what_a_former_leader_compacted_further_is_not_replaced_by_more() -> None:
+    """It crashed before it deleted; this node has come less far with its own log."""
+    node, b, bucket = led_by_a()
+    bucket.lists(of_first(node, TWO), *small(node, (1, 3), (4, 5), (6, 6)))
+    assert asked(bucket) == [(1, 3)], "two objects of one segment: one of them is proved"
+    bucket.packs()
+    assert not deleted(bucket)
+    compacted(bucket, (1, 1))
+    wait(b, 3000)
+    assert asked(bucket) == [(1, 3)]
+    compacted(bucket, (1, 2))
+    bucket.packs(form=TWO)
+    assert deleted(bucket) == small(node, (1, 3))
+
+
+def test_nothing_is_replaced_before_what_follows_it_is_there() -> None:
+    node, _, bucket = led_by_a()
+    bucket.lists(*small(node, (1, 3), (4, 5)))
+    compacted(bucket, (4, 1))
+    assert asked(bucket) == [], "the object that reaches furthest stays"
+    bucket.stores()
+    compacted(bucket, (4, 1))
+    assert asked(bucket) == [(4, 5)]
+    assert [effect.last for effect in bucket.asked(fx.PackSegment)] == [5]
+    assert not deleted(bucket)
+    assert node.replica.leadership is not None
