@@ -236,8 +236,8 @@ class Compactor:
         replicator = self._replicator
         # Durably known to be committed: neither the tombstone nor the record behind a segment is ever cut.
         floor = replicator.core.situation.floor.sequence
-        upto = min(self._permitted(), floor) if replicator.recent.complete else 0
-        self._passed, after, left = upto, 0, 0
+        upto, after, left = min(self._permitted(), floor), 0, 0
+        self._passed = upto if replicator.recent.complete else 0
         while upto and (found := await asyncio.to_thread(next_compactable, replicator.index, upto, after)):
             span = replicator.log.sealed_at(found)
             last = span.last if span is not None else replicator.log.end.sequence
@@ -282,7 +282,7 @@ class Compactor:
     async def _segment(self, span: EpochSpan, there: list[Compactable]) -> int:
         """Take the payloads of these instances away, where nothing speaks against it; return of how many."""
         replicator, loop = self._replicator, asyncio.get_running_loop()
-        if replicator.log.is_evicted(span.first):
+        if replicator.log.is_evicted(span.first) or not self._unheld(there):
             return 0
         await self._quiet()
         covered = self._unheld(there)
