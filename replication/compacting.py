@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +21,14 @@ from replication.core.compaction import COMPACTION, Permission, Standing, Tombst
 from replication.core.events import TierOutgrown
 from storage.compacted import Compactable, compactable, extent, next_compactable, stubs, tombstones
 from storage.deletion import Note
-from storage.errors import LogContradiction, RecordCorrupt, RecordsElsewhere, StorageError
+from storage.errors import (
+    FormatError,
+    LogContradiction,
+    RecordAbsent,
+    RecordCorrupt,
+    RecordsElsewhere,
+    StorageError,
+)
 from storage.indexer import Indexer
 from storage.position import EpochSpan
 from storage.rewriting import Compacted
@@ -30,15 +37,6 @@ if TYPE_CHECKING:
     from replication.replicator import Replicator
 
 _LOG: Final = logging.getLogger("perenne.compacting")
-LOOK_S: Final = 5.0
-"""Between two looks for something to do."""
-LEFT_S: Final = 60.0
-"""The same, where something had to be left: on hold, evicted, damaged, or in a segment that is not sealed yet."""
-QUIET_S: Final = 1.0
-PATIENCE_S: Final = 60.0
-"""So long one segment waits for a quiet second; then it is written all the same."""
-DAILY_S: Final = 86_400.0
-FIRST_S: Final = 3600.0
 NICENESS: Final = 10
 
 
@@ -54,6 +52,23 @@ class Compaction:
     bytes_per_s: int = 100 * 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often a node looks for something to do, and how quiet it has to be, in seconds.
+
+    left: the same, where something had to be left: on hold, evicted, damaged, or in a segment that is not sealed yet.
+    patience: so long one segment waits for a quiet moment; then it is written all the same.
+    first, daily: when the leader permits what may be permitted, after the start and from then on.
+    """
+
+    look: float = 5.0
+    left: float = 60.0
+    quiet: float = 1.0
+    patience: float = 60.0
+    first: float = 3600.0
+    daily: float = 86_400.0
+
+
 class Plan(Struct, frozen=True):
     """What could be permitted now. instances, size: payloads that would go, held ones left out. left: of those that are
     permitted already, what this node still has.
@@ -67,12 +82,26 @@ class Plan(Struct, frozen=True):
     left: int
 
 
-class Compactor:
-    """One node's. `report` is for metrics and `/status`."""
+def _step_back() -> None:
+    """Let everybody else have the processor first."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
-    def __init__(self, replicator: "Replicator", settings: Compaction) -> None:
+
+class Compactor:
+    """One node's. `report` is for metrics and `/status`. step_back(): what its thread does first."""
+
+    def __init__(
+        self,
+        replicator: "Replicator",
+        settings: Compaction,
+        *,
+        pace: Pace = Pace(),
+        step_back: Callable[[], None] = _step_back,
+    ) -> None:
         self._replicator = replicator
         self.settings = settings
+        self._pace = pace
+        self._step_back = step_back
         self._thread = replicator.runtime.executor("compact", 1)
         self._indexer = Indexer(replicator.log, replicator.index)
         self._woken = asyncio.Event()
@@ -164,14 +193,14 @@ class Compactor:
 
     async def _permit_daily(self) -> None:
         """An hour after the start, and every day from then on, if this node leads then."""
-        await asyncio.sleep(FIRST_S)
+        await asyncio.sleep(self._pace.first)
         while True:
             if self._replicator.core.leadership is not None:
                 try:
                     await self.permit("daily")
                 except (NotPromised, OnHold) as error:
                     _LOG.warning("nothing is compacted today", extra={"reason": str(error)})
-            await asyncio.sleep(DAILY_S)
+            await asyncio.sleep(self._pace.daily)
 
     # What every node does
 
@@ -183,7 +212,7 @@ class Compactor:
         return max((int(note.subject) for note in self._notes()), default=0)
 
     async def _run(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, _step_back)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._step_back)
         while True:
             self._woken.clear()
             self._idle = False
@@ -195,8 +224,9 @@ class Compactor:
                 _LOG.error("compaction met an error and goes on later", extra={"reason": str(error)})
             self._idle = True
             behind = self._passed < self._permitted()  # the floor, or the index, has not come that far yet
+            pace = self._pace
             try:
-                async with asyncio.timeout(QUIET_S if behind else LEFT_S if self._left else LOOK_S):
+                async with asyncio.timeout(pace.quiet if behind else pace.left if self._left else pace.look):
                     await self._woken.wait()
             except TimeoutError:
                 continue
@@ -207,7 +237,7 @@ class Compactor:
         # Durably known to be committed: neither the tombstone nor the record behind a segment is ever cut.
         floor = replicator.core.situation.floor.sequence
         upto, after, left = min(self._permitted(), floor), 0, 0
-        self._passed = upto
+        self._passed = upto if replicator.recent.complete else 0
         while upto and (found := await asyncio.to_thread(next_compactable, replicator.index, upto, after)):
             span = replicator.log.sealed_at(found)
             last = span.last if span is not None else replicator.log.end.sequence
@@ -252,22 +282,23 @@ class Compactor:
     async def _segment(self, span: EpochSpan, there: list[Compactable]) -> int:
         """Take the payloads of these instances away, where nothing speaks against it; return of how many."""
         replicator, loop = self._replicator, asyncio.get_running_loop()
-        if replicator.log.is_evicted(span.first):
+        if replicator.log.is_evicted(span.first) or not self._unheld(there):
             return 0
         await self._quiet()
         covered = self._unheld(there)
-        compacted = await loop.run_in_executor(self._thread, self._prepare, span, covered)
         freed = 0
-        if compacted is not None:
-            if self._unheld(there) != covered:
-                await loop.run_in_executor(self._thread, replicator.log.drop_compaction, compacted)
-                return 0  # held since: it is looked at anew
-            ready = compacted
-            try:
+        try:
+            compacted = await loop.run_in_executor(self._thread, self._prepare, span, covered)
+            if compacted is not None:
+                if self._unheld(there) != covered:
+                    await loop.run_in_executor(self._thread, replicator.log.drop_compaction, compacted)
+                    return 0  # held since: it is looked at anew
+                ready = compacted
                 freed = await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.adopt_compaction(ready)))
-            except (LogContradiction, RecordsElsewhere) as error:
-                _LOG.info("a segment is compacted later", extra={"first": span.first, "reason": str(error)})
-                return 0
+        except (LogContradiction, RecordsElsewhere, RecordAbsent, RecordCorrupt, FormatError) as error:
+            # Of this segment alone: it is damaged, evicted or cut by now. Those behind it need not wait.
+            _LOG.info("a segment is compacted later", extra={"first": span.first, "reason": str(error)})
+            return 0
         taken = await loop.run_in_executor(self._thread, self._strip, there)
         self._instances += len(taken)
         self._bytes += freed
@@ -279,8 +310,13 @@ class Compactor:
         return len(taken)
 
     def _unheld(self, there: list[Compactable]) -> dict[int, int]:
-        hold = self._replicator.recent.hold
-        return {one.sequence: one.tombstone for one in there if not hold(one.study)}
+        """Nothing is known to be free of holds before the index has come by every note in the log. A release counts
+        once it is committed: before, whoever leads next may never have heard of it.
+        """
+        recent, committed = self._replicator.recent, self._replicator.core.situation.committed.sequence
+        if not recent.complete:
+            return {}
+        return {one.sequence: one.tombstone for one in there if not recent.hold(one.study, committed)}
 
     def _prepare(self, span: EpochSpan, covered: Mapping[int, int]) -> Compacted | None:
         """None when there is nothing that can be taken away now."""
@@ -303,9 +339,10 @@ class Compactor:
     async def _quiet(self) -> None:
         """Wait until nobody stores or reads, for a while."""
         replicator = self._replicator
-        for _ in range(int(PATIENCE_S / QUIET_S)):
+        quiet = self._pace.quiet
+        for _ in range(int(self._pace.patience / quiet)):
             activity = replicator.log.end.sequence + replicator.lookups.reads
-            await asyncio.sleep(QUIET_S)
+            await asyncio.sleep(quiet)
             if activity == replicator.log.end.sequence + replicator.lookups.reads:
                 return
 
@@ -313,8 +350,3 @@ class Compactor:
 class _Said(Struct, frozen=True):
     subject: str
     time_us: int
-
-
-def _step_back() -> None:
-    """Let everybody else have the processor first."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

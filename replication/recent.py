@@ -188,10 +188,15 @@ class Recent:
         fresh = (sequence for sequence, record in self._small.items() if record.header.digest == digest)
         return self._index.burials.recorded(digest) or min(fresh, default=0)
 
-    def hold(self, study_instance_uid: str) -> int:
-        """The note that puts a study on legal hold; 0 when none does."""
+    def hold(self, study_instance_uid: str, released_upto: int | None = None) -> int:
+        """The note that puts a study on legal hold; 0 when none does. released_upto: a release behind this record does
+        not count yet.
+        """
         for sequence in sorted(self._small, reverse=True):
             note = self._small[sequence].small
+            early = released_upto is not None and sequence > released_upto
+            if early and isinstance(note, Note) and note.what == RELEASE:
+                continue
             if isinstance(note, Note) and note.subject == study_instance_uid and note.what in (HOLD, RELEASE):
                 return sequence if note.what == HOLD else 0
         return self._index.burials.hold(study_instance_uid)

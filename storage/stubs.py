@@ -91,6 +91,7 @@ class Unbelieved:
     def __init__(self) -> None:
         self._waiting: dict[int, list[RecordHeader]] = {}
         self._denied: list[int] = []
+        self._unread: list[tuple[int, int]] = []
 
     def stub(self, header: RecordHeader, tombstone: int) -> None:
         self._waiting.setdefault(tombstone, []).append(header)
@@ -107,6 +108,14 @@ class Unbelieved:
         for header in waiting:
             if not isinstance(content, Tombstone) or cover_of(content, header) is None:
                 self._denied.append(header.position.sequence)
+
+    def elsewhere(self, sequence: int) -> None:
+        """This record is a tombstone by its proved entry, and what it says lies in the tier."""
+        self._unread += [(header.position.sequence, sequence) for header in self._waiting.pop(sequence, [])]
+
+    def unread(self) -> list[tuple[int, int]]:
+        """Those whose tombstones could not be read here, with these."""
+        return sorted(self._unread)
 
     def left(self) -> list[int]:
         """Those that no tombstone covered: they are damaged."""

@@ -128,6 +128,10 @@ class Walk:
         elif one.header.kind is RecordKind.TOMBSTONE and one.damage is None:
             self._stubs.tombstone(one.header.position.sequence, lambda: b"".join(map(bytes, one.payload.pieces())))
 
+    def tombstone_elsewhere(self, sequence: int) -> None:
+        """An entry of an evicted segment is one of a tombstone."""
+        self._stubs.elsewhere(sequence)
+
     def _segment(self, path: Path) -> Iterator[Found | Fault]:
         following = next((name for name in self._names if name > path), None)
         if following is not None and following.exists():
@@ -143,6 +147,9 @@ class Walk:
         for sequence in self._stubs.left():
             text = "its payload was taken away, and no tombstone here covers it"
             yield Fault(self.directory / "log", sequence, text, lost=1)
+        for sequence, tombstone in self._stubs.unread():
+            text = f"its payload was taken away: tombstone {tombstone}, which says so, is evicted, and was not read"
+            yield Fault(self.directory / "log", sequence, text, note=True)
         floor = self._promise.floor.sequence if self._promise is not None else 0
         if floor > self.end:
             text = f"the log ends with record {self.end}, but this node knew {floor} to be committed"
@@ -265,6 +272,8 @@ class _Segment:
             entry = decode_entry(self._slot(sequence), sequence, self._first)
             if entry is None or (sequence == last and entry.point != stub.last):
                 yield Fault(self._path, sequence, "its table entry is missing or damaged, and its segment is evicted")
+            elif entry.kind is RecordKind.TOMBSTONE:
+                self._walk.tombstone_elsewhere(sequence)
         if stub.first != self._first or last + 1 != self._following:
             yield Fault(self._path, None, f"says that it was records {stub.first} to {last} before it was evicted")
         text = f"records {self._first} to {last} are evicted: the tier holds them"

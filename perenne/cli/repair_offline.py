@@ -80,6 +80,8 @@ def survey(directory: Path, reached: Callable[[int], None]) -> Surveyed:
         done += path.stat().st_size
         reached(done)
     for fault in walk.finish():
+        if fault.note:
+            continue
         if fault.sequence is not None and fault.sequence <= walk.end:
             result.records.append(fault.sequence)
         else:

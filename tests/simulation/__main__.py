@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--scrub", action="store_true", help="nodes may scrub and evict; seeds of it are open (docs/proof.md)"
     )
+    parser.add_argument("--compact", action="store_true", help="nodes compact what was deleted")
     parser.add_argument("--quarry", type=_quarry, help="what to hunt in each run, as KIND@PHASE")
     parser.add_argument(
         "--hunt", action="store_true", help="with --resume: hunt what occurred less than 100 times, until nothing has"
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
     orders = (
         _hunted(summary)
         if options.hunt
-        else _in_turn(summary, options.quarry, small=options.small, scrubs=options.scrub)
+        else _in_turn(summary, options.quarry, small=options.small, scrubs=options.scrub, compacts=options.compact)
     )
     campaign(
         summary,
@@ -77,10 +78,15 @@ def _quarry(text: str) -> Quarry:
 
 
 def _in_turn(
-    summary: Summary, quarry: Quarry | None = None, *, small: bool = False, scrubs: bool = False
+    summary: Summary,
+    quarry: Quarry | None = None,
+    *,
+    small: bool = False,
+    scrubs: bool = False,
+    compacts: bool = False,
 ) -> Iterator[Order]:
     for seed in count(summary.next_seed):
-        yield Order(seed, quarry, small, scrubs)
+        yield Order(seed, quarry, small, scrubs, compacts)
 
 
 def _hunted(summary: Summary) -> Iterator[Order]:
@@ -93,9 +99,9 @@ def _hunted(summary: Summary) -> Iterator[Order]:
             seed += 1
 
 
-def a_few(summary: Summary, runs: int, *, scrubs: bool) -> None:
+def a_few(summary: Summary, runs: int, *, scrubs: bool, compacts: bool = False) -> None:
     """For tests: go on with so many seeds, in this process."""
-    campaign(summary, islice(_in_turn(summary, scrubs=scrubs), runs), None, 1)
+    campaign(summary, islice(_in_turn(summary, scrubs=scrubs, compacts=compacts), runs), None, 1)
 
 
 def campaign(

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from blake3 import blake3
 
 from replication.tier.bodies import Body
-from replication.tier.contents import read_run
-from replication.tier.keys import parse_run
+from replication.tier.contents import Link, read_run
+from replication.tier.keys import form_of, parse_run
 from replication.tier.port import NotThere, ObjectInfo, Refused, Stored, Unreachable
 from tests.simulation.world import ProcessLoop, Violation, World
 
@@ -62,19 +62,26 @@ class Bucket:
     """Records that the nodes in `holding` put wait here, unanswered, until `let_through`."""
     harm: str = ""
     struck: Callable[[str, int], None] = lambda kind, node: None
+    stubbed: Callable[[str, Link], None] = lambda key, link: None
+    """Told of each stub that is put."""
 
     def apply(self, key: str, data: bytes) -> None:
         """A put takes effect."""
+        run = parse_run(key)
         if self.contents.setdefault(key, data) != data:
             raise self.world.found(Violation(f"{key} is put twice, with other bytes"))
         if key in self.objects:
             return
         self.objects[key] = data
         self.put_us[key] = self.world.now_us
-        run = parse_run(key)
         if run is not None:
-            for link in read_run(run, data):
+            links = read_run(run, data)
+            if form_of(link.sequence for link in links if link.tombstone) != run.form:
+                raise self.world.found(Violation(f"{key} has other stubs in it than its name says"))
+            for link in links:
                 self.chains.setdefault(link.chain, set()).add(key)
+                if link.tombstone:
+                    self.stubbed(key, link)
 
     def let_through(self) -> None:
         """What was held is done, late."""

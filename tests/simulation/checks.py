@@ -5,17 +5,24 @@ Number 11 is for the end to say: while a node is cut off, it may show what was d
 
 from collections.abc import Callable, Mapping
 
+from replication.coordination.port import NodeRegistration
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.rescue import Plan
-from replication.core.values import TIER_MEMBER, ClusterState, Identity, Member, Phase
+from replication.core.values import TIER_MEMBER, ClusterState, Identity, Member, Phase, ReplicaId
+from replication.tier.contents import Link
+from storage.deletion import Tombstone
 from storage.position import LogPoint, RecordHeader
+from storage.rewriting import Compacted
 from tests.simulation.bucket import Bucket
 from tests.simulation.checks_apart import gone_with_reason, rescued
+from tests.simulation.checks_compacting import knows_its_stubs, leads_with_all, may_go, rewritten
 from tests.simulation.deletes import Fates
 from tests.simulation.history import History
 from tests.simulation.machine import Machine
-from tests.simulation.process import Observer, Process
+from tests.simulation.observer import Observer
+from tests.simulation.process import Process
+from tests.simulation.reclaimed import Reclaimed
 from tests.simulation.world import Violation, World
 
 
@@ -40,6 +47,7 @@ class Checks(Observer):
         self.state = state
         self.history = History()
         self.fates = Fates()
+        self.reclaimed = Reclaimed(self.history)
         self.leaders: dict[int, Identity] = {}
         self.epoch = 0
         self.elections = 0
@@ -50,9 +58,14 @@ class Checks(Observer):
         self.scrubs = 0
         self.mended = 0
         self.frozen = 0
+        self.rewritten = 0
+        self.stubs = 0
+        self.undone = 0
         self.segments = 0
         self.verdicts: dict[str, int] = {}
         self.after_step: Callable[[Process, list[fx.Effect]], None] = lambda process, effects: None
+        self.while_rewriting: Callable[[Process], None] = lambda process: None
+        self.registered: Callable[[], Mapping[ReplicaId, NodeRegistration]] = dict
         self.restored = False
         """The coordination service lost history: what it says about epochs may go back."""
         self.bereft = False
@@ -75,6 +88,9 @@ class Checks(Observer):
         except Violation as violation:
             raise self.world.found(violation) from None
         machine.tip = LogPoint(header.position, chain)
+
+    def said(self, header: RecordHeader, payload: bytes) -> None:
+        self.reclaimed.said(header, payload)
 
     def _durable(self, machine: Machine, point: LogPoint) -> None:
         """Note what is durable, back to what was noted before."""
@@ -141,6 +157,33 @@ class Checks(Observer):
         self.evictions += 1
         try:
             gone_with_reason(self, process)
+        except Violation as violation:
+            raise self.world.found(violation) from None
+
+    def may_go(self, process: Process, upto: int) -> None:
+        """A leader is about to permit this."""
+        self._found_by(lambda: may_go(self, process, upto))
+
+    def rewriting(self, process: Process) -> None:
+        """A segment begins to be written anew."""
+        self.while_rewriting(process)
+
+    def compacted(self, process: Process, compacted: Compacted) -> None:
+        """A segment has its new form."""
+        self.rewritten += 1
+        self.stubs += len(compacted.stubs)
+        self.world.say(process.name, f"compacts {compacted.segment.name}: {len(compacted.stubs)} payloads")
+        self._found_by(lambda: rewritten(self, process, compacted))
+
+    def stub_in_bucket(self, key: str, link: Link) -> None:
+        """An object holds a stub."""
+        if not self.reclaimed.justified(link.chain, link.sequence, link.tombstone):
+            said = f"{key} lacks the payload of record {link.sequence}, and nothing says why"
+            raise self.world.found(Violation(said))
+
+    def _found_by(self, judge: Callable[[], None]) -> None:
+        try:
+            judge()
         except Violation as violation:
             raise self.world.found(violation) from None
 
@@ -246,8 +289,8 @@ class Checks(Observer):
             return
         if offer.draft.small is not None:
             if offer.staged.digest not in self.history.committed_at:  # 9
-                raise Violation(f"{process.name} answers Success for a delete that is not committed")
-            self.deletes += 1
+                raise Violation(f"{process.name} answers Success for a delete or a note that is not committed")
+            self.deletes += isinstance(offer.draft.small, Tombstone)
             return
         sequence = self.history.committed_at.get(digest)
         if sequence is None:  # 9
@@ -260,12 +303,12 @@ class Checks(Observer):
         content = self.history.content.get(digest)
         if content is None:  # 10
             raise Violation(f"{who} answers Success for {uid} with bytes that nobody sent")
-        if digest in self.history.acknowledged:
-            return  # a duplicate: what may have happened to copies since is for the end to say
+        chain = self.history.committed[sequence]
+        if digest in self.history.acknowledged or self.reclaimed.may_be_gone(chain, sequence):
+            return  # a duplicate, or deleted: what may have happened to copies since is for the end to say
         state = self.state()
         names = "".join(sorted(member.id for member in state.in_sync)) if state is not None else "?"
         machines = self.machines.values()
-        chain = self.history.committed[sequence]
         point = LogPoint(self.history.headers[chain].position, chain)
         holders = [
             m.name
@@ -295,6 +338,7 @@ class Checks(Observer):
             )
         machine.tip = machine.durable = end
         self._promised(machine, process)
+        knows_its_stubs(self, machine, process)
 
     # From the operator
 
@@ -347,6 +391,8 @@ class Checks(Observer):
         if state.leader is None or state.phase is not Phase.ACTIVE:
             return
         machine = self._machine_of(state.leader.member)
+        if machine is not None:
+            leads_with_all(self, machine)
         if machine is not None and not machine.harm and not self._holds(machine, point):
             raise Violation(f"{state.leader.id} is active in epoch {state.epoch} without record {point.sequence}")
 

@@ -28,6 +28,7 @@ def rescued(checks: "Checks", plan: Plan, tip: LogPoint) -> int:
         raise Violation(f"a plan says that what is lost ends at {loss.last}, and record {last} is lost")
     if loss.records and loss.last > last:
         raise Violation(f"a plan says that record {loss.last} was committed, and {last} was the last")
+    checks.reclaimed.begin_anew()
     for header in history.forget_after(kept):
         if header.kind is RecordKind.INSTANCE:
             checks.fates.lost(history.content[header.dataset])
@@ -49,7 +50,7 @@ def gone_with_reason(checks: "Checks", process: Process) -> None:
         if not checks.bucket.holds(chain) and not checks.bucket.harm:
             raise Violation(f"{process.name} evicts record {sequence}, which is not in the bucket")
         header = history.headers[chain]
-        if header.kind is RecordKind.INSTANCE:
+        if header.kind is RecordKind.INSTANCE and not checks.reclaimed.may_be_gone(chain, sequence):
             _kept(checks, process, LogPoint(header.position, chain), history.content[header.dataset])
 
 

@@ -5,7 +5,7 @@ writing, and replaces the disk of a node that cannot use it any more, when the p
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from replication.core.situation import ConflictPolicy, Settings
@@ -41,6 +41,8 @@ class Shape:
     scrubs: bool = False
     evicting: frozenset[int] = frozenset()
     """Numbers of the machines whose nodes let go of what the bucket holds."""
+    undo_us: int | None = field(default=None, repr=False)
+    """Nodes compact; a delete can be undone for so long. Not shown, so that the other runs are what they were."""
 
 
 class Cluster:
@@ -57,7 +59,9 @@ class Cluster:
         self.service.changed = self.checks.state_changed
         self.service.counted = self.checks.tier_counted
         self.rescuer = Rescuer(self)
-        self.mirror = Mirror() if shape.scrubs else None
+        self.checks.registered = lambda: self.service.now.registrations
+        self.bucket.stubbed = self.checks.stub_in_bucket
+        self.mirror = Mirror() if shape.scrubs or shape.undo_us is not None else None
         self.healing = False
         self.buried: list[Process] = []
         self.crash_starting: Callable[[Machine], tuple[int, bool] | None] = lambda machine: None
@@ -104,7 +108,8 @@ class Cluster:
                 settings=self.settings,
                 boot=f"{machine.name}{machine.starts}",
                 bucket=self.bucket,
-                mirror=self.mirror,
+                mirror=self.mirror if self.shape.scrubs else None,
+                compacts_us=self.shape.undo_us,
                 evicts=machine.number in self.shape.evicting,
                 die_in=None if self.healing else self.crash_starting(machine),
                 died=lambda gone: self._died(machine, gone),
@@ -245,7 +250,7 @@ class Cluster:
 
     def _mends(self, machine: Machine) -> bool:
         """Whether scrub and mender make good what was done to a disk."""
-        return self.mirror is not None and machine.harm in MENDABLE
+        return self.shape.scrubs and machine.harm in MENDABLE
 
     def notice_mended(self) -> None:
         """A disk of which bits were flipped, and which was scrubbed since and has no known damage left, is sound: that
@@ -257,8 +262,8 @@ class Cluster:
             process = machine.running
             if not self._mends(machine) or process is None or process.scrubber is None or self.mirror is None:
                 continue
-            if process.hopeless:
-                continue
+            if process.hopeless or process.log.tail is not None:
+                continue  # neither is mended here: the operator replaces the disk
             covered = process.scrubber.covered >= machine.confirmed
             scrubbed = covered and process.scrubber.verified_us > machine.harm_us and not process.log.damaged()
             member = state is not None and machine.member in state.in_sync and point.sequence >= machine.confirmed

@@ -35,6 +35,10 @@ AMBUSHED = (
     fx.CountTier,
     fx.FetchRun,
 )
+AT_REWRITING = 0.5
+"""How likely something strikes while a segment is written anew."""
+REWRITING_STEPS = 9
+"""Operations of the disk from the first one of a new form until a little after it has its name."""
 
 
 class Faults:
@@ -60,6 +64,7 @@ class Faults:
         cluster.service.struck = cluster.bucket.struck = self._by_chance
         cluster.net.lagged = lambda: self._by_chance("a segment lags", None)
         cluster.checks.after_step = self._ambush
+        cluster.checks.while_rewriting = self._while_rewriting
         cluster.crash_starting = self._crash_starting
 
     def begin(self) -> None:
@@ -121,6 +126,31 @@ class Faults:
                 delay = 0 if chance.random() < 0.5 else chance.randrange(1, 3000)
                 self.cluster.world.after(delay, None, self._strike, target)
 
+    def _while_rewriting(self, process: Process) -> None:
+        """A thread is about to write a segment anew: something strikes in the middle of it, or before the new form has
+        its name, or just after.
+        """
+        chance, machine = self.cluster.chance, self.cluster.machines[process.number]
+        if not self.active or not self.weights or chance.random() > AT_REWRITING:
+            return
+        drawn = chance.random()
+        if drawn < 0.5:
+            power = chance.random() < 0.5
+            process.die_in = (chance.randrange(REWRITING_STEPS), power)
+            self._count("power cut while rewriting" if power else "kill while rewriting", phase_of(self.cluster))
+        elif drawn < 0.6:
+            process.fail_next_sync = True
+            self._count("failed sync while rewriting", phase_of(self.cluster))
+        elif drawn < 0.7:
+            process.fail_next_rename = True
+            self._count("failed rename while rewriting", phase_of(self.cluster))
+        elif drawn < 0.8:
+            machine.medium.room = min(machine.medium.room, chance.randrange(80_000))
+            self.undo(200, 4000, lambda: setattr(machine.medium, "room", ROOM))
+            self._count("full disk while rewriting", phase_of(self.cluster))
+        else:
+            self.cluster.world.after(chance.randrange(1, 2000), None, self._strike, machine)
+
     def _crash_starting(self, machine: Machine) -> tuple[int, bool] | None:
         chance = self.cluster.chance
         if not self.active or not self.weights or chance.random() > 0.05:
@@ -158,7 +188,7 @@ class Faults:
                 process.hung_until_us = 0
                 process.disk.slow_us = 0
                 process.die_in = None
-                process.fail_next_sync = False
+                process.fail_next_sync = process.fail_next_rename = False
                 process.disk.lose_next_write = process.disk.misdirect_next_write = False
         cluster.world.say("!!", "everything heals")
 

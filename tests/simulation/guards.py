@@ -4,6 +4,7 @@ A mutant is one exact replacement in one source file; a guard that has moved is 
 """
 
 from tests.simulation.guard import Guard
+from tests.simulation.guards_compacting import COMPACTING_GUARDS
 from tests.simulation.guards_deletes import DELETE_GUARDS
 from tests.simulation.guards_evicting import EVICTING_GUARDS
 from tests.simulation.guards_log import LOG_GUARDS
@@ -38,6 +39,7 @@ GUARDS = (
     *RESCUE_GUARDS,
     *SCRUB_GUARDS,
     *DELETE_GUARDS,
+    *COMPACTING_GUARDS,
     *LOG_GUARDS,
     Guard(
         "maximal set: proposed members count",

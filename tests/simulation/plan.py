@@ -42,18 +42,21 @@ LEADS_TO = {
 class Order:
     """One run to be made. quarry: what is hunted, instead of what the seed draws. small: at small scope.
     scrubs: nodes may scrub, and mend what was harmed; and evict. Asked for while seeds of it are open (docs/proof.md).
+    compacts: nodes compact. Asked for, so that the other runs are what they were.
     """
 
     seed: int
     quarry: Quarry | None = None
     small: bool = False
     scrubs: bool = False
+    compacts: bool = False
 
     @property
     def arguments(self) -> str:
         """For the command line."""
         hunt = f' --quarry "{"@".join(self.quarry)}"' if self.quarry is not None else ""
-        return f"--seed {self.seed}{hunt}{' --small' if self.small else ''}{' --scrub' if self.scrubs else ''}"
+        asked = {"--small": self.small, "--scrub": self.scrubs, "--compact": self.compacts}
+        return f"--seed {self.seed}{hunt}{''.join(f' {name}' for name, on in asked.items() if on)}"
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ class Plan:
             plan = plan.evicting(Random(f"evicting {order.seed}"))
             plan = plan.scrubbing(Random(f"scrubbing {order.seed}"))
         plan = plan.deleting(chance.choice((0.0, 0.05, 0.15, 0.4)))
+        if order.compacts:
+            plan = plan.compacting(Random(f"compacting {order.seed}"))
         return plan.small() if order.small else plan
 
     def hunting(self, kind: str, phase: str) -> "Plan":
@@ -156,6 +161,19 @@ class Plan:
         """One cluster in three; more where bits flip."""
         flips = {"flip_bit", "rot"} & self.weights.keys()
         return replace(self, shape=replace(self.shape, scrubs=chance.random() < (0.6 if flips else 0.2)))
+
+    def compacting(self, chance: Random) -> "Plan":
+        """Every node compacts, so there is much to delete, and segments fill up while there is time."""
+        shape = replace(self.shape, undo_us=chance.choice((0, 200_000, 1_000_000)))
+        load = replace(
+            self.load,
+            delete=max(self.load.delete, chance.choice((0.15, 0.4, 0.8))),
+            bulk=max(self.load.bulk, chance.choice((1, 6))),
+            pause_ms=min(self.load.pause_ms, 100),
+            hold=chance.choice((0.0, 0.0, 0.0, 0.03)),
+            undo=chance.choice((0.0, 0.02, 0.1)),
+        )
+        return replace(self, shape=shape, load=load, faulty_ms=max(self.faulty_ms, chance.choice((4000, 8000))))
 
     def deleting(self, share: float) -> "Plan":
         return replace(self, load=replace(self.load, delete=share))

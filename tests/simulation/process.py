@@ -23,6 +23,7 @@ from replication.standing import recall
 from replication.tier.port import ObjectStore
 from replication.tier.probe import Trust
 from replication.watchdog import Patience
+from storage.deletion import SMALL_KINDS
 from storage.errors import StorageError
 from storage.index import Index
 from storage.log import Log, LogIdentity
@@ -33,9 +34,11 @@ from storage.staging import StagingArea
 from storage.writer import CommitQueue
 from tests.simulation.bucket import Bucket, BucketClient
 from tests.simulation.client import Client
+from tests.simulation.compacting import SimCompactor
 from tests.simulation.disk import Medium, SimDisk
 from tests.simulation.evicting import evictor_of, keep_evicting
 from tests.simulation.network import Network
+from tests.simulation.observer import Observer
 from tests.simulation.scrubbing import Mirror, SimScrubber
 from tests.simulation.world import PowerCut, ProcessLoop, World
 from tests.simulation.zookeeper import Service
@@ -133,8 +136,14 @@ class SimCommitQueue(CommitQueue):
         self._worker = Worker(process)
 
     def submit(self, header: RecordHeader, chain: bytes, payload: Payload) -> None:
+        if header.kind in SMALL_KINDS:
+            self._process.observer.said(header, b"".join(bytes(part) for part in payload.parts()))
         self._process.observer.appended(self._process, header, chain)
         super().submit(header, chain, payload)
+
+    def submit_stub(self, header: RecordHeader, chain: bytes, tombstone: int) -> None:
+        self._process.observer.appended(self._process, header, chain)
+        super().submit_stub(header, chain, tombstone)
 
     def _put(self, item: Any) -> None:
         self._queue.append(item)
@@ -147,20 +156,6 @@ class SimCommitQueue(CommitQueue):
     def close(self) -> None:
         while self._queue:
             self.work_once()
-
-
-class Observer:
-    """Hears what happens inside; the checks are one. This one listens to nothing."""
-
-    def appended(self, process: "Process", header: RecordHeader, chain: bytes) -> None: ...
-
-    def stepped(self, process: "Process", event: ev.Event, effects: list[fx.Effect]) -> None: ...
-
-    def evicted(self, process: "Process") -> None: ...
-
-    def scrubbed(self, process: "Process") -> None: ...
-
-    def failed(self, process: "Process", message: str, error: BaseException | None) -> None: ...
 
 
 class Process:
@@ -181,6 +176,7 @@ class Process:
         boot: str,
         bucket: Bucket,
         evicts: bool = False,
+        compacts_us: int | None = None,
         mirror: Mirror | None = None,
         die_in: tuple[int, bool] | None = None,
         died: "Callable[[Process], None]",
@@ -204,7 +200,7 @@ class Process:
         self.disk.before = self._before
         self.loop.threads_behind_us = lambda: self.disk.cost_us
         self.die_in = die_in
-        self.fail_next_sync = False
+        self.fail_next_sync = self.fail_next_rename = False
         self._died = died
         self.power_lost = False
         self.barred = ""
@@ -216,9 +212,12 @@ class Process:
         self.client = Client(service, self.loop)
         self.bucket = BucketClient(bucket, self.loop)
         self.scrubber: SimScrubber | None = None
+        self.compactor: SimCompactor | None = None
         self.loop.enter(lambda: self._build(settings, host_boot, evicts=evicts))
         if mirror is not None:
             self.loop.enter(lambda: self._scrub(mirror))
+        if compacts_us is not None:
+            self.loop.enter(lambda: self._compact(compacts_us))
 
     def _build(self, settings: Settings, host_boot: str, *, evicts: bool) -> None:
         identity = read_identity(self.disk)
@@ -284,6 +283,10 @@ class Process:
         self.scrubber = SimScrubber(self, mirror)
         self.scrubber.start()
 
+    def _compact(self, undo_us: int) -> None:
+        self.compactor = self.replicator.compactor = SimCompactor(self, undo_us)
+        self.compactor.start()
+
     @property
     def hopeless(self) -> bool:
         """Whether the scrub found something wrong with an evicted segment, and says that nothing here can mend it."""
@@ -348,6 +351,9 @@ class Process:
                 raise PowerCut
         if operation == "sync" and self.fail_next_sync and name.startswith("log/"):
             self.fail_next_sync = False
+            raise OSError(5, "Input/output error")
+        if operation == "rename" and self.fail_next_rename and name.startswith("log/"):
+            self.fail_next_rename = False
             raise OSError(5, "Input/output error")
 
     def _die(self, *, power: bool) -> None:

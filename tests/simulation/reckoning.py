@@ -2,8 +2,11 @@
 
 import asyncio
 
+from storage.buried import RELEASE
 from storage.position import RecordKind
+from tests.simulation.checks_compacting import chains_equal, leftovers
 from tests.simulation.cluster import Cluster
+from tests.simulation.keeping import note
 from tests.simulation.machine import Machine
 from tests.simulation.process import Process
 from tests.simulation.workload import Workload
@@ -15,6 +18,8 @@ REDUNDANT_MS = 60_000
 SCRUB_AGAIN_MS = 70_000
 """A scrub that met an error, such as a full disk, goes on a minute later."""
 QUIET_MS = 1500
+COMPACT_MS = 30_000
+COMPACT_LOOK_MS = 100
 
 
 class Reckoning:
@@ -29,6 +34,7 @@ class Reckoning:
         self._rescue()
         self._live()
         self._quiet()
+        self._compacted()
         self._read_everything()
         self._media()
 
@@ -52,7 +58,7 @@ class Reckoning:
         if not cluster.run_ms(REDUNDANT_MS, lambda: all(p.done or p.refused for p in probes.values())):
             raise Violation(f"some node takes no store {REDUNDANT_MS // 1000} s after healing: {self.complaint()}")
         workload.stopped = True
-        scrub_ms = SCRUB_AGAIN_MS if cluster.mirror is not None else 0
+        scrub_ms = SCRUB_AGAIN_MS if cluster.shape.scrubs else 0
         if not cluster.run_ms(REDUNDANT_MS + scrub_ms, self._redundant):
             raise Violation(f"not redundant {REDUNDANT_MS // 1000} s after healing: {self.complaint()}")
 
@@ -91,6 +97,27 @@ class Reckoning:
         cluster.run_ms(QUIET_MS)
         if cluster.checks.elections != elections:
             raise Violation("an election although nothing failed")
+
+    def _compacted(self) -> None:
+        """ADR 0014: what was deleted, and permitted to go, is gone from every node, and nothing else changed."""
+        if self.cluster.shape.undo_us is None:
+            return
+        left = [""]
+        for _ in range(COMPACT_MS // COMPACT_LOOK_MS):
+            if not (left := leftovers(self.cluster)):
+                break
+            self._let_go()
+            self.cluster.run_ms(COMPACT_LOOK_MS)
+        if left:
+            raise Violation(f"not compacted {COMPACT_MS // 1000} s after healing: {'; '.join(left[:3])}")
+        chains_equal(self.cluster)
+
+    def _let_go(self) -> None:
+        """Nothing is on hold any more."""
+        leader, checks = self.cluster.leader(), self.cluster.checks
+        if leader is None or leader.running is None or not checks.reclaimed.held(len(checks.history.committed)):
+            return
+        leader.running.loop.create_task(note(leader.running, RELEASE))
 
     def _read_everything(self) -> None:
         """1, 10 and 11: what was acknowledged is read back with the same bytes, from every node, and what was deleted
@@ -131,6 +158,8 @@ class Reckoning:
         history = cluster.checks.history
         for digest, uid in history.acknowledged.items():
             sequence = history.committed_at[digest]
+            if cluster.checks.reclaimed.may_be_gone(history.committed[sequence], sequence):
+                continue  # deleted, although nobody was told
             holders = [m for m in cluster.machines.values() if m.holds(history.content[digest], sequence)]
             wanted = min(cluster.shape.copies_required, len(cluster.machines))
             evicted = any(m.evicted(sequence) for m in cluster.machines.values())
@@ -160,6 +189,8 @@ class Reckoning:
                 continue
             content = history.content[header.dataset]
             sequence = header.position.sequence
+            if self.cluster.checks.reclaimed.may_be_gone(chain, sequence):
+                continue  # 7: reclaimed under a committed tombstone
             if machine.evicted(sequence) and chain == history.committed[sequence]:
                 if self.cluster.bucket.holds(chain) or self.cluster.bucket.harm:
                     continue

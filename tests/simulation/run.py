@@ -37,6 +37,9 @@ class Result:
     scrubs: int = 0
     mended: int = 0
     evicted: int = 0
+    rewritten: int = 0
+    stubs: int = 0
+    undone: int = 0
     ranges: int = 0
     rebuilt: int = 0
     failovers: int = 0
@@ -80,6 +83,7 @@ def run(order: Order | int, *, trace: Callable[[str], None] | None = None) -> Re
     result.takeovers, result.deletes = checks.takeovers, checks.deletes
     result.evicted, result.ranges = checks.evictions, cluster.bucket.ranges
     result.scrubs, result.mended = checks.scrubs, checks.mended
+    result.rewritten, result.stubs, result.undone = checks.rewritten, checks.stubs, checks.undone
     rescuer = cluster.rescuer
     result.rebuilt, result.failovers, result.forgotten = rescuer.rebuilt, rescuer.failed_over, rescuer.forgotten
     result.struck = faults.struck

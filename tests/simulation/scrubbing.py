@@ -66,6 +66,9 @@ class Mirror:
                     records = f"{path.name}: {one.text}"
                 elif not one.note and not one.lost:
                     around = f"{path.name}: {one.text}"
+        for one in walk.finish():
+            if one.lost and (one.sequence or 0) <= durable:
+                records = f"record {one.sequence}: {one.text}"
         return records, around
 
     def close(self) -> None:
@@ -83,18 +86,24 @@ class SimReading(ScrubReading):
         """When the pass under way began to read in this process."""
         self.upto: dict[Depth, int] = dict.fromkeys(Depth, 0)
         """The last record that it covers: what came later, even before it began to read, is the next one's."""
+        self.unread: dict[Depth, bool] = dict.fromkeys(Depth, False)
+        """Whether something around the records was damaged: what it hid is for the next pass to read."""
 
     def step(self, read: Read) -> Step:
         process = self._process
         process.disk.touch("read", "log")
         if read.following == 1:
+            self.unread[read.depth] = False
             self.begun_us[read.depth], self.upto[read.depth] = process.world.now_us, read.upto
         known = [one for one in process.log.segments() if one.last is not None]
         wanted = [one for one in known if (one.last or 0) >= read.following and one.first <= read.upto]
         for one in wanted[:1]:
             self._mirror.copy(process.name, process.medium, one.name)
             process.disk.cost_us += 200
-        return super().step(read)
+        done = super().step(read)
+        faults = done.segment.faults if done.segment is not None else []
+        self.unread[read.depth] |= any(not fault.note for fault in faults)
+        return done
 
 
 class SimScrubber(Scrubber):
@@ -119,7 +128,7 @@ class SimScrubber(Scrubber):
             return
         self.passes += 1
         begun_us, self._sim_reading.begun_us[depth] = self._sim_reading.begun_us[depth], None
-        if depth is Depth.DEEP and begun_us is not None:
+        if depth is Depth.DEEP and begun_us is not None and not self._sim_reading.unread[depth]:
             self.verified_us, self.covered = begun_us, self._sim_reading.upto[depth]
         with contextlib.suppress(Violation):  # kept by the world, which raises it after this step
             self._process.observer.scrubbed(self._process)

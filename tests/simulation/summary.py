@@ -39,6 +39,9 @@ class Summary:
     scrubs: int = 0
     mended: int = 0
     evicted: int = 0
+    rewritten: int = 0
+    stubs: int = 0
+    undone: int = 0
     ranges: int = 0
     rebuilt: int = 0
     failovers: int = 0
@@ -68,6 +71,9 @@ class Summary:
         self.scrubs += result.scrubs
         self.mended += result.mended
         self.evicted += result.evicted
+        self.rewritten += result.rewritten
+        self.stubs += result.stubs
+        self.undone += result.undone
         self.ranges += result.ranges
         self.rebuilt += result.rebuilt
         self.failovers += result.failovers
@@ -117,6 +123,8 @@ class Summary:
             f"{self.packed} segments put into the bucket as one object, {self.replaced} small objects replaced",
             f"{self.scrubs} passes of a scrub, {self.mended} harmed disks mended",
             f"{self.evicted} segments evicted, {self.ranges} ranges of them read back",
+            f"{self.rewritten} segments compacted, {self.stubs} payloads taken away in them;"
+            f" {self.undone} instances stored anew before that",
             f"{self.acknowledgements} stores and {self.deletes} deletes acknowledged, {self.reads} reads;"
             f" {self.silent} clusters without any",
             f"{self.rebuilt} cluster states rebuilt, {self.failovers} losses accepted, {self.forgotten} committed"

@@ -34,6 +34,17 @@ def test_seeds(first: int | None) -> None:
     assert summary.faults > summary.clusters, lines
 
 
+@pytest.mark.parametrize(("first", "runs", "scrubs"), [(0, 12, False), (100, 4, True)], ids=["alone", "with scrub"])
+def test_seeds_that_compact(first: int, runs: int, scrubs: bool) -> None:
+    """Asked for as --compact is: no violation, and there was something to take away."""
+    summary = Summary(next_seed=first)
+    a_few(summary, runs, scrubs=scrubs, compacts=True)
+    lines = "\n".join(summary.lines())
+    assert not summary.violations, lines
+    assert summary.rewritten > runs and summary.stubs > summary.rewritten, lines
+    assert any("while rewriting" in kind for kind in summary.struck), lines
+
+
 @pytest.mark.parametrize("seed", [1, 62, 2474])
 def test_a_seed_is_a_run(seed: int) -> None:
     """Same seed, same trace: to the last event."""

@@ -7,10 +7,11 @@ ones sent again long after they were stored. Now and then an operator deletes on
 from dataclasses import dataclass, field
 from random import Random
 
-from replication.api import ConflictRefused, InstanceAbsent, InstanceUnavailable, NotPromised
+from replication.api import ConflictRefused, InstanceAbsent, InstanceUnavailable, NotPromised, OnHold
 from storage.errors import StorageError
 from tests.simulation.cluster import Cluster
 from tests.simulation.deletes import Deed, Fates, tombstone_of
+from tests.simulation.keeping import dataset_of, hold_for_a_while, undo_something
 from tests.simulation.machine import Machine
 from tests.simulation.process import Process
 from tests.simulation.world import Violation
@@ -43,6 +44,9 @@ class Load:
     again: float = 0.05
     read: float = 0.2
     delete: float = 0.0
+    hold: float = field(default=0.0, repr=False)
+    undo: float = field(default=0.0, repr=False)
+    """Not shown, so that the other runs are what they were. With either, data sets say of what study they are."""
 
 
 @dataclass
@@ -91,12 +95,17 @@ class Workload:
             self.read_somewhere()
         if self.load.delete and self.chance.random() < self.load.delete:
             self.delete_something()
+        if self.load.hold and self.chance.random() < self.load.hold:
+            hold_for_a_while(self)
+        if self.load.undo and self.chance.random() < self.load.undo:
+            undo_something(self)
 
     def make(self, uid: str) -> Instance:
         """A new instance, its bytes unlike any other's."""
         _, least, most = self.chance.choices(SIZES, [share for share, _, _ in SIZES])[0]
         size = min(LARGEST, self.chance.randrange(least, most) * self.load.bulk)
-        instance = Instance(uid, self.chance.randbytes(size // 2 * 2))
+        filler = self.chance.randbytes(size // 2 * 2)
+        instance = Instance(uid, dataset_of(uid, filler) if self.load.hold or self.load.undo else filler)
         self.instances.append(instance)
         self.versions.setdefault(uid, []).append(instance.dataset)
         return instance
@@ -154,7 +163,7 @@ class Workload:
         tombstone = tombstone_of(instance.uid, instance.dataset, request)
         try:
             await process.replicator.deleting.commit(tombstone)
-        except (NotPromised, StorageError, OSError):
+        except (NotPromised, OnHold, StorageError, OSError):
             return  # it may take effect yet
         deed.end_us, deed.done = self.cluster.world.now_us, True
         self.cluster.checks.history.acknowledged.pop(tombstone.covers[0].dataset, None)

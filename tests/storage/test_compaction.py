@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.deletion import Covered, Tombstone
 from storage.disk import RealDisk
 from storage.errors import FormatError, LogContradiction, PayloadGone, RecordAbsent, RecordCorrupt
 from storage.log import Log
-from storage.position import chain_after
+from storage.position import LogPoint, LogPosition, chain_after
 from storage.reader import StoredStub
 from storage.record import STUB_SUFFIX, decode_header, encode_stub
 from storage.table import ENTRIES_OFFSET, ENTRY_BYTES
@@ -181,6 +182,20 @@ def test_a_later_tombstone_does_not_cover_what_was_stored_after_it(tmp_path: Pat
     filled(log, RECORDS)
     with pytest.raises(RecordCorrupt):
         log.prepare_compaction(1, {at + 1: at})
+    log.close()
+
+
+def test_a_tombstone_that_names_what_comes_later_does_not_cover_it(tmp_path: Path) -> None:
+    """The same bytes under the same UID, stored again after they were deleted."""
+    log = opened(RealDisk(tmp_path))
+    again = record_after(LogPoint(LogPosition(1, 1), log.end.chain), 2000)[0]
+    covered = Covered("1.2", "1.2.3", "1.2.3.2", again.dataset)
+    at = append_tombstone(log, Tombstone((covered,), "sent twice", "anna", "", 1, "d1"))
+    append(log, 2000)
+    filled(log, RECORDS)
+    assert at == 1 and log.read(2).header.dataset == again.dataset
+    with pytest.raises(RecordCorrupt):
+        log.prepare_compaction(1, {2: at})
     log.close()
 
 

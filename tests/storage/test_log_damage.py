@@ -107,6 +107,19 @@ def test_a_damaged_entry_is_repaired_from_its_record_at_start() -> None:
         log.close()
 
 
+def test_the_end_of_a_sealed_segment_is_known_by_the_segment_that_follows() -> None:
+    """A write that went astray hit more than one entry: two logs are compared by where epochs end (docs/proof.md, 21)."""
+    disk, log = filled()
+    append(log, 200, epoch=2)
+    log.sync()
+    ends = [log.point_at(sequence) for sequence in range(5)]
+    for sequence in (2, 3):
+        damage_entry(disk, sequence)
+    assert log.point_at(3) == ends[3] and log.point_at(4) == ends[4]
+    damage_entry(disk, 1)
+    assert [log.point_at(sequence) for sequence in range(5)] == [ends[0], ends[1], None, ends[3], ends[4]]
+
+
 @pytest.mark.parametrize("sequence", [1, 2])
 def test_both_places_damaged_before_the_last_group_is_corruption_and_not_cut(sequence: int) -> None:
     disk, log = filled()

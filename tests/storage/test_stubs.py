@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from storage.deletion import Covered, Tombstone
 from storage.disk import RealDisk
 from storage.errors import PayloadGone, RecordCorrupt
 from storage.log import Log
 from storage.position import LogPoint
 from storage.reader import BytesPayload, StoredRecord, StoredStub
 from storage.record import decode_header, encode_stub
+from storage.stubs import cover_of
 from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, encode_entry
 from storage.walk import Found, Walk
 from tests.storage.compacting import bury, compact, filled, opened
@@ -50,6 +52,19 @@ def take(follower: Log, source: Log, sequence: int) -> None:
 def install(follower: Log, disk: MemoryDisk, source: MemoryDisk, name: str) -> LogPoint:
     disk.files["log/incoming"] = source.files[name].copy()
     return follower.install_segment("log/incoming")
+
+
+def test_a_stub_that_is_not_written_yet_is_not_read_either() -> None:
+    _, source, _ = leader()
+    follower = opened(MemoryDisk())
+    for sequence in range(1, 4):
+        take(follower, source, sequence)
+    for sequence in (2, 3):
+        with pytest.raises(RecordCorrupt):
+            follower.read_any(sequence)
+    assert isinstance(follower.read_any(1), StoredRecord)
+    follower.sync()
+    follower.close()
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -172,6 +187,22 @@ def test_without_its_tombstone_a_stub_is_damage_and_the_payload_repairs_it(tmp_p
     assert {s: log.read_raw(s) for s in raws} == raws
     log.close()
     assert opened(RealDisk(tmp_path)).read_raw(4) == full
+
+
+def test_a_tombstone_covers_these_bytes_under_this_name() -> None:
+    log = opened(MemoryDisk())
+    filled(log, 3)
+    mine, other = log.read(2).header, log.read(3).header
+    this = Covered("1.2", "1.2.3", "1.2.3.2", mine.dataset)
+    for covered, covers in (
+        (this, True),
+        (replace(this, dataset=other.dataset), False),
+        (replace(this, sop_instance_uid="1.2.3.3"), False),
+    ):
+        tombstone = Tombstone((covered,), "sent twice", "anna", "", 1, "d1")
+        assert (cover_of(tombstone, mine) is not None) == covers, covered
+    assert cover_of(Tombstone((this, this), "sent twice", "anna", "", 1, "d1"), mine) is None, "which one is meant?"
+    log.close()
 
 
 def test_a_stub_repairs_what_its_tombstone_covers_and_nothing_else() -> None:
