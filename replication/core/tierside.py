@@ -198,7 +198,12 @@ class TierSide:
         first, waiting = self.upto(claimed_from) + 1, self._uncommitted
         if not waiting or first < waiting[0].sequence:
             return False
-        return sum(record.size for record in waiting if record.sequence >= first) <= AGAIN_BYTES
+        size = 0
+        for record in reversed(waiting):
+            size += record.size
+            if size > AGAIN_BYTES or record.sequence <= first:
+                break
+        return size <= AGAIN_BYTES
 
     def _begins(self) -> None:
         if self.failed is None:

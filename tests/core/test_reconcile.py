@@ -29,7 +29,7 @@ def test_the_table_ends_where_the_end_of_an_epoch_is_unknown() -> None:
 
 
 def test_a_follower_that_cannot_show_its_oldest_epoch_is_not_told_to_cut_everything() -> None:
-    """Found by the simulator: a write that went astray hit the entries of a sealed segment (docs/proof.md, 21)."""
+    """Found by the simulator: a write that went astray hit the entries of a sealed segment (docs/proof.md, 24)."""
     log = longer()
     for unknown, cuts in ((set[int](), [3]), ({3}, list[int]())):
         log.unknown = unknown

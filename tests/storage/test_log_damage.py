@@ -108,7 +108,7 @@ def test_a_damaged_entry_is_repaired_from_its_record_at_start() -> None:
 
 
 def test_the_end_of_a_sealed_segment_is_known_by_the_segment_that_follows() -> None:
-    """A stray write hit several entries; logs are compared by where their epochs end (docs/proof.md, 21)."""
+    """A stray write hit several entries; logs are compared by where their epochs end (docs/proof.md, 24)."""
     disk, log = filled()
     append(log, 200, epoch=2)
     log.sync()
