@@ -116,6 +116,7 @@ class Checks(Observer):
         machine = self.machines[process.number]
         if isinstance(event, ev.LocalDurable):
             self._durable(machine, event.point)
+            knows_its_stubs(self, machine, process)
         elif isinstance(event, ev.Truncated):
             machine.tip = machine.durable = event.point
             machine.cutting = None
@@ -123,6 +124,7 @@ class Checks(Observer):
             machine.tip = event.end
             self.segments += 1
             self._durable(machine, event.end)
+            knows_its_stubs(self, machine, process)
         elif isinstance(event, ev.LogResumed):
             machine.tip = process.replicator.core.situation.ledger.end
         elif isinstance(event, ev.PromiseStored):

@@ -69,25 +69,27 @@ def rewritten(checks: "Checks", process: Process, compacted: Compacted) -> None:
         raise Violation(f"{machine.name} compacts what the note {held}, durable there before, keeps")
 
 
-def unbelieved(checks: "Checks", machine: Machine, process: Process) -> list[int]:
+def unbelieved(checks: "Checks", process: Process) -> list[int]:
     """ADR, 2: stubs in a log that does not hold their tombstones."""
-    log, end = process.log, min(process.log.end.sequence, machine.durable.sequence)
-    waits = [(sequence, by) for sequence, by in checks.reclaimed.gone.items() if sequence <= end < by]
-    return [sequence for sequence, _ in waits if log.is_stub(sequence)]
+    log, end, gone = process.log, process.log.durable.sequence, checks.reclaimed
+    if end >= gone.permitted:
+        return []
+    waits = [sequence for sequence, by in gone.gone.items() if sequence <= end < by]
+    return [sequence for sequence in waits if log.is_stub(sequence)]
 
 
 def leads_with_all(checks: "Checks", machine: Machine) -> None:
     """ADR, 3: nobody leads who holds stubs without their tombstones. Raises Violation."""
     process = machine.process
-    if process is not None and (without := unbelieved(checks, machine, process)):
+    if process is not None and (without := unbelieved(checks, process)):
         raise Violation(f"{machine.name} leads, and holds no tombstone for the stubs {without[:3]}")
 
 
 def knows_its_stubs(checks: "Checks", machine: Machine, process: Process) -> None:
-    """ADR, 3: also after a start, a stub without its tombstone is known damage. Raises Violation."""
-    unknown = set(unbelieved(checks, machine, process)) - set(process.log.damaged())
+    """ADR, 3: once it is there, and after a start, a stub without its tombstone is known damage. Raises Violation."""
+    unknown = set(unbelieved(checks, process)) - set(process.log.damaged())
     if unknown:
-        raise Violation(f"{machine.name} starts, and takes the stubs {sorted(unknown)} for sound ones")
+        raise Violation(f"{machine.name} takes the stubs {sorted(unknown)} for sound ones")
 
 
 def leftovers(cluster: "Cluster") -> list[str]:

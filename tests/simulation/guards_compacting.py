@@ -194,7 +194,7 @@ COMPACTING_GUARDS = (
         COMPACTING,
         "        upto, after, left = min(self._permitted(), floor), 0, 0\n",
         "        upto, after, left = self._permitted(), 0, 0\n",
-        shown_by=SCENES + "test_nothing_is_rewritten_that_may_still_be_cut",
+        shown_by=SCENES + "test_nothing_rests_on_a_tombstone_above_the_floor",
     ),
     Guard(
         "a node rewrites segments that end below its own floor",

@@ -225,6 +225,24 @@ def test_nothing_is_rewritten_that_may_still_be_cut() -> None:
         stage.reckon()
 
 
+def test_nothing_rests_on_a_tombstone_above_the_floor() -> None:
+    """It is deleted and permitted to go just after the floor was written, a second before it is written again."""
+    with staged(2) as stage:
+        instances = filled(stage, 2)
+        process = process_of(stage.leader)
+        core, compactor = process.core.situation, process.compactor
+        assert compactor is not None
+        for instance in instances[1:4]:
+            before = core.floor.sequence
+            stage.stored(stage.leader, f"8.{instance.uid}")
+            stage.until(lambda before=before: core.floor.sequence > before)
+            deleted(stage, stage.leader, instance)
+            process.loop.create_task(compactor.permit("a test"))
+            stage.run(900)
+        stage.until(lambda: compacted(stage), 60_000)
+        stage.reckon()
+
+
 def test_a_write_that_the_disk_drops_is_seen_before_the_old_form_goes() -> None:
     with staged(2) as stage:
         instances = filled(stage, 2)
