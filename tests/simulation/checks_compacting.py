@@ -166,7 +166,11 @@ def chains_equal(cluster: "Cluster") -> None:
     committed = cluster.checks.history.committed
     for machine in cluster.machines.values():
         process = machine.running
-        for sequence in range(1, len(committed)) if process is not None and not machine.harm else ():
-            point = process.log.point_at(sequence) if process is not None else None
+        member = cluster.state is not None and machine.member in cluster.state.in_sync
+        if process is None or machine.harm or not member:
+            continue
+        log = process.log
+        for sequence in range(1, min(len(committed), log.end.sequence + 1)):  # the newest may be on its way
+            point = log.point_at(sequence)
             if point is None or point.chain != committed[sequence]:
                 raise Violation(f"{machine.name} has another chain at record {sequence}: {point}")
