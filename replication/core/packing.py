@@ -68,8 +68,10 @@ class Packing:
         self._waiting = sorted({*self._waiting, *runs})
 
     def put(self, run: Run) -> None:
-        """This object was put and confirmed."""
-        insort(self._waiting, run)
+        """This object was put and confirmed. One that is a segment that was passed is known already, or as good."""
+        span = self._situation.ledger.sealed_at(run.first) if run.last < self._next else None
+        if span is None or not _is_of(run, span):
+            insort(self._waiting, run)
 
     def takes(self, gap: tuple[int, int]) -> bool:
         """Whether the records of a gap in the bucket begin with a whole segment, which goes up as one object.
@@ -218,11 +220,14 @@ class Packing:
     def _replaced(self, run: Run, own: Run) -> bool:
         """Whether each record of it is in another object that was proved.
 
-        own: the one of the whole segment, which stays itself; and so does one with more stubs.
+        own: the one of the whole segment, which stays itself; and so does one with more stubs. The object of another
+        segment stays: a put may be answered when what it put is the one object of a segment that was passed already.
         """
         if (run.first, run.last) == (own.first, own.last):
             return run.form.stubs < own.form.stubs
-        return self._proved.upto(run.first) >= run.last
+        span = self._situation.ledger.sealed_at(run.first)
+        of_another = span is not None and _is_of(run, span)
+        return not of_another and self._proved.upto(run.first) >= run.last
 
     def _deleted(self, event: TierDeleted) -> None:
         if event.reason and not event.lasting:

@@ -240,3 +240,18 @@ def test_a_segment_that_is_one_small_object_is_not_deleted() -> None:
     assert asked(bucket) == [(1, 3), (4, 5)]
     bucket.packs()
     assert deleted(bucket) == small(node, (3, 4))
+
+
+def test_a_put_that_is_answered_late_may_have_put_the_object_of_a_segment() -> None:
+    """The simulator found it gone (seed 6100006246): the put was one of several beside each other."""
+    node, _, bucket = led_by_a()
+    bucket.lists(*small(node, (1, 1), (2, 3), (4, 4), (5, 5), (6, 6)))
+    assert asked(bucket) == [(1, 3)]
+    packing(node).put(small(node, (1, 3))[0])
+    bucket.packs()
+    node.cluster.run(100)
+    bucket.deletes()
+    packing(node).put(small(node, (1, 3))[0])
+    assert asked(bucket) == [(1, 3), (4, 5)]
+    bucket.packs()
+    assert deleted(bucket) == small(node, (1, 1), (2, 3), (4, 4), (5, 5))

@@ -48,8 +48,8 @@ PACKING_GUARDS = (
     Guard(
         "an object goes once each of its records was proved elsewhere",
         PACKING,
-        "        return self._proved.upto(run.first) >= run.last\n",
-        "        return True\n",
+        "        return not of_another and self._proved.upto(run.first) >= run.last\n",
+        "        return not of_another\n",
         shown_by=CORE + "test_an_object_over_two_segments_goes_once_both_were_proved",
     ),
     Guard(
@@ -135,5 +135,12 @@ PACKING_GUARDS = (
         "    away = sorted(node for node in registered if node not in evicts)\n",
         "    away: list[ReplicaId] = []\n",
         shown_by="tests/core/test_compaction.py::test_objects_stay_while_a_node_may_read_evicted_records_from_them",
+    ),
+    Guard(
+        "the object of another segment is not deleted",
+        PACKING,
+        "        return not of_another and self._proved.upto(run.first) >= run.last\n",
+        "        return self._proved.upto(run.first) >= run.last\n",
+        shown_by=CORE + "test_a_put_that_is_answered_late_may_have_put_the_object_of_a_segment",
     ),
 )
