@@ -6,7 +6,7 @@ BCP 195 (RFC 9325): TLS 1.2 at least, with authenticated ciphers and forward sec
 import logging
 import ssl
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +46,8 @@ class Keyring:
         self._stamps = self._look()
         self._server = self._make(ssl.PROTOCOL_TLS_SERVER)
         self._client = self._make(ssl.PROTOCOL_TLS_CLIENT)
-        self.expires = _expiry(files.certificate)
+        own = _own(files.certificate)
+        self.expires, self._name = own.not_valid_after_utc, own.subject
 
     def server(self) -> ssl.SSLContext:
         """For whoever comes in from now on."""
@@ -57,8 +58,8 @@ class Keyring:
         return self._client
 
     def refresh(self) -> bool:
-        """Read the files again if one changed; return whether that was so. What cannot be used changes nothing: it is
-        logged once, and the certificate in use stays.
+        """Read the files again if one changed; return whether that was so. What cannot be used changes nothing, nor
+        does another node's certificate: it is logged once, and the certificate in use stays.
         """
         try:
             stamps = self._look()
@@ -66,15 +67,28 @@ class Keyring:
                 return False
             self._stamps = stamps
             server, client = self._make(ssl.PROTOCOL_TLS_SERVER), self._make(ssl.PROTOCOL_TLS_CLIENT)
-            self.expires = _expiry(self.files.certificate)
+            own = self._successor()
         except TlsUnusable as error:
             _LOG.error("a new certificate cannot be used; the one in use stays", extra={"reason": str(error)})
             return False
         # A server that was given its context once shows the new certificate as well; whom it lets in stays as it was.
         self._server.load_cert_chain(self.files.certificate, self.files.key, password=_no_password)
         self._server, self._client = server, client
+        self.expires = own.not_valid_after_utc
         _LOG.info("took up a new certificate", extra={"expires": self.expires.isoformat()})
         return True
+
+    def _successor(self) -> x509.Certificate:
+        """What would be shown from now on. Raises TlsUnusable."""
+        own = _own(self.files.certificate)
+        if own.subject != self._name:
+            raise TlsUnusable(
+                f"{self.files.certificate} is for {own.subject.rfc4514_string()}, and the one in use for"
+                f" {self._name.rfc4514_string()}: copy this node's own, or restart it if its name was changed"
+            )
+        if own.not_valid_after_utc < datetime.now(UTC):
+            raise TlsUnusable(f"{self.files.certificate} ended on {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+        return own
 
     def _look(self) -> tuple[tuple[int, int, int], ...]:
         files = (self.files.certificate, self.files.key, self.files.authority)
@@ -114,8 +128,8 @@ def _no_password() -> str:
     raise ValueError("the key has a password: a node cannot be asked for it")
 
 
-def _expiry(certificate: Path) -> datetime:
+def _own(certificate: Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+        return x509.load_pem_x509_certificate(certificate.read_bytes())
     except (OSError, ValueError) as error:
         raise TlsUnusable(f"{certificate} is no certificate in PEM: {error}") from error

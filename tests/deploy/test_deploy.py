@@ -51,7 +51,7 @@ def test_the_image_runs_without_root_and_says_how_it_is() -> None:
     final = stages()[-1]
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert final.last("USER") == f"{values['runAs']}:{values['runAs']}"
-    assert "/livez" in " ".join(final.health)
+    assert final.health == ["/opt/perenne/bin/python", "-m", "perenne.alive"]  # tests/deploy/test_https.py
     assert final.command == ["/opt/perenne/bin/perenne", "node"]
     assert load_config(None, final.environment).node.data_dir == Path("/var/lib/perenne")
     config = load_config(None, {})

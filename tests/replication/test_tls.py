@@ -209,6 +209,28 @@ def test_files_that_do_not_fit_leave_the_certificate_in_use(tmp_path: Path, capl
     assert not caplog.text, "said once"
 
 
+def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [str(vars(record).get("reason")) for record in caplog.records]
+
+
+def test_another_nodes_certificate_is_not_taken_up_nor_one_that_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring, other = keyring(tmp_path / "ca", "a"), keyring(tmp_path / "ca", "b")
+    expires, own = ring.expires, (ring.files.certificate.read_bytes(), ring.files.key.read_bytes())
+    ring.files.certificate.write_bytes(other.files.certificate.read_bytes())
+    ring.files.key.write_bytes(other.files.key.read_bytes())
+    assert not ring.refresh()
+    assert "is for CN=b" in reasons(caplog)[-1] and "copy this node's own" in reasons(caplog)[-1]
+    authority_in(tmp_path / "ca").issue("a", (), -1)
+    assert not ring.refresh()
+    assert "ended on" in reasons(caplog)[-1]
+    assert ring.expires == expires
+    ring.files.certificate.write_bytes(own[0])
+    ring.files.key.write_bytes(own[1])
+    assert ring.refresh()
+
+
 def test_what_cannot_be_used_is_said_at_the_start(tmp_path: Path) -> None:
     good = files(tmp_path / "ca", "a")
     with pytest.raises(TlsUnusable, match=r"absent\.pem cannot be read"):
