@@ -96,13 +96,13 @@ def _secrets(config: Config) -> Iterator[_Finding]:
 def _reachable(config: Config) -> Iterator[_Finding]:
     """Nodes elsewhere cannot call a node that listens on its own loopback alone."""
     servers = config.coordination.zookeeper.partition("/")[0].split(",")
-    afar = [host for host in (s.strip().rpartition(":")[0].strip("[]") for s in servers if s) if not _is_loopback(host)]
-    if afar and _is_loopback(config.peer.host):
+    afar = [host for host in (s.strip().rpartition(":")[0].strip("[]") for s in servers if s) if not is_loopback(host)]
+    if afar and is_loopback(config.peer.host):
         step = 'Write the address of this machine, or "0.0.0.0" for every interface.'
         yield "peer.host", f"nodes elsewhere cannot reach {config.peer.host}, and ZooKeeper is at {afar[0]}", step
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -27,6 +27,7 @@ from perenne.cli.certs import certs
 from perenne.cli.usage import fail, read_config
 from perenne.config import ConfigError
 from perenne.config_reading import load_config
+from perenne.doors import open_doors
 from perenne.logs import hush
 from perenne.nodeaccess import NodeAccess, own_address
 
@@ -94,17 +95,24 @@ def config_check(file: Annotated[Path, typer.Argument(help="The TOML file.")], a
     """Say everything that is wrong with a configuration, and what to write instead.
 
     It reads the files that are named as well: whether key, certificate and authority fit, hold today, and name this
-    node. Exit code 0 nothing is wrong, 2 something is.
+    node. Of doors that stand open it says so: they may be meant. Exit code 0 nothing is wrong, 2 something is.
     """
     try:
-        load_config(file, os.environ, material=True)
+        config = load_config(file, os.environ, material=True)
     except ConfigError as error:
         if as_json:
             problems = [{"where": p.where, "cause": p.cause, "next_step": p.next_step} for p in error.problems]
             typer.echo(json.dumps({"ok": False, "problems": problems}, indent=2))
             raise typer.Exit(2) from error
         raise fail(str(error), 2) from error
-    typer.echo(json.dumps({"ok": True, "problems": []}) if as_json else f"{file}: nothing is wrong")
+    open_to = list(open_doors(config))
+    if as_json:
+        notes = [{"where": where, "cause": cause, "next_step": step} for where, cause, step in open_to]
+        typer.echo(json.dumps({"ok": True, "problems": [], "open_doors": notes}))
+        return
+    for where, cause, step in open_to:
+        typer.echo(f"note: {where}: {cause}. {step}")
+    typer.echo(f"{file}: nothing is wrong")
 
 
 app.command()(certs)

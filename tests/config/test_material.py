@@ -16,8 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from typer.testing import CliRunner
 
 from perenne.authority import AUTHORITY, CERTIFICATE, KEY, Authority, authority_in
+from perenne.cli.commands import app
 from perenne.config import ConfigError
 from perenne.config_material import log_material
 from perenne.config_reading import load_config
@@ -258,3 +260,48 @@ def test_a_token_that_no_client_can_show(tmp_path: Path, wrong: str, cause: str)
     assert "openssl rand -hex 32" in str(raised.value)
     (tmp_path / "token").write_text("aZ0-._~+/==\n")
     load_config(tmp_path / "node.toml", {})
+
+
+DOORS = """
+[http]
+host = "0.0.0.0"
+{http}
+[peer]
+host = "0.0.0.0"
+advertise_host = "n1.pacs.example"
+[dimse]
+host = "0.0.0.0"
+"""
+
+
+@pytest.mark.parametrize(
+    ("http", "ae", "mode", "said"),
+    [
+        ("", "", 0o600, {"http.token_file": "reads every image", "ae": "every calling AE"}),
+        ('token_file = "token"\n', "", 0o600, {"http.tls": "plain text", "ae": "every calling AE"}),
+        ('token_file = "token"\ntls = true\n', '[[ae]]\ntitle = "CT1"\n', 0o604, {"tls.key_file": "chmod 600"}),
+        ('token_file = "token"\ntls = true\n', '[[ae]]\ntitle = "CT1"\n', 0o600, {}),
+    ],
+)
+def test_doors_that_stand_open_are_named_and_keep_nobody_from_starting(
+    node: Node, http: str, ae: str, mode: int, said: dict[str, str]
+) -> None:
+    (node.directory / "token").write_text("secret\n")
+    (node.own / KEY).chmod(mode)
+    assert node.problems(DOORS.format(http=http) + ae) == {}
+    done = CliRunner().invoke(app, ["config", "check", str(node.directory / "node.toml"), "--json"])
+    assert done.exit_code == 0, done.output
+    found = {one["where"]: f"{one['cause']}. {one['next_step']}" for one in json.loads(done.stdout)["open_doors"]}
+    assert found.keys() == said.keys()
+    assert all(words in found[key] for key, words in said.items())
+
+
+def test_a_peer_port_without_certificates_stands_open(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(
+        '[node]\nid = "n1"\n[coordination]\nzookeeper = "127.0.0.1:2181"\n[peer]\nhost = "0.0.0.0"\n'
+        'advertise_host = "n1.pacs.example"\n'
+    )
+    done = CliRunner().invoke(app, ["config", "check", str(file)])
+    assert done.exit_code == 0
+    assert "note: tls: whoever reaches port 11111 may pass for a node" in done.output
