@@ -49,6 +49,20 @@ class NodeAccess:
         return facts
 
 
+def told(error: Exception) -> str:
+    """Why a node did not answer, and what to try where that lies with who asks."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{text}; give --config of one of its nodes, which names their authority"
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return f"{text}; it may speak plain http: ask http://HOST:PORT"
+    if isinstance(error, (http.client.RemoteDisconnected, http.client.BadStatusLine)):
+        return f"{text}; it may speak https: ask https://HOST:PORT, or give --config of one of its nodes"
+    if isinstance(error, ValueError) and text.startswith("HTTP 401"):
+        return f"{text}; it wants a token: give --config of one of its nodes"
+    return text
+
+
 def own_address(config: Config) -> str:
     """Where the node of this configuration answers on this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.http.host, config.http.host)

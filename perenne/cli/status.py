@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from monitoring.health import DOWN, OK, judge
-from perenne.nodeaccess import NodeAccess
+from perenne.nodeaccess import NodeAccess, told
 
 FILE_WIDTH = 160
 """Columns where the output goes to a file or another program."""
@@ -46,7 +46,7 @@ def _ask(address: str, access: NodeAccess) -> dict[str, Any]:
     try:
         return access.json(address, "/status", 3)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        return {"node": address, "error": str(error)}
+        return {"node": address, "error": told(error)}
 
 
 def health(facts: dict[str, Any]) -> tuple[str, list[str]]:

@@ -1,14 +1,20 @@
 """Goal: `perenne status` and `/status` call nothing "ok" that needs a person. Method: made-up answers of nodes."""
 
+import asyncio
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from monitoring.health import judge
 from perenne.cli import status
+from perenne.cli.commands import app
 from perenne.nodeaccess import NodeAccess
+from tests.monitoring.real_node import node_in
 
 
 def node(name: str, **changed: Any) -> dict[str, Any]:
@@ -128,3 +134,36 @@ def test_a_cluster_file_that_cannot_be_used_is_named(tmp_path: Path, content: st
     with pytest.raises(status.NoCluster, match=why) as caught:
         status.addresses([], file)
     assert str(file) in str(caught.value)
+
+
+def test_who_asks_wrongly_is_told_how_to_ask(tmp_path: Path) -> None:
+    """A node that speaks https, and one port where nobody speaks TLS."""
+
+    def asked(*words: str) -> str:
+        done = CliRunner().invoke(app, ["status", "--json", *words])
+        assert done.exit_code == 2
+        return str(json.loads(done.stdout)["nodes"][0]["error"])
+
+    async def play() -> None:
+        async with node_in(tmp_path) as node:
+            port = node.http.port
+            assert "it may speak https" in await asyncio.to_thread(asked, f"http://127.0.0.1:{port}")
+            assert "give --config" in await asyncio.to_thread(asked, f"https://127.0.0.1:{port}")
+            assert "it may speak plain http" in await asyncio.to_thread(asked, f"https://127.0.0.1:{spoken}")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Wants) as plain:
+        spoken = plain.server_address[1]
+        threading.Thread(target=plain.serve_forever, daemon=True).start()
+        asyncio.run(play())
+        assert "it wants a token" in asked(f"http://127.0.0.1:{spoken}")
+        plain.shutdown()
+
+
+class Wants(BaseHTTPRequestHandler):
+    """Somebody who wants a token."""
+
+    def do_GET(self) -> None:
+        self.send_error(401)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is written."""
