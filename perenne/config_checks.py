@@ -14,8 +14,8 @@ from perenne.retention import retention_findings
 
 _NODE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
-_POLICIES: Final = ("keep-first", "newest", "refuse")
-_LEVELS: Final = ("debug", "info", "warning", "error")
+POLICIES: Final = ("keep-first", "newest", "refuse")
+LEVELS: Final = ("debug", "info", "warning", "error")
 _KIBIBYTE: Final = 1024
 _FINDING = tuple[str, str, str]
 
@@ -63,8 +63,8 @@ def _cluster(config: Config) -> Iterator[_FINDING]:
     if cluster.acknowledge_timeout_ms < 100:
         step = "Use at least 100; 10000 is the default."
         yield "cluster.acknowledge_timeout_ms", f"{cluster.acknowledge_timeout_ms} ms is too short", step
-    if cluster.conflict_policy not in _POLICIES:
-        yield "cluster.conflict_policy", f"{cluster.conflict_policy!r} is no policy", _one_of(_POLICIES)
+    if cluster.conflict_policy not in POLICIES:
+        yield "cluster.conflict_policy", f"{cluster.conflict_policy!r} is no policy", _one_of(POLICIES)
 
 
 def _coordination(config: Config) -> Iterator[_FINDING]:
@@ -179,8 +179,8 @@ def _scrub(config: Config) -> Iterator[_FINDING]:
 
 
 def _log(config: Config) -> Iterator[_FINDING]:
-    if config.log.level not in _LEVELS:
-        yield "log.level", f"{config.log.level!r} is no level", _one_of(_LEVELS)
+    if config.log.level not in LEVELS:
+        yield "log.level", f"{config.log.level!r} is no level", _one_of(LEVELS)
     if config.log.format not in ("json", "text"):
         yield "log.format", f"{config.log.format!r} is no format", _one_of(("json", "text"))
 

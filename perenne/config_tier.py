@@ -13,8 +13,8 @@ from replication.tier.directory import DirectoryStore
 from replication.tier.port import BlockingStore, Refused
 from replication.tier.retrying import Patience, RetryingStore
 
-_MODES: Final = ("synchronous", "standby", "off")
-_KINDS: Final = ("s3", "directory")
+MODES: Final = ("synchronous", "standby", "off")
+KINDS: Final = ("s3", "directory")
 _ENCRYPTIONS: Final = ("", "AES256", "aws:kms")
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX: Final = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*")
@@ -25,10 +25,10 @@ _Finding = tuple[str, str, str]
 def tier_findings(config: Config) -> Iterator[_Finding]:
     """Everything that cannot work, as (key, cause, next step). What is off need not be complete."""
     tier = config.tier
-    if tier.mode not in _MODES:
-        yield "tier.mode", f"{tier.mode!r} is no mode", f"Use one of: {', '.join(_MODES)}."
-    if tier.kind not in _KINDS:
-        yield "tier.kind", f"{tier.kind!r} is no kind of tier", f"Use one of: {', '.join(_KINDS)}."
+    if tier.mode not in MODES:
+        yield "tier.mode", f"{tier.mode!r} is no mode", f"Use one of: {', '.join(MODES)}."
+    if tier.kind not in KINDS:
+        yield "tier.kind", f"{tier.kind!r} is no kind of tier", f"Use one of: {', '.join(KINDS)}."
     yield from _numbers(tier)
     yield from _s3_values(tier)
     if tier.kind == "directory":

@@ -14,8 +14,8 @@ from perenne.tls import Keyring, TlsFiles
 from replication.coordination.access import Access
 from replication.doorman import Door
 
-_WAYS: Final = ("off", "beside", "only")
-_CLIENTS: Final = ("any", "known")
+WAYS: Final = ("off", "beside", "only")
+CLIENTS: Final = ("any", "known")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """RFC 6750 section 2.1. Whatever else a token held, some client or proxy would send it altered."""
 _Finding = tuple[str, str, str]
@@ -36,10 +36,10 @@ def tls_findings(config: Config) -> Iterator[_Finding]:
     for section, on in (("coordination", config.coordination.tls), ("http", config.http.tls)):
         if on and not tls.on:
             yield f"{section}.tls", "there is no certificate", "Give the files of [tls]: `perenne certs` makes them."
-    if dimse.tls not in _WAYS:
-        yield "dimse.tls", f"{dimse.tls!r} is no way", f"Use one of: {', '.join(_WAYS)}."
-    if dimse.tls_clients not in _CLIENTS:
-        yield "dimse.tls_clients", f"{dimse.tls_clients!r} is nobody", f"Use one of: {', '.join(_CLIENTS)}."
+    if dimse.tls not in WAYS:
+        yield "dimse.tls", f"{dimse.tls!r} is no way", f"Use one of: {', '.join(WAYS)}."
+    if dimse.tls_clients not in CLIENTS:
+        yield "dimse.tls_clients", f"{dimse.tls_clients!r} is nobody", f"Use one of: {', '.join(CLIENTS)}."
     if (dimse.tls_certificate_file is None) != (dimse.tls_key_file is None):
         yield "dimse.tls_key_file", "a certificate and its key come together", "Give both, or neither."
     if dimse.tls in ("beside", "only"):

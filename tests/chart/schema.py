@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from perenne.config import Config
+from perenne.config_checks import LEVELS, POLICIES
+from perenne.config_tier import KINDS, MODES
+from perenne.config_tls import CLIENTS, WAYS
 from tests.chart.rendering import CHART
 
 FILE: Final = CHART / "values.schema.json"
@@ -25,6 +28,14 @@ OF_THE_CHART: Final[dict[str, frozenset[str] | None]] = {
 _SPECIAL: Final = {
     "cluster.copies_required": {"type": "integer", "minimum": 1},
     "cluster.allow_solo": {"const": False},
+    "cluster.conflict_policy": {"enum": list(POLICIES)},
+    "coordination.session_timeout_ms": {"type": "integer", "minimum": 1000, "maximum": 60_000},
+    "dimse.ae_title": {"type": "string", "minLength": 1, "maxLength": 16},
+    "dimse.tls": {"enum": list(WAYS)},
+    "dimse.tls_clients": {"enum": list(CLIENTS)},
+    "log.level": {"enum": list(LEVELS)},
+    "tier.mode": {"enum": list(MODES)},
+    "tier.kind": {"enum": list(KINDS)},
 }
 _REQUIRED: Final = {"cluster": ["copies_required"]}
 _PLACE: Final = re.compile(r'(?<=\n)    "config": \{\n.*?\n    \},\n', re.DOTALL)

@@ -282,6 +282,16 @@ def test_nodes_that_are_not_ready_are_found_by_their_peers() -> None:
         ({"config": {"scrubb": {}}}, "scrubb"),
         ({"config": {"storage": {"reserve_bytes": "10 gigs"}}}, "reserve_bytes"),
         ({"config": {"http": {"tls": "yes"}}}, "tls"),
+        ({"config": {"http": {"tls": True}}}, "there is no certificate; name the secret"),
+        ({"config": {"dimse": {"tls": "beside"}}}, "or give dimse.tls_certificate_file"),
+        ({"config": {"dimse": {"tls": "yes"}}}, "tls"),
+        ({"config": {"dimse": {"ae_title": "A" * 19}}}, "ae_title"),
+        ({"config": {"coordination": {"tls": True}}}, "speaks no TLS"),
+        ({"config": {"coordination": {"session_timeout_ms": 10}}}, "session_timeout_ms"),
+        ({"config": {"cluster": {"copies_required": 4}}}, "4 copies on 3 nodes"),
+        ({"config": {"cluster": {"copies_required": 2, "conflict_policy": "keepfirst"}}}, "conflict_policy"),
+        ({"config": {"log": {"level": "verbose"}}}, "level"),
+        ({"updatePartition": 5}, "none is ever updated"),
     ],
 )
 def test_values_that_cannot_work_are_refused(values: Document, cause: str) -> None:

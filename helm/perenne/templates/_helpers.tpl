@@ -7,6 +7,28 @@
 {{- $name -}}
 {{- end -}}
 
+{{- define "perenne.checks" -}}
+{{- $config := .Values.config -}}
+{{- $http := $config.http | default dict -}}
+{{- $dimse := $config.dimse | default dict -}}
+{{- $coordination := $config.coordination | default dict -}}
+{{- if and $http.tls (not .Values.tls.secretName) -}}
+{{- fail "config.http.tls: there is no certificate; name the secret in tls.secretName" -}}
+{{- end -}}
+{{- if and (ne ($dimse.tls | default "off") "off") (not .Values.tls.secretName) (not $dimse.tls_certificate_file) -}}
+{{- fail "config.dimse.tls: there is no certificate; name the secret in tls.secretName, or give dimse.tls_certificate_file" -}}
+{{- end -}}
+{{- if and $coordination.tls (not .Values.zookeeper.external) -}}
+{{- fail "config.coordination.tls: the chart's own ZooKeeper speaks no TLS; name another in zookeeper.external" -}}
+{{- end -}}
+{{- if gt (int .Values.updatePartition) (int .Values.replicaCount) -}}
+{{- fail (printf "updatePartition: %d of %d nodes means that none is ever updated" (int .Values.updatePartition) (int .Values.replicaCount)) -}}
+{{- end -}}
+{{- if gt (int $config.cluster.copies_required) (add (int .Values.replicaCount) (ternary 1 0 (not (empty $config.tier))) | int) -}}
+{{- fail (printf "config.cluster.copies_required: %d copies on %d nodes cannot be" (int $config.cluster.copies_required) (int .Values.replicaCount)) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "perenne.selectorLabels" -}}
 app.kubernetes.io/name: perenne
 app.kubernetes.io/instance: {{ .Release.Name }}
