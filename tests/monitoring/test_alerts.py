@@ -1,6 +1,7 @@
-"""Goal: every alert fires when it must, keeps quiet when it must, rests on series that exist, and says what to do.
+"""Goal: every alert fires when it must, keeps quiet when it must, rests on series that exist, and says what to do; and
+the tiles beside them call nothing well that nobody can know.
 
-Method: Prometheus' own judge, promtool, over the rules and over a node's exposition.
+Method: Prometheus' own judge, promtool, over the rules, over tiles and over a node's exposition.
 """
 
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.monitoring.dashboard import panels, substituted
 from tests.monitoring.exposition import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,14 +45,97 @@ def test_each_alert_has_a_firing_and_a_quiet_case() -> None:
             for one in case["alert_rule_test"]:
                 (fires if one["exp_alerts"] else quiet)[one["alertname"]] += 1
     names = {rule["alert"] for rule in alerts()}
-    assert len(names) == len(alerts()) > 15
+    assert len(names) == len(alerts()) > 30
     assert (set(fires), set(quiet)) == (names, names)
 
 
 @promtool
-def test_promtool_agrees_with_rules_and_cases() -> None:
+def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
     run("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
-    run("test", "rules", *map(str, TESTS))
+
+
+@promtool
+@pytest.mark.parametrize("file", TESTS, ids=[file.stem for file in TESTS])
+def test_promtool_agrees_with_the_cases(file: Path) -> None:
+    run("test", "rules", str(file))
+
+
+def test_under_replicated_and_for_long_are_the_same_condition() -> None:
+    (short,) = (rule for rule in alerts() if rule["alert"] == "PerenneUnderReplicated")
+    (long,) = (rule for rule in alerts() if rule["alert"] == "PerenneUnderReplicatedLong")
+    assert short["expr"] == long["expr"]
+
+
+def node(name: str, leads: int, *, tier: int = 0, alive: bool = True) -> list[dict[str, str]]:
+    """Its series, as of three in sync; of one that is not alive they end after three minutes."""
+    values = {
+        "perenne_build_info": 1,
+        "perenne_in_sync_replicas": 3,
+        "perenne_tier_in_sync": tier,
+        "perenne_tier_configured": tier,
+        "perenne_under_replicated_records": 0,
+        'perenne_role{role="leader"}': leads,
+    }
+    if tier and leads:
+        values['perenne_replica_lag_records{replica="tier"}'] = 9
+    span = "x10" if alive else "x3 stale"
+    labels = f'cluster="c", node="{name}"'
+    return [
+        {
+            "series": f"{series[:-1]}, {labels}}}" if series.endswith("}") else f"{series}{{{labels}}}",
+            "values": f"{value}{span}",
+        }
+        for series, value in values.items()
+    ]
+
+
+ALL_WELL = [*node("n1", 1), *node("n2", 0), *node("n3", 0)]
+ONE_DIED = [*node("n1", 1), *node("n2", 0), *node("n3", 0, alive=False)]
+WITH_TIER = [*node("n1", 1, tier=1), *node("n2", 0, tier=1)]
+LEADER_DIED = [*node("n1", 1, alive=False), *node("n2", 0), *node("n3", 0)]
+ALL_DIED = [*node("n1", 1, alive=False), *node("n2", 0, alive=False), *node("n3", 0, alive=False)]
+
+
+@promtool
+@pytest.mark.parametrize(
+    ("series", "copies", "under", "behind"),
+    [
+        pytest.param(ALL_WELL, 3, 0, 0, id="all well"),
+        pytest.param(ONE_DIED, 2, 0, 0, id="the last state says 3, and 2 answer"),
+        pytest.param(WITH_TIER, 3, 0, 9, id="two nodes and the tier"),
+        pytest.param(LEADER_DIED, 0, None, None, id="nobody leads"),
+        pytest.param(ALL_DIED, 0, None, None, id="all died"),
+    ],
+)
+def test_tiles_call_nothing_well_that_nobody_can_know(
+    tmp_path: Path, series: list[dict[str, str]], copies: int, under: int | None, behind: int | None
+) -> None:
+    tiles = {panel.title: substituted(panel.expressions[0], "c") for panel in panels() if panel.kind == "stat"}
+    expected = {"Copies of a new instance": copies, "Under-replicated records": under, "Tier is behind by": behind}
+    asked = [
+        {
+            "expr": tiles[title],
+            "eval_time": "6m",
+            "exp_samples": [] if value is None else [{"labels": "{}", "value": value}],
+        }
+        for title, value in expected.items()
+    ]
+    case = {"interval": "1m", "input_series": series, "promql_expr_test": asked}
+    file = tmp_path / "tiles.yaml"
+    file.write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [case]}))
+    run("test", "rules", str(file))
+
+
+def test_a_tile_without_data_is_not_green() -> None:
+    """Without data Grafana takes the colour of the first step, or of what stands for null."""
+    for panel in panels():
+        shown = panel.facts["fieldConfig"]["defaults"]
+        known_anyway = panel.expressions[0].startswith("count(ALERTS") or "or vector(-1)" in panel.expressions[0]
+        if panel.kind != "stat" or shown["thresholds"]["steps"][0]["color"] != "green" or known_anyway:
+            continue
+        (null,) = [one["options"]["result"] for one in shown["mappings"] if one["options"].get("match") == "null"]
+        assert (null["text"], null["color"]) == ("unknown", "orange"), panel.title
+        assert "vector(" not in panel.expressions[0], panel.title
 
 
 def test_each_alert_says_what_to_do() -> None:
