@@ -37,3 +37,12 @@ def test_who_is_not_shut_out_is_told_nothing(values: dict[str, Any]) -> None:
     said = notes(values)
     assert "Success means 2 durable copies" in said
     assert "httpFrom" not in said
+
+
+def test_doors_that_stand_open_are_told_until_they_are_shut() -> None:
+    said = notes({})
+    assert "nodes speak to each other in plain text" in said
+    assert "perenne certs certificates perenne-0 perenne-1 perenne-2" in said
+    assert "httpToken is not set" in said
+    shut = notes({"tls": {"secretName": "certificates"}, "httpToken": {"name": "token"}})
+    assert "plain text" not in shut and "httpToken" not in shut
