@@ -332,7 +332,7 @@ class Checks(Observer):
     def started(self, machine: Machine, process: Process) -> None:
         """A process opened its disk: what was synced must be there. Raises Violation."""
         end = process.log.end
-        # A truncation that a crash ended may have come to its end or not, or have ended before what it keeps was synced.
+        # A truncation that a crash ended may have come to its end or not, or have ended before what stays was synced.
         wanted = min(machine.cutting or machine.durable, machine.durable, key=lambda point: point.sequence)
         machine.cutting = None
         if not machine.harm and not self.history.branch_holds(end, wanted):  # 7
