@@ -65,8 +65,10 @@ def test_the_address_moves_when_haproxy_is_gone(network: Network, tmp_path: Path
         wait_until(LocalNode("node", tmp_path, 0, 8080, 0, host=node.address).ready, [running], "the node is ready")
         for balancer in balancers.values():
             balancer.start_haproxy("any-node.cfg")
-            balancer.start_keepalived(addresses)
+        # One after the other: whoever sees a node first has the address, and keeps it.
+        first.start_keepalived(addresses)
         wait_until(lambda: holders() == ["lb1"], [running], "lb1 has the address")
+        second.start_keepalived(addresses)
         wait_until(entry.ready, [running], "the address answers")
         first.lose_haproxy()
         wait_until(lambda: holders() == ["lb2"], [running], "lb2 alone has the address")
