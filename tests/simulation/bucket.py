@@ -62,6 +62,8 @@ class Bucket:
     """Records that the nodes in `holding` put wait here, unanswered, until `let_through`."""
     harm: str = ""
     struck: Callable[[str, int], None] = lambda kind, node: None
+    lean: Callable[[str, int | None], float] = lambda kind, node: 0.0
+    """What is to be added to the chance of a fault at a request of a node."""
     stubbed: Callable[[str, Link], None] = lambda key, link: None
     """Told of each stub that is put."""
 
@@ -160,19 +162,22 @@ class BucketClient:
             bucket.held[key] = body
             await asyncio.sleep(PATIENCE_US / 1_000_000)
             raise Unreachable("no answer came")
-        if drawn < weights.unanswered:
-            bucket.struck("a put applies without an answer", self._loop.number)
+        node = self._loop.number
+        unanswered = weights.unanswered + bucket.lean("a put applies without an answer", node)
+        late = weights.late + bucket.lean("a put applies late", node)
+        if drawn < unanswered:
+            bucket.struck("a put applies without an answer", node)
             bucket.apply(key, body)
             raise Unreachable("no answer came")
-        drawn -= weights.unanswered
-        if drawn < weights.late:
-            bucket.struck("a put applies late", self._loop.number)
+        drawn -= unanswered
+        if drawn < late:
+            bucket.struck("a put applies late", node)
             delay = world.random.randrange(10_000, weights.late_ms * 1000)
             world.after(delay, None, bucket.apply, key, body)
             raise Unreachable("no answer came")
-        drawn -= weights.late
-        if drawn < weights.refused:
-            bucket.struck("a put is refused", self._loop.number)
+        drawn -= late
+        if drawn < weights.refused + bucket.lean("a put is refused", node):
+            bucket.struck("a put is refused", node)
             raise Refused("the bucket refuses")
         there = key in bucket.objects
         bucket.apply(key, body)
@@ -196,7 +201,7 @@ class BucketClient:
         bucket, world = self.bucket, self.bucket.world
         await self._way()
         since_us = world.now_us + 1
-        if world.random.random() < bucket.weights.stale:
+        if world.random.random() < bucket.weights.stale + bucket.lean("a listing is stale", self._loop.number):
             bucket.struck("a listing is stale", self._loop.number)
             since_us = world.now_us - world.random.randrange(2_000_000)
         for key in bucket.listing(since_us):
@@ -206,7 +211,7 @@ class BucketClient:
     async def delete(self, key: str) -> None:
         bucket, world = self.bucket, self.bucket.world
         await self._way()
-        if world.random.random() < bucket.weights.late:
+        if world.random.random() < bucket.weights.late + bucket.lean("a delete applies late", self._loop.number):
             bucket.struck("a delete applies late", self._loop.number)
             world.after(world.random.randrange(10_000, bucket.weights.late_ms * 1000), None, bucket.remove, key)
             raise Unreachable("no answer came")

@@ -129,7 +129,8 @@ class Client:
         service = self.service
         chance = service.world.random
         found = service.now
-        if service.weights.stale and chance.random() < service.weights.stale:
+        stale = service.weights.stale + service.lean("a read is stale", self.loop.number)
+        if stale and chance.random() < stale:
             older = [snapshot for snapshot in service.history[-4:] if snapshot.zxid >= self._seen]
             if older and older[0] != found:
                 service.struck("a read is stale", self.loop.number)
@@ -237,16 +238,18 @@ class Client:
     async def _write(self, apply: Callable[[], tuple[CasOutcome, int]]) -> tuple[CasOutcome, int]:
         service, chance = self.service, self.service.world.random
         weights, drawn = service.weights, chance.random()
-        session = self.session
-        if drawn < weights.lost:
+        session, node = self.session, self.loop.number
+        lost = weights.lost + service.lean("a write is lost", node)
+        unanswered = weights.unanswered + service.lean("a write applies without an answer", node)
+        if drawn < lost:
             service.struck("a write is lost", self.loop.number)
             return await self._unknown(lambda: None)
-        drawn -= weights.lost
-        if drawn < weights.unanswered:
+        drawn -= lost
+        if drawn < unanswered:
             service.struck("a write applies without an answer", self.loop.number)
             return await self._unknown(lambda: self._apply_in(session, apply))
-        drawn -= weights.unanswered
-        if drawn < weights.late:
+        drawn -= unanswered
+        if drawn < weights.late + service.lean("a write applies late", node):
             service.struck("a write applies late", self.loop.number)
             delay = chance.randrange(20_000, service.session_ms * 1500)
             return await self._unknown(
@@ -288,7 +291,7 @@ class Client:
             answer.set_result(value)
 
     def _latency_us(self) -> int:
-        return self.service.world.random.randrange(LATENCY_US // 2, LATENCY_US * 2)
+        return self.service.world.random.randrange(LATENCY_US // 2, LATENCY_US * 2) + self.service.slow_us
 
     # The session
 

@@ -51,10 +51,14 @@ class Faults:
         pause_ms: float,
         ambush: float,
         quarry: Quarry | None = None,
+        *,
+        lured: bool = False,
     ) -> None:
-        """quarry: a kind that strikes wherever the cluster comes into a phase that time alone seldom hits."""
+        """quarry: a kind that strikes wherever the cluster comes into a phase that time alone seldom hits. lured: the
+        cluster is led there.
+        """
         self.cluster = cluster
-        self._hunt = Hunt(cluster, quarry, self.strike) if quarry is not None else None
+        self._hunt = Hunt(cluster, quarry, self.strike, lured=lured) if quarry is not None else None
         self.weights = weights
         self.pause_ms = pause_ms
         self.ambush = ambush
@@ -107,15 +111,16 @@ class Faults:
 
     def _by_chance(self, kind: str, node: int | None) -> None:
         """A fault that another part drew by itself. node: whose request it struck."""
-        self._count(kind, phase_of(self.cluster) if node is None else phase_at(self.cluster, node))
+        phase = phase_of(self.cluster) if node is None else phase_at(self.cluster, node, kind)
+        self._count(kind, phase)
         if self._hunt is not None:
-            self._hunt.struck(kind)
+            self._hunt.struck(kind, phase)
 
     def _ambush(self, process: Process, effects: list[fx.Effect]) -> None:
         if not self.active:
             return
         if self._hunt is not None:
-            self._hunt.look(process)
+            self._hunt.look(process, effects)
         if not self.ambush or not effects:
             return
         chance = self.cluster.chance
@@ -169,14 +174,12 @@ class Faults:
         """Every fault ends now; what it did remains."""
         self.active = False
         cluster = self.cluster
-        if self._hunt is not None:
-            self._hunt.calm()
         cluster.healing = True
         cluster.net.heal()
         cluster.net.lag_probability = 0.0
         weights = cluster.service.weights
         weights.lost = weights.unanswered = weights.late = weights.stale = weights.late_watch = 0.0
-        cluster.service.up = True
+        cluster.service.up, cluster.service.slow_us = True, 0
         cluster.service.cut_off.clear()
         cluster.service.lines_changed()
         cluster.bucket.heal()

@@ -1,9 +1,11 @@
 """A hunt: one kind of fault strikes wherever the cluster comes into one phase, which chance seldom brings together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
+from replication.core import effects as fx
 from replication.core.values import TIER_MEMBER
 from tests.simulation.cluster import Cluster
+from tests.simulation.lure import Lure
 from tests.simulation.machine import Machine
 from tests.simulation.phases import phase_at, phase_of
 from tests.simulation.process import Process
@@ -12,64 +14,87 @@ Quarry = tuple[str, str]
 """A kind of fault and a phase of the protocol."""
 PAUSE_US = 400_000
 LEAD_US = 1_200_000
+PROVOKED_US = 20_000
 THROUGH_THE_TIER = "rebuilding from the tier"
-STIRRED = 0.8
-"""How likely a fault of the background is while it is hunted for."""
-Dial = tuple[object, str]
-BACKGROUND: Mapping[str, Callable[[Cluster], Dial]] = {
-    "a write is lost": lambda cluster: (cluster.service.weights, "lost"),
-    "a write applies without an answer": lambda cluster: (cluster.service.weights, "unanswered"),
-    "a write applies late": lambda cluster: (cluster.service.weights, "late"),
-    "a read is stale": lambda cluster: (cluster.service.weights, "stale"),
-    "a watch comes late": lambda cluster: (cluster.service.weights, "late_watch"),
-    "a segment lags": lambda cluster: (cluster.net, "lag_probability"),
-    "a put applies without an answer": lambda cluster: (cluster.bucket.weights, "unanswered"),
-    "a put applies late": lambda cluster: (cluster.bucket.weights, "late"),
-    "a put is refused": lambda cluster: (cluster.bucket.weights, "refused"),
-    "a listing is stale": lambda cluster: (cluster.bucket.weights, "stale"),
-    "a delete applies late": lambda cluster: (cluster.bucket.weights, "late"),
+LIKELY = 0.8
+"""How likely a fault of the background is in the phase in which it is hunted for."""
+AT_THE_BUCKET = frozenset(
+    {
+        "a put applies without an answer",
+        "a put applies late",
+        "a put is refused",
+        "a listing is stale",
+        "a delete applies late",
+    }
+)
+BACKGROUND = AT_THE_BUCKET | {
+    "a write is lost",
+    "a write applies without an answer",
+    "a write applies late",
+    "a read is stale",
+    "a watch comes late",
+    "a segment lags",
 }
-"""What strikes by chance per request, and where its chance is set."""
-AT_THE_BUCKET = frozenset(kind for kind in BACKGROUND if kind.startswith(("a put", "a listing", "a delete")))
+"""What strikes by chance per request: hunted for on request alone."""
 
 
 class Hunt:
-    """Of one run. strike(kind, machine): carries a fault out."""
+    """Of one run. strike(kind, machine): carries a fault out. lured: asked for, and helped along."""
 
-    def __init__(self, cluster: Cluster, quarry: Quarry, strike: Callable[[str, Machine], bool]) -> None:
+    def __init__(
+        self, cluster: Cluster, quarry: Quarry, strike: Callable[[str, Machine], bool], *, lured: bool = False
+    ) -> None:
         self._cluster = cluster
+        self._lure = Lure(cluster, *quarry, strike) if lured else None
         self._kind, self._phase = quarry
         self._strike = strike
-        self._again_us = 0
+        self._again_us = self._provoke_us = 0
         self._lead_us = LEAD_US
-        self._before: float | None = None
-        """The chance of a fault of the background while another one is set."""
+        if self._kind in BACKGROUND:
+            cluster.service.lean = cluster.bucket.lean = cluster.net.lean = self._lean
 
-    def look(self, process: Process) -> None:
+    def look(self, process: Process, effects: list[fx.Effect]) -> None:
         """After each step. Once per visit to the phase, more or less: what strikes again in the same moment shows
         nothing new.
         """
         cluster = self._cluster
-        if self._phase == THROUGH_THE_TIER and cluster.world.now_us >= self._lead_us:
-            self._lead_us = cluster.world.now_us + LEAD_US
+        now_us = cluster.world.now_us
+        if self._lure is not None:
+            self._lure.lead()
+            self._lure.begins(process, effects)
+        elif self._phase == THROUGH_THE_TIER and now_us >= self._lead_us:
+            self._lead_us = now_us + LEAD_US
             cluster.world.at(0, None, self._lead)
-        if cluster.world.now_us < self._again_us or not self._comes(process):
-            self.calm()
+        if now_us < self._again_us:
             return
         if self._kind in BACKGROUND:
-            self._stir()
-            return
-        target = cluster.machines[process.number]
-        if cluster.chance.random() < 0.4:
-            target = cluster.chance.choice(list(cluster.machines.values()))
-        self._pause()
-        cluster.world.at(0, None, self._strike, self._kind, target)
+            if self._lure is not None and now_us >= self._provoke_us and self._at(process.number):
+                self._provoke_us = now_us + PROVOKED_US
+                self._lure.provoke(cluster.machines[process.number])
+        elif phase_of(cluster) == self._phase:
+            target = cluster.machines[process.number]
+            if cluster.chance.random() < 0.4:
+                target = cluster.chance.choice(list(cluster.machines.values()))
+            self._pause()
+            cluster.world.at(0, None, self._strike_one if self._lure is not None else self._strike, self._kind, target)
 
-    def _comes(self, process: Process) -> bool:
-        cluster = self._cluster
-        if self._kind not in BACKGROUND or self._kind == "a segment lags":
-            return phase_of(cluster) == self._phase
-        return any(phase_at(cluster, node) == self._phase for node in cluster.machines)
+    def _strike_one(self, kind: str, first: Machine) -> None:
+        """Whichever machine can be struck."""
+        machines = list(self._cluster.machines.values())
+        self._cluster.chance.shuffle(machines)
+        if not any(self._strike(kind, machine) for machine in [first, *machines]):
+            self._again_us = self._cluster.world.now_us
+
+    def _at(self, node: int | None) -> bool:
+        """Whether this node is in the phase; the cluster, where a fault is no node's."""
+        found = phase_of(self._cluster) if node is None else phase_at(self._cluster, node, self._kind)
+        return found == self._phase
+
+    def _lean(self, kind: str, node: int | None) -> float:
+        """What is added to the chance of a fault of the background."""
+        if kind != self._kind or self._cluster.healing or self._cluster.world.now_us < self._again_us:
+            return 0.0
+        return LIKELY if self._at(node) else 0.0
 
     def _lead(self) -> None:
         """Towards a takeover through the tier: the leader alone with it, and then no leader any more."""
@@ -81,24 +106,10 @@ class Hunt:
         elif self._strike("wipe", leader):
             self._strike("mend", leader)
 
-    def struck(self, kind: str) -> None:
+    def struck(self, kind: str, phase: str) -> None:
         """A fault of the background struck."""
-        if kind == self._kind and self._before is not None:
+        if kind == self._kind and phase == self._phase:
             self._pause()
-            self.calm()
 
     def _pause(self) -> None:
         self._again_us = self._cluster.world.now_us + self._cluster.chance.randrange(1000, PAUSE_US)
-
-    def _stir(self) -> None:
-        if self._before is None:
-            where, name = BACKGROUND[self._kind](self._cluster)
-            self._before = float(getattr(where, name))
-            setattr(where, name, STIRRED)
-
-    def calm(self) -> None:
-        """The background is as it was drawn."""
-        if self._before is not None:
-            where, name = BACKGROUND[self._kind](self._cluster)
-            setattr(where, name, self._before)
-            self._before = None

@@ -79,8 +79,13 @@ def _isolate(faults: Striker, machine: Machine) -> bool:
 
 
 def _depose(faults: Striker, machine: Machine) -> bool:
-    """The leader is cut off from all others and from the coordination service, for long enough to lose the lead."""
+    """The leader is cut off from all others and from the coordination service, for long enough to lose the lead; or who
+    is about to lead.
+    """
     leader = faults.cluster.leader()
+    process = machine.running
+    if leader is None and process is not None and (process.core.candidacy or process.core.leadership):
+        leader = machine
     return leader is not None and _cut_off(faults, leader) and _isolate(faults, leader)
 
 

@@ -188,6 +188,7 @@ class Network:
         self.slow_us: dict[tuple[int, int], int] = {}
         self.lag_probability = 0.0
         self.lagged: Callable[[], None] = lambda: None
+        self.lean: Callable[[str, int | None], float] = lambda kind, node: 0.0
         self._open: dict[Transport, None] = {}
 
     def transports(self) -> list[Transport]:
@@ -204,7 +205,8 @@ class Network:
         chance = self.world.random
         other = transport.other
         delay = chance.randrange(LATENCY_US // 2, LATENCY_US * 2)
-        if self.lag_probability and chance.random() < self.lag_probability:
+        lag_probability = self.lag_probability + self.lean("a segment lags", None)
+        if lag_probability and chance.random() < lag_probability:
             self.lagged()
             delay += chance.randrange(1000, 60_000)
         return delay + (self.slow_us.get((transport.node, other.node), 0) if other is not None else 0)

@@ -7,8 +7,14 @@ from replication.core.values import Phase
 from tests.simulation.cluster import Cluster
 from tests.simulation.process import Process
 
+OF_A_FORMER_LEADER = "after the lead"
+"""Of a write or put alone that a node began when it led, or was about to: no cluster is in this phase."""
 OF_A_NODE = "following"
-"""Of one node alone: no cluster is in this phase."""
+"""Of one node alone as well."""
+OF_LEADERS = ("a write", "a put", "a delete")
+"""What strikes requests that only a leader makes, or who is about to lead."""
+OF_WRITERS = frozenset({"starting", "taking the lead"})
+"""The phases of those who do not lead yet, and write all the same."""
 PHASES = (
     "truncating or installing",
     "taking the lead",
@@ -23,6 +29,7 @@ PHASES = (
     "catching up",
     "records uncommitted",
     "idle",
+    OF_A_FORMER_LEADER,
     OF_A_NODE,
     "no leader",
 )
@@ -37,12 +44,14 @@ def phase_of(cluster: Cluster) -> str:
     return next((phase for phase in PHASES if phase in found), "no leader")
 
 
-def phase_at(cluster: Cluster, node: int) -> str:
-    """Name the present phase of one node; of the cluster, where it is none of its nodes."""
+def phase_at(cluster: Cluster, node: int, kind: str = "") -> str:
+    """Name the present phase of one node; of the cluster, where it is none of its nodes. kind: of the fault there."""
     machine = cluster.machines.get(node)
     if machine is None or machine.process is None:
         return phase_of(cluster)
     found = _phases(machine.process)
+    if kind.startswith(OF_LEADERS) and machine.process.core.leadership is None and not found & OF_WRITERS:
+        return OF_A_FORMER_LEADER
     if machine.process.core.leader is not None:
         found.add(OF_A_NODE)
     return next((phase for phase in PHASES if phase in found), "no leader")

@@ -7,15 +7,16 @@ from replication.core.situation import ConflictPolicy
 from replication.core.values import TierMode
 from tests.simulation.cluster import Shape
 from tests.simulation.hunt import AT_THE_BUCKET, Quarry
-from tests.simulation.kinds import BEYOND, KINDS, OF_THE_BUCKET
-from tests.simulation.phases import OF_A_NODE, PHASES
+from tests.simulation.kinds import BEYOND, HARMING, KINDS, OF_THE_BUCKET
+from tests.simulation.lure import FILLING, REBUILDING
+from tests.simulation.phases import OF_A_FORMER_LEADER, OF_A_NODE, PHASES
 from tests.simulation.workload import Load
 
 RARE = {"old_backup": 0.04, "lose_history": 0.02, "site_power": 0.3}
 """Chance that a seed knows such a fault at all; 0.5 for the others."""
 ONCE = ("old_backup", "lose_history", *BEYOND)
 """Strike once per run at most."""
-OF_THE_TIER = ("rebuilding from the tier", "filling the tier")
+OF_THE_TIER = (REBUILDING, FILLING)
 SELDOM = {
     "truncating or installing": 12,
     "rebuilding from the tier": 6,
@@ -129,7 +130,15 @@ class Plan:
         if needs_tier and shape.tier is TierMode.OFF:
             shape = replace(shape, tier=TierMode.STANDBY)
         _make_way(kind, self.weights)
-        return replace(self, quarry=(kind, phase), shape=shape)
+        if phase == OF_A_FORMER_LEADER and shape.tier is not TierMode.OFF:
+            shape = replace(shape, tier=TierMode.SYNCHRONOUS)  # there is always a put and a write under way
+        if phase == FILLING:
+            shape = replace(shape, tier=TierMode.STANDBY)
+        load = replace(self.load, bulk=6) if kind == "a delete applies late" else self.load
+        if kind in (*HARMING, *ONCE) and phase != "truncating or installing":
+            for other in HARMING:  # at most one disk is harmed at a time, and none where the service goes back
+                self.weights.pop(other, None)
+        return replace(self, quarry=(kind, phase), shape=shape, load=load)
 
     def small(self) -> "Plan":
         """The scope in which most bugs show themselves already: few nodes, one sender, a short time of faults, and
@@ -195,6 +204,7 @@ def _quarry(chance: Random, weights: dict[str, float], tier: TierMode) -> Quarry
     kind = chance.choices(kinds, [6 if kind in ONCE else 1 for kind in kinds])[0]
     phases = [phase for phase in PHASES if tier is not TierMode.OFF or phase not in OF_THE_TIER]
     phases.remove(OF_A_NODE)
+    phases.remove(OF_A_FORMER_LEADER)
     phase = chance.choices(phases, [SELDOM.get(phase, 1) for phase in phases])[0]
     _make_way(kind, weights)
     return kind, phase

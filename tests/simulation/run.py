@@ -60,7 +60,7 @@ def run(order: Order | int, *, trace: Callable[[str], None] | None = None) -> Re
     plan = Plan.of(order)
     cluster = Cluster(world, plan.shape)
     workload = Workload(cluster, plan.load)
-    faults = Faults(cluster, plan.weights, plan.pause_ms, plan.ambush, plan.quarry)
+    faults = Faults(cluster, plan.weights, plan.pause_ms, plan.ambush, plan.quarry, lured=order.quarry is not None)
     result = Result(order)
     try:
         _play(plan, cluster, workload, faults)

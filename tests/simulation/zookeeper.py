@@ -54,7 +54,8 @@ class Snapshot:
 class Service:
     """The ensemble as its leader sees it.
 
-    struck(kind, node): told of each fault drawn by chance, and whose request it struck.
+    struck(kind, node): told of each fault drawn by chance, and whose request it struck. lean(kind, node): what is to be
+    added to its chance.
     changed(state): told of each state that was written.
     counted(point): told of each `tierfloor` that was written.
     """
@@ -72,9 +73,12 @@ class Service:
         self.up = True
         self.cut_off: set[int] = set()
         self.weights = Weights()
+        self.slow_us = 0
+        """What each way takes beside LATENCY_US."""
         self.clients: dict[int, Session] = {}
         self.sessions: dict[int, Session] = {}
         self.struck: Callable[[str, int], None] = lambda kind, node: None
+        self.lean: Callable[[str, int | None], float] = lambda kind, node: 0.0
         self.changed: Callable[[ClusterState], None] = lambda state: None
         self.counted: Callable[[LogPoint], None] = lambda point: None
         self._sessions = 0
@@ -101,7 +105,8 @@ class Service:
         chance = self.world.random
         for client in list(self.sessions.values()):
             delay = chance.randrange(LATENCY_US // 2, LATENCY_US * 2)
-            if self.weights.late_watch and chance.random() < self.weights.late_watch:
+            late_watch = self.weights.late_watch + self.lean("a watch comes late", client.loop.number)
+            if late_watch and chance.random() < late_watch:
                 self.struck("a watch comes late", client.loop.number)
                 delay += chance.randrange(10_000, 400_000)
             self.world.after(delay, client.loop, client.fire, what)
