@@ -9,6 +9,7 @@ from replication.coordination.port import Watcher
 from replication.core import effects as fx
 from replication.core.values import TIER_MEMBER, TierMode
 from tests.simulation.cluster import Cluster
+from tests.simulation.kinds import HARMING
 from tests.simulation.machine import Machine
 from tests.simulation.phases import OF_A_FORMER_LEADER
 from tests.simulation.process import Process
@@ -57,7 +58,10 @@ class Lure:
         leader = cluster.leader()
         if leader is None:
             return
-        if self._kind == "a listing is stale" and chance.random() < 0.4:
+        if (self._kind, self._phase) == ("a listing is stale", "leader recovering"):
+            self._strike("slow_disk", leader)
+            self._alone_with_the_tier(leader, self._expire)  # it leads again before the bucket has answered
+        elif self._kind == "a listing is stale" and chance.random() < 0.4:
             self._strike(chance.choice(("switchover", "depose", "expire")), leader)  # who leads anew, lists
         else:
             self._towards(leader)
@@ -67,7 +71,7 @@ class Lure:
         cluster, node = self._cluster, self._cluster.machines[process.number]
         begun = next((effects for kind, effects in BEGUN if self._kind.startswith(kind)), ())
         began = any(isinstance(effect, begun) for effect in effects) and cluster.leader() is node
-        if began and not cluster.healing and cluster.chance.random() < AT_ONCE:
+        if began and self._phase != FILLING and not cluster.healing and cluster.chance.random() < AT_ONCE:
             cluster.world.after(cluster.chance.randrange(1, 20_000), None, self._towards, node)
 
     def _expire(self, node: Machine) -> None:
@@ -118,8 +122,9 @@ class Lure:
             self._strike("isolate", leader)
 
     def _rob(self, leader: Machine) -> None:
-        """Of its lead, and of its disk where that is not what hinders the fault."""
-        if self._cluster.chance.random() < 0.3 or not self._strike("wipe", leader):
+        """Of its lead, and of its disk unless that is in the way: at most one disk is harmed at a time."""
+        deposed = 0.8 if self._kind in (*HARMING, "lose_object") else 0.3
+        if self._cluster.chance.random() < deposed or not self._strike("wipe", leader):
             self._strike("depose", leader)
         else:
             self._strike("mend", leader)

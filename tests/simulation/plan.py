@@ -134,7 +134,7 @@ class Plan:
             shape = replace(shape, tier=TierMode.SYNCHRONOUS)  # there is always a put and a write under way
         if phase == FILLING:
             shape = replace(shape, tier=TierMode.STANDBY)
-        load = replace(self.load, bulk=6) if kind == "a delete applies late" else self.load
+        load = replace(self.load, bulk=6, senders=3, pause_ms=40) if kind == "a delete applies late" else self.load
         if kind in (*HARMING, *ONCE) and phase != "truncating or installing":
             for other in HARMING:  # at most one disk is harmed at a time, and none where the service goes back
                 self.weights.pop(other, None)
