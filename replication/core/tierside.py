@@ -5,6 +5,7 @@ is confirmed ends, so the bucket has no gap, whichever of those under way arrive
 chain (protocol, sections 4 and 5). Nothing here decides who is in the set.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,10 @@ PUTS_AT_ONCE = 3
 """While somebody waits. Each holds again what the ones before it hold."""
 AGAIN_BYTES = 256 * 1024
 """Only so much is put more than once."""
+NEAR_MS = 4
+"""A bucket that answers faster shares this machine: a put beside another would take from it what it gains."""
+JUDGED_BY = 8
+"""So many of the last puts that began alone; the fastest tells how far the bucket is, whatever the load."""
 ASK_MS = 1000
 """A bucket that has had nothing to do for so long is asked whether it is there."""
 
@@ -43,6 +48,8 @@ class _Asked:
     request: int
     first: int = 0
     last: int = 0
+    alone_ms: int | None = None
+    """When it began, if no other was under way."""
 
 
 @dataclass(slots=True)
@@ -82,6 +89,7 @@ class TierSide:
         """The lowest epoch that is listed, or was."""
         self._puts: list[_Asked] = []
         """Under way, in the order of their last records."""
+        self._took_ms: deque[int] = deque(maxlen=JUDGED_BY)
         self._marking: int | None = None
         self._asking: int | None = None
         self._check: _Check | None = None
@@ -180,7 +188,8 @@ class TierSide:
         last = min(last, sealed.last) if sealed is not None else last
         span = next((span for span in situation.ledger.epochs() if span.first <= first <= span.last), None)
         assert span is not None, "every record of a log has an epoch"
-        asked = _Asked(situation.next_request(), first, min(last, span.last))
+        alone_ms = None if self._puts else situation.now_ms
+        asked = _Asked(situation.next_request(), first, min(last, span.last), alone_ms)
         if self._puts and asked.last <= self._puts[-1].last:
             return
         if not self._puts:
@@ -193,6 +202,8 @@ class TierSide:
 
         So there is no gap when they do not arrive.
         """
+        if min(self._took_ms, default=0) < NEAR_MS:
+            return False
         if claimed_from is None or self.entering is not None or len(self._puts) >= PUTS_AT_ONCE:
             return False
         first, waiting = self.upto(claimed_from) + 1, self._uncommitted
@@ -282,6 +293,8 @@ class TierSide:
             self._failed(event.reason)
         else:
             self.coverage.add(asked.first, event.last)
+            if asked.alone_ms is not None:
+                self._took_ms.append(self._situation.now_ms - asked.alone_ms)
             end = self._situation.ledger.point_at(event.last)
             if end is not None and self.packing is not None:
                 self.packing.put(run_name(asked.first, end, event.form))

@@ -1,7 +1,11 @@
 """Puts that somebody waits for: several beside each other, and no gap in the bucket whatever becomes of each."""
 
+import pytest
+
 from replication.core import effects as fx
+from replication.core import tierside
 from replication.core.tierside import PUTS_AT_ONCE, TierSide
+from tests.core.paper_cluster import STEP_MS
 from tests.core.paper_node import PaperNode
 from tests.core.test_guards_tier import commits, led_by_a, with_tier
 from tests.core.tier_hand import HandBucket, run_of
@@ -109,3 +113,17 @@ def test_nothing_new_means_no_new_put() -> None:
     offered(node, "2.1")
     node.cluster.run(400)
     assert puts(bucket) == [(5, 5)]
+
+
+def test_a_bucket_that_answers_at_once_gets_one_put_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is put beside another costs processor time on the machine that both share, and gains nothing."""
+    monkeypatch.setattr(tierside, "NEAR_MS", STEP_MS + 1)  # nothing on paper is faster than a step
+    node, bucket = counted()
+    node.cluster.offer("a", "1.9")
+    node.cluster.run_until(lambda: bool(puts(bucket)))
+    bucket.stores()
+    bucket.counts()
+    offered(node, "2.1", "2.2", "2.3")
+    assert puts(bucket)[1:] == [(6, 6)]
+    bucket.stores()
+    assert puts(bucket)[2:] == [(7, 8)], "and who came meanwhile goes together"

@@ -54,6 +54,8 @@ class Bucket:
     """Parts of evicted segments that were read."""
     chains: dict[bytes, set[str]] = field(default_factory=dict[bytes, set[str]])
     up: bool = True
+    away_us: int = 0
+    """How far it is, beside LATENCY_US: puts overlap where that is far (ADR 0015)."""
     slow_us: int = 0
     cut_off: set[int] = field(default_factory=set[int])
     weights: BucketWeights = field(default_factory=BucketWeights)
@@ -147,7 +149,9 @@ class BucketClient:
         if not bucket.up or self._loop.number in bucket.cut_off:
             await asyncio.sleep(chance.randrange(1000, PATIENCE_US) / 1_000_000)
             raise Unreachable("the bucket does not answer")
-        await asyncio.sleep((chance.randrange(LATENCY_US // 2, LATENCY_US * 2) + bucket.slow_us) / 1_000_000)
+        await asyncio.sleep(
+            (chance.randrange(LATENCY_US // 2, LATENCY_US * 2) + bucket.away_us + bucket.slow_us) / 1_000_000
+        )
         if not bucket.up or self._loop.number in bucket.cut_off:
             raise Unreachable("the bucket stopped answering")
 
