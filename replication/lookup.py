@@ -145,13 +145,16 @@ class Lookups:
         return bool(known) and all(is_covered(version, buried, committed) for version in known)
 
     def _may_say_absent(self) -> bool:
-        """An active leader that heard from coordination lately knows every committed record, if it could read each."""
+        """An active leader that coordination names, and that heard from it lately, knows every committed record, if it
+        could read each.
+        """
         replicator = self._replicator
         leadership = replicator.core.leadership
         age_ms = replicator.runtime.now_ms() - replicator.coordinator.fresh_since_ms
         fresh = age_ms < replicator.settings.core.session_timeout_ms * FRESH_SHARE
         complete = replicator.recent.complete and not replicator.index.holes
-        return leadership is not None and leadership.knows_commits and fresh and complete
+        leads = leadership is not None and leadership.knows_commits and leadership.named
+        return leads and fresh and complete
 
     async def _ask_others(self, uid: str, *, absent: bool) -> InstanceBytes:
         """The leader first: it alone can say "absent". Who else has the bytes may serve them where it cannot.

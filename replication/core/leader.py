@@ -79,6 +79,13 @@ class Leadership:
         """
         return self.phase is Phase.ACTIVE and self._situation.told.sequence >= self.epoch_record
 
+    @property
+    def named(self) -> bool:
+        """Whether `leader` names this node, as read in the session that goes on. Only while that session lives nobody
+        else can lead: a new session that was answered tells nothing of what was decided between the two.
+        """
+        return self._situation.state_fresh and self._situation.leader_present == self._situation.me
+
     # What happens
 
     def local_durable(self) -> None:

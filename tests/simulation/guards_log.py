@@ -114,16 +114,23 @@ LOG_GUARDS = (
     Guard(
         "absent is said by a leader that is fresh",
         LOOKUP,
-        "        return leadership is not None and leadership.knows_commits and fresh and complete\n",
-        "        return leadership is not None and leadership.knows_commits and complete\n",
+        "        return leads and fresh and complete\n",
+        "        return leads and complete\n",
         shown_by=ABSENCE + "test_a_leader_that_nobody_reaches_does_not_deny_what_its_successor_promised",
     ),
     Guard(
         "absent is said by a leader that knows what is committed",
         LOOKUP,
-        "        return leadership is not None and leadership.knows_commits and fresh and complete\n",
-        "        return fresh and complete\n",
+        "leadership.knows_commits and leadership.named\n",
+        "leadership.named\n",
         shown_by=ABSENCE + "test_a_new_leader_denies_nothing_before_it_knows_what_its_predecessor_promised",
+    ),
+    Guard(
+        "absent is said by a leader that is named in its present session",
+        LOOKUP,
+        "leadership.knows_commits and leadership.named\n",
+        "leadership.knows_commits\n",
+        shown_by=ABSENCE + "test_who_led_before_its_session_ended_denies_nothing_in_the_next_one",
     ),
     Guard(
         "a damaged record is not absent",

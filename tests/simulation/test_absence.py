@@ -83,6 +83,26 @@ def test_a_new_leader_denies_nothing_before_it_knows_what_its_predecessor_promis
         stage.reckon()
 
 
+def test_who_led_before_its_session_ended_denies_nothing_in_the_next_one() -> None:
+    """It was asleep while another was elected. Coordination answers it before it has read who leads now."""
+    with Stage(3) as stage:
+        old = stage.leader
+        stage.cut(old)
+        process_of(old).pause()
+        stage.until(lambda: named_leader(stage) not in (None, old))
+        new = named_leader(stage)
+        assert new is not None
+        stage.stored(new, "1.1")
+        process = process_of(old)
+        process.resume()
+        stage.until(lambda: not process.client.connected)
+        stage.until(lambda: process.client.connected)
+        stage.run(2)  # it registers
+        assert process.core.leadership is not None and process.core.leadership.knows_commits
+        assert not asked(stage, old, "1.1")
+        stage.reckon()
+
+
 def named_to_lead(stage: Stage) -> Machine | None:
     """The leader by the cluster state, active or not."""
     state = stage.cluster.state
