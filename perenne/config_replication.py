@@ -9,7 +9,7 @@ from perenne.retention import TWO_PERSON
 from replication.coordination.port import ClusterRecord
 from replication.core.situation import ConflictPolicy, Settings
 from replication.core.values import Identity, TierMode
-from replication.replicator import ReplicatorSettings
+from replication.settings import ReplicatorSettings
 
 ALONE: Final = "one copy only: configure a tier, or ZooKeeper, or allow_solo"
 

@@ -45,7 +45,8 @@ from replication.runtime import ThreadRuntime
 from replication.scrubber import Scrubber
 from replication.tier.claims import Claims
 from replication.tier.manifest import proved_for
-from replication.tier.port import BlockingStore, ObjectStore, TierError
+from replication.tier.measured import MeasuredStore
+from replication.tier.port import BlockingStore, TierError
 from replication.watchdog import Watchdog
 from storage.dataset import scan
 from storage.disk import Disk, RealDisk
@@ -84,7 +85,7 @@ async def _serve(config: Config) -> None:
     except OSError as error:
         raise CannotStart(f"{config.node.data_dir} cannot be made: {error.strerror}; see [node] data_dir") from error
     disk = RealDisk(config.node.data_dir)
-    tier = patient_store(config.tier, tier_store(config)) if config.tier.on else None
+    tier = MeasuredStore(patient_store(config.tier, tier_store(config))) if config.tier.on else None
     identity, cluster = await identified(config, disk, tier, stopping)
     if identity is None:
         return
@@ -128,7 +129,7 @@ class Node:
         coordination: Coordination,
         identity: NodeIdentity,
         cluster: ClusterRecord,
-        tier: ObjectStore | None,
+        tier: MeasuredStore | None,
     ) -> None:
         self._runtime = ThreadRuntime()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -195,6 +196,7 @@ class Node:
             scrubber=self._scrubber,
             evictor=self._evictor,
             standing=self._standing,
+            tier=tier,
         )
         self.exported = metered(parts, self._keyrings)
         self.shown = Shown(parts, self.exported, self._ports)
@@ -213,6 +215,7 @@ class Node:
             secure=self._keyrings.http.server() if self._keyrings.http is not None else None,
             token=token(config),
             open_metrics=config.http.open_metrics,
+            requests=self.exported.requests,
         )
         self._renewal = asyncio.ensure_future(self._keyrings.renew())
         self.replicator.compactor = self._compactor = Compactor(self.replicator, compaction_settings(config))

@@ -18,6 +18,7 @@ from replication.register import Register
 from replication.replicator import Replicator
 from replication.reporting import role, statistics, why_not_replica
 from replication.scrubber import Scrubber
+from replication.tier.measured import MeasuredStore
 from replication.watchdog import Watchdog
 from storage.disk import Disk
 from storage.index import Selection
@@ -43,10 +44,11 @@ class Parts:
     scrubber: Scrubber
     evictor: Evictor
     standing: StandingReport
+    tier: MeasuredStore | None
 
     def statistics(self) -> ReplicatorStatistics:
         scrub, age_s = self.scrubber.report(), self.watchdog.age_s
-        return statistics(self.replicator, self.register, data_path_seconds=age_s, scrub=scrub)
+        return statistics(self.replicator, self.register, data_path_seconds=age_s, scrub=scrub, tier=self.tier)
 
 
 class Shown:

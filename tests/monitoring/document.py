@@ -26,8 +26,9 @@ FORBIDDEN: Final = ("ms", "millis", "milliseconds", "minutes", "hours", "mb", "m
 OPEN_LABELS: Final = {
     "ae": "each configured calling AE (`[[ae]] title`), and `other`",
     "replica": "each other registered node, by its id; of a lag also `tier`",
-    "listener": "each door with a certificate: `peer`, `http`, `dicom`",
+    "listener": "each door with a certificate: `peer`, `http`, `dicom`; of an authority `peer`, `dicom`",
     "version": "the version that runs",
+    "python": "the Python that it runs on",
 }
 """Labels whose values a configuration decides: bounded, and without patient data."""
 OF_OTHERS: Final = frozenset({"replica"})
