@@ -1,4 +1,4 @@
-"""Goal: each request on the HTTP port is counted under its route's template, method and code, and no path becomes a label.
+"""Goal: each request on the HTTP port is counted under its route's template, method and code; no path becomes a label.
 
 Method: the real server before a node that is made up, with a token, asked over sockets; what it counted.
 """

@@ -27,7 +27,10 @@ QUICK = Patience(give_up_s=0.8, pause_s=0.02)
 
 @dataclass
 class Reached:
-    """One store behind the port, as a node has it. alter: replace what a key holds by other bytes of the same size, digest kept."""
+    """One store behind the port, as a node has it.
+
+    alter: replace what a key holds by other bytes of the same size, digest kept.
+    """
 
     store: MeasuredStore
     blocking: BlockingStore

@@ -1,4 +1,4 @@
-"""Goal: each operation on the tier is timed and its failures are counted, answers are no failures, and what hangs shows.
+"""Goal: each operation on the tier is timed, failures are counted and answers are none, and what hangs shows.
 
 Method: the stores of the conformance suite, which all go through the stopwatch; a mount that is taken away and one that
 hangs.
