@@ -13,11 +13,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from monitoring.bearer import Bearer
 from monitoring.connections import Connection, Gate, Patience, connections
 from monitoring.listing import BadQuery, max_lag, selection
 from monitoring.metrics import CONTENT_TYPE
+from monitoring.requests import Counted, RequestMetrics
 from replication.api import InstanceAbsent, InstanceBytes, InstanceDeleted, InstanceUnavailable
 from storage.index import Selection
 
@@ -152,13 +154,15 @@ class HttpServer:
         secure: ssl.SSLContext | None = None,
         token: str | None = None,
         open_metrics: bool = True,
+        requests: RequestMetrics | None = None,
     ) -> None:
-        """secure: speak https. token: what everything but the probes wants, `open_metrics` aside."""
+        """secure: speak https. token: what everything but the probes wants, `open_metrics` aside. requests: counts."""
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._address = (host, port)
+        asked: ASGIApp = Bearer(Gate(application(node)), token, open_metrics=open_metrics)
         config = uvicorn.Config(
-            Bearer(Gate(application(node)), token, open_metrics=open_metrics),
+            Counted(asked, requests) if requests is not None else asked,
             http=Connection,
             ws="none",
             lifespan="off",

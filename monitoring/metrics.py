@@ -3,7 +3,8 @@
 Every series exists from the start, with base units (docs/metrics.md).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import platform
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import (
@@ -15,9 +16,9 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from monitoring.requests import RequestMetrics
 from monitoring.senders import Senders
 from monitoring.snapshot import SnapshotMetrics
 from replication.api import ReplicatorStatistics
@@ -26,6 +27,8 @@ CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 STATUSES: Final = ("0000", "A700", "A900", "C000", "0110", "0111", "0122", "0124")
 REJECTIONS: Final = ("application_context", "calling_ae", "called_ae", "protocol_version", "draining", "limit")
 CLOSES: Final = ("released", "peer-aborted", "protocol-error", "idle", "stalled", "drained", "connection-lost")
+ECHO: Final = "c-echo"
+SERVICES: Final = (ECHO, "c-find", "c-get", "c-move", "n-action", "other")
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library says nothing of its type
@@ -40,14 +43,16 @@ class Metrics:
         snapshot: Callable[[], ReplicatorStatistics],
         *,
         version: str,
-        expiries: Callable[[], Mapping[str, float]] = dict,
         titles: Iterable[str] = (),
     ) -> None:
-        """expiries: when the certificate of each listener ends, in Unix seconds. titles: calling AEs told apart."""
+        """titles: calling AEs told apart."""
         self.registry = registry = CollectorRegistry(auto_describe=False)
         Gauge(
-            "perenne_build_info", "Always 1; its label says which version runs", ["version"], registry=registry
-        ).labels(version).set(1)
+            "perenne_build_info",
+            "Always 1; its labels say which version runs, and on which Python",
+            ["version", "python"],
+            registry=registry,
+        ).labels(version, platform.python_version()).set(1)
         self._refused = Counter(
             "perenne_connections_refused",
             "DICOM connections dropped at once, beyond dimse.max_associations and 64 more",
@@ -69,7 +74,13 @@ class Metrics:
             registry=registry,
         )
         self._open = Gauge("perenne_associations_open", "DICOM associations that are open now", registry=registry)
-        self._echoes = Counter("perenne_echoes", "C-ECHO requests that were answered", registry=registry)
+        self._requests = Counter(
+            "perenne_dimse_requests",
+            "DIMSE requests other than C-STORE, which perenne_store_seconds counts, by service and status of the "
+            "answer; 0211: the service is not there",
+            ["service", "status"],
+            registry=registry,
+        )
         self._stores = Histogram(
             "perenne_store_seconds",
             "Time from the command set of a C-STORE to its answer, by status: 0000 is Success, A700 asks to send again",
@@ -82,15 +93,17 @@ class Metrics:
             "Bytes of data sets received by C-STORE, whatever was answered",
             registry=registry,
         )
+        for service in SERVICES:
+            self._requests.labels(service, "0000" if service == ECHO else "0211")
         for reason in REJECTIONS:
             self._rejected.labels(reason)
         for reason in CLOSES:
             self._closed.labels(reason)
         self._stores_by_status = {int(status, 16): self._stores.labels(status) for status in STATUSES}
         self._senders = Senders(titles, registry)
+        self.requests = RequestMetrics(registry)
         registry.register(SnapshotMetrics(snapshot))
         ProcessCollector(registry=registry)
-        registry.register(_Certificates(expiries))
 
     def render(self) -> bytes:
         """The text exposition format."""
@@ -122,25 +135,5 @@ class Metrics:
         histogram.observe(seconds)
         self._bytes.inc(size)
 
-    def echoed(self) -> None:
-        self._echoes.inc()
-
-
-class _Certificates:
-    """Their ends, as they are now: a node takes up new ones while it runs."""
-
-    def __init__(self, expiries: Callable[[], Mapping[str, float]]) -> None:
-        self._expiries = expiries
-
-    def describe(self) -> list[Metric]:
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        ends = GaugeMetricFamily(
-            "perenne_tls_certificate_expiry_timestamp_seconds",
-            "Unix time when the certificate of a listener ends; afterwards nobody who checks it connects",
-            labels=["listener"],
-        )
-        for listener, end in self._expiries().items():
-            ends.add_metric([listener], end)
-        yield ends
+    def answered(self, service: str, status: int) -> None:
+        self._requests.labels(service, f"{status:04X}").inc()

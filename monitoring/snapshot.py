@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from monitoring.work import work_metrics
 from replication.api import ReplicatorStatistics, Role
 
 Plain = dict[str, tuple[str, float]]
@@ -32,6 +33,7 @@ class SnapshotMetrics:
         yield from _capacity(s)
         yield from _scrub(s)
         yield from _compaction(s)
+        yield from work_metrics(s.work)
 
 
 def _as_gauges(plain: Plain) -> Iterator[Metric]:

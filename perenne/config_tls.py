@@ -128,6 +128,11 @@ class Keyrings:
         """When each certificate ends, in Unix seconds."""
         return {name: keyring.expires.timestamp() for name, keyring in self.all().items()}
 
+    def authority_expiries(self) -> dict[str, float]:
+        """When the first authority ends that each believes, in Unix seconds."""
+        ends = {name: keyring.authority_expires for name, keyring in self.all().items()}
+        return {name: end.timestamp() for name, end in ends.items() if end is not None}
+
     async def renew(self) -> None:
         """Look for new files for ever."""
         while True:

@@ -48,6 +48,7 @@ class Keyring:
         self._client = self._make(ssl.PROTOCOL_TLS_CLIENT)
         own = _own(files.certificate)
         self.expires, self._name = own.not_valid_after_utc, own.subject
+        self.authority_expires = _first_end(files.authority)
 
     def server(self) -> ssl.SSLContext:
         """For whoever comes in from now on."""
@@ -67,14 +68,14 @@ class Keyring:
                 return False
             self._stamps = stamps
             server, client = self._make(ssl.PROTOCOL_TLS_SERVER), self._make(ssl.PROTOCOL_TLS_CLIENT)
-            own = self._successor()
+            own, authority_expires = self._successor(), _first_end(self.files.authority)
         except TlsUnusable as error:
             _LOG.error("a new certificate cannot be used; the one in use stays", extra={"reason": str(error)})
             return False
         # A server that was given its context once shows the new certificate as well; whom it lets in stays as it was.
         self._server.load_cert_chain(self.files.certificate, self.files.key, password=_no_password)
         self._server, self._client = server, client
-        self.expires = own.not_valid_after_utc
+        self.expires, self.authority_expires = own.not_valid_after_utc, authority_expires
         _LOG.info("took up a new certificate", extra={"expires": self.expires.isoformat()})
         return True
 
@@ -126,6 +127,20 @@ class Keyring:
 
 def _no_password() -> str:
     raise ValueError("the key has a password: a node cannot be asked for it")
+
+
+def _first_end(authority: Path | None) -> datetime | None:
+    """When the first of the authorities in a file ends; what it signed is then believed no more. None without one, and
+    where that cannot be read from what TLS itself takes: then it is said, and the node goes on.
+    """
+    if authority is None:
+        return None
+    try:
+        found = x509.load_pem_x509_certificates(authority.read_bytes())
+    except (OSError, ValueError) as error:
+        _LOG.warning("it is not known when an authority ends", extra={"file": str(authority), "reason": str(error)})
+        return None
+    return min(certificate.not_valid_after_utc for certificate in found)
 
 
 def _own(certificate: Path) -> x509.Certificate:

@@ -15,6 +15,7 @@ from storage.dataset import Attributes
 from storage.deletion import Note, Tombstone
 from storage.position import LogPoint, RecordKind
 from storage.staging import Staged
+from storage.timing import TimingReport
 
 
 class Draft(Struct, frozen=True, kw_only=True):
@@ -198,6 +199,23 @@ class ScrubReport:
     differs: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkReport:
+    """How long things took since this process began, and what came to nothing. Every name is there from the start.
+
+    stages: of `replication.stages`. failover: by phase (`replication.failover`). operations, operation_errors: by place
+    (`local`, `tier`) and operation. troubles: by other registered node and reason (`replication.troubles`). confirmed:
+    by other registered node, and `tier`, when it last confirmed something to this node, in Unix seconds; 0 for never.
+    """
+
+    stages: Mapping[str, TimingReport]
+    failover: Mapping[str, TimingReport]
+    operations: Mapping[tuple[str, str], TimingReport]
+    operation_errors: Mapping[tuple[str, str], int]
+    troubles: Mapping[tuple[ReplicaId, str], int]
+    confirmed: Mapping[ReplicaId, float]
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicatorStatistics:
     """A frozen snapshot of replication on one node; durations in seconds, sizes in bytes."""
@@ -255,6 +273,7 @@ class ReplicatorStatistics:
     """Connections to the peer port that ended without a handshake, or a greeting that fits."""
     scrub: ScrubReport
     compaction: CompactionReport
+    work: WorkReport
 
 
 class InstanceBytes(Protocol):

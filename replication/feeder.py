@@ -6,18 +6,21 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Final
 
 from replication.core.values import Identity, ReplicaId
 from replication.messages import Append, Fetched, FetchEnd, Segment, to_point, to_record
 from replication.peers import PeerNetwork
 from replication.recent import Recent, RecentRecord
+from replication.troubles import UNREADABLE, Troubles
 from storage.errors import StorageError
 from storage.log import Log
 from storage.position import LogPoint
 from storage.reader import StoredRecord, StoredStub
 from storage.segment import Segment as LogSegment
 from storage.staging import PIECE
+from storage.timing import Timings
 
 _LOG: Final = logging.getLogger("perenne.feeder")
 BLOCKED_S: Final = 2.0
@@ -32,7 +35,8 @@ class _Stream:
     epoch: int
     sent: LogPoint
     live_from: int
-    outstanding: deque[tuple[int, int]] = field(default_factory=deque[tuple[int, int]])
+    outstanding: deque[tuple[int, int, float]] = field(default_factory=deque[tuple[int, int, float]])
+    """Sequence, size, and when it was sent; 0 for what was there before the stream, which is caught up with."""
     bytes: int = 0
     reading: bool = False
     alone: int = 0
@@ -60,8 +64,12 @@ class Feeder:
         committed: Callable[[], LogPoint],
         in_sync: Callable[[Identity], bool],
         read: Callable[[int], Awaitable[StoredRecord | StoredStub]] | None = None,
+        acknowledged: Timings,
+        troubles: Troubles,
     ) -> None:
-        """read(sequence): a record, wherever its bytes are; from the log where it is left out."""
+        """read(sequence): a record, wherever its bytes are; from the log where it is left out. acknowledged: how long a
+        new record is on its way to a follower and back.
+        """
         self._log = log
         self._recent = recent
         self._network = network
@@ -70,6 +78,8 @@ class Feeder:
         self._committed = committed
         self._in_sync = in_sync
         self._read = read or self._read_log
+        self._acknowledged = acknowledged
+        self._troubles = troubles
         self._streams: dict[int, _Stream] = {}
         self._whole: dict[Identity, int] = {}
         """By process, the first record of a segment that was sent whole and is not confirmed."""
@@ -97,8 +107,12 @@ class Feeder:
         stream = self._streams.get(link)
         if stream is None:
             return
+        now = perf_counter()
         while stream.outstanding and stream.outstanding[0][0] <= sequence:
-            stream.bytes -= stream.outstanding.popleft()[1]
+            _, size, sent = stream.outstanding.popleft()
+            stream.bytes -= size
+            if sent:
+                self._acknowledged.took(now - sent)
         if stream.alone and sequence >= stream.alone:
             stream.alone = 0
             self._whole.pop(stream.peer, None)
@@ -152,7 +166,7 @@ class Feeder:
 
     def _sent(self, stream: _Stream, point: LogPoint, size: int) -> None:
         stream.sent = point
-        stream.outstanding.append((point.sequence, size))
+        stream.outstanding.append((point.sequence, size, perf_counter() if point.sequence > stream.live_from else 0.0))
         stream.bytes += size
 
     async def _read_and_send(self, link: int, stream: _Stream, sequence: int) -> None:
@@ -186,6 +200,7 @@ class Feeder:
         except StorageError as error:
             # The stream stays: ended here, nobody would begin it again, and the follower would wait for ever.
             stream.blocked_at = sequence
+            self._troubles.count(stream.peer.id, UNREADABLE)
             facts = {"peer": stream.peer.id, "sequence": sequence, "reason": str(error)}
             _LOG.error("a follower cannot catch up: a record cannot be read", extra=facts)
             await asyncio.sleep(BLOCKED_S)

@@ -20,9 +20,11 @@ from replication.messages import (
     Propose,
     ProposeResult,
     ProposeSmall,
+    Rejected,
     Segment,
 )
 from replication.offers import Offer
+from replication.troubles import REJECTED
 from storage.deletion import NotUnderstood, decode_small
 from storage.position import RecordKind
 from storage.staging import Staged
@@ -64,6 +66,10 @@ class Inbox:
             case Confirmed():
                 replicator.feed(ev.Received(link, peer, message))
                 replicator.feeder.confirmed(link, message.durable.sequence)
+                replicator.troubles.confirmed_by(peer.id)
+            case Rejected():
+                replicator.troubles.count(peer.id, REJECTED)
+                replicator.feed(ev.Received(link, peer, message))
             case Propose() if isinstance(payload, Staged):
                 self._propose_came(link, peer, message, payload)
             case ProposeSmall() if isinstance(payload, Staged):
@@ -97,12 +103,12 @@ class Inbox:
         if message.proposal:
             offer = replicator.offers.get(message.proposal)
             if offer is None or offer.staged.digest != record.digest:
-                replicator.network.close_link(link, "the instance that was offered is gone: send it whole")
+                replicator.hang_up(link, "the instance that was offered is gone: send it whole")
                 return
             offer.staged.retain()
             payload = offer.staged
         if not isinstance(payload, (Staged, Gone)):
-            replicator.network.close_link(link, "a record came without its payload")
+            replicator.hang_up(link, "a record came without its payload")
             return
         previous, committed = message.previous.log_point(), message.committed.log_point()
         header, handle = record.header(), self._held.add(payload)
@@ -125,7 +131,7 @@ class Inbox:
             small = decode_small(RecordKind(message.kind), b"".join(payload.parts()))
         except NotUnderstood as error:
             self._replicator.drop(payload)
-            self._replicator.network.close_link(link, str(error)[:64])
+            self._replicator.hang_up(link, str(error)[:64])
             return
         draft = Draft(staged=payload, small=small)
         offer = Offer(payload, draft, link=link, origin=peer, ticket_there=message.ticket)

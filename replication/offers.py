@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Final
 
 from replication.api import CommitOutcome, ConflictRefused, Draft, NotPromised, OnHold, WasDeleted
@@ -16,13 +17,14 @@ from storage.errors import StorageFull
 from storage.position import LogPoint
 from storage.record import instance_path
 from storage.staging import Staged
+from storage.timing import Timings
 
 _COUNTED: Final = {fx.Verdict.STORED: "stored", fx.Verdict.DUPLICATE: "duplicates"}
 
 
 @dataclass(slots=True)
 class Offer:
-    """waiter: of a sender here. link, origin, ticket_there: of the node that offers it."""
+    """waiter: of a sender here. link, origin, ticket_there: of the node that offers it. since: when it was taken."""
 
     staged: Staged
     draft: Draft
@@ -30,16 +32,19 @@ class Offer:
     link: int = 0
     origin: Identity | None = None
     ticket_there: int = 0
+    since: float = 0.0
 
 
 class Offers:
     """By ticket; the core settles each exactly once.
 
-    counts: what was committed through this node. let_go(staged): gives a reference back.
+    counts: what was committed through this node. let_go(staged): gives a reference back. commit: how long a sender
+    here waits for an instance that is new.
     """
 
-    def __init__(self, let_go: Callable[[Staged], None]) -> None:
+    def __init__(self, let_go: Callable[[Staged], None], commit: Timings) -> None:
         self._let_go = let_go
+        self._commit = commit
         self._tickets = itertools.count(1)
         self._offers: dict[int, Offer] = {}
         self.counts = {"stored": 0, "duplicates": 0, "conflicts": 0, "stored_bytes": 0}
@@ -51,6 +56,7 @@ class Offers:
         """Give an offer its ticket; return the event that brings it before the core."""
         ticket = next(self._tickets)
         self._offers[ticket] = offer
+        offer.since = perf_counter()
         draft, staged = offer.draft, offer.staged
         path = instance_path(draft.study_instance_uid, draft.series_instance_uid, draft.sop_instance_uid, None)
         stem = path.removesuffix(".dcm")
@@ -102,6 +108,8 @@ class Offers:
         elif offer.waiter is not None:
             if offer.draft.small is None:
                 self._count(effect.verdict, offer.staged.size)
+                if effect.verdict is fx.Verdict.STORED:
+                    self._commit.took(perf_counter() - offer.since)
             if not offer.waiter.done():
                 _answer(offer.waiter, effect)
         self._let_go(offer.staged)

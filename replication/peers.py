@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import logging
 import ssl
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Final, Protocol
@@ -80,6 +81,8 @@ class PeerNetwork:
         self._ended: dict[Connection, asyncio.Event] = {}
         self.ungreeted = 0
         """Connections that ended without a greeting that fits: strangers, other clusters, nodes that died just then."""
+        self.unanswered: Counter[ReplicaId] = Counter()
+        """By node, how often it was called in vain."""
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
@@ -138,6 +141,7 @@ class PeerNetwork:
                         **options,
                     )
             except (OSError, TimeoutError) as error:
+                self.unanswered[replica] += 1
                 if isinstance(error, ssl.SSLError):
                     _LOG.warning("no TLS with a peer", extra={"peer": replica, "reason": error.reason or str(error)})
             else:

@@ -5,23 +5,23 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from replication.api import CommitOutcome, Draft, NotPromised
 from replication.compacting import Compactor
 from replication.comparing import Comparer
-from replication.coordination.port import ClusterRecord, Coordination, LiveNode, NodeRegistration, Operation
+from replication.coordination.port import Coordination, LiveNode, NodeRegistration, Operation
 from replication.coordinator import Coordinator
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.replica import Replica
-from replication.core.situation import Ports, Settings
+from replication.core.situation import Ports
 from replication.core.values import Identity, ReplicaId
 from replication.deleting import Deleting
 from replication.doorman import Door
 from replication.evicting import read_any
+from replication.failover import Failovers
 from replication.feeder import Feeder
 from replication.inbox import Held, Inbox
 from replication.incoming import Payload
@@ -35,9 +35,12 @@ from replication.peers import PeerNetwork
 from replication.promises import Promises
 from replication.recent import Recent
 from replication.runtime import Runtime
+from replication.settings import ReplicatorSettings
+from replication.stages import Stages
 from replication.tier.port import ObjectStore
 from replication.tier.probe import Trust
 from replication.tiering import Tiering, proved
+from replication.troubles import Troubles
 from replication.writing import Writing
 from storage.disk import Disk
 from storage.errors import StorageError
@@ -53,26 +56,6 @@ from storage.writer import CommitQueue
 _LOG: Final = logging.getLogger("perenne.replicator")
 TICK_S: Final = 0.05
 RECENT_BYTES: Final = 128 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicatorSettings:
-    """What the driver needs beside the core's settings. Addresses are what other nodes and people use."""
-
-    core: Settings
-    cluster: ClusterRecord
-    acknowledge_timeout_ms: int
-    peer_host: str
-    peer_port: int
-    advertise_host: str
-    dicom_port: int
-    http_port: int
-    ae_title: str
-    version: str
-    refusal: str = ""
-    """Why this node takes no store at all, by its configuration."""
-    evicts: Callable[[], bool] = lambda: False  # whether this node may lack the records of sealed segments
-    two_person: bool = False  # a delete needs a second person's approval
 
 
 class Replicator:
@@ -107,7 +90,9 @@ class Replicator:
         self.distant = runtime.executor("distant", 4)
         end = log.end.sequence
         self.recent = Recent(index, self._let_go, log.last_tombstone, budget_bytes=RECENT_BYTES, unseen=end)
-        self.offers = Offers(self._let_go)
+        self.stages = Stages()
+        self.troubles = Troubles(runtime.wall_us)
+        self.offers = Offers(self._let_go, self.stages.commit)
         self._held = Held()
         self._writing = Writing(self, disk, log, self._held)
         self._inbox = Inbox(self, self._held)
@@ -132,6 +117,7 @@ class Replicator:
         )
         value = promise.value
         self.core = Replica(settings.core, log, ports, promise=value.epoch, floor=value.floor, counter=value.counter)
+        self.failovers = Failovers(self.core)
         log.damage.changed = self._hop_damage
         self.feeder = Feeder(
             log,
@@ -142,6 +128,8 @@ class Replicator:
             committed=lambda: self.core.situation.told,
             in_sync=self._is_in_sync,
             read=lambda sequence: read_any(self, sequence, whole_limit=WHOLE_LIMIT),
+            acknowledged=self.stages.peer_ack,
+            troubles=self.troubles,
         )
         self.operations = Operations(self)
         self.coordinator = Coordinator(
@@ -251,6 +239,7 @@ class Replicator:
                     self._carry_out(effect)
         finally:
             self._stepping = False
+        self.failovers.look(self.core.situation.now_ms)
         self.feeder.pump_all()
 
     def _carry_out(self, effect: fx.Effect) -> None:
@@ -287,7 +276,7 @@ class Replicator:
             case fx.SendTail():
                 self.spawn(self.feeder.send_tail(effect.link, effect.nonce, effect.after, effect.last))
             case fx.CloseLink():
-                self.network.close_link(effect.link, effect.reason)
+                self.hang_up(effect.link, effect.reason)
             case fx.Truncate():
                 self.spawn(self._writing.truncate(effect.point))
             case fx.InstallSegment():
@@ -393,12 +382,22 @@ class Replicator:
 
     def link_down(self, link: int, reason: str) -> None:
         _LOG.info("lost a peer", extra={"link": link, "reason": reason})
+        known = self.core.situation.links.get(link)
+        if known is not None and not self.closed:
+            self.troubles.ended(link, known.peer.id)
         self.feeder.stop(link)
         self.lookups.link_down(link)
         self.mender.link_down(link)
         self.comparer.link_down(link)
         if not self.closed:
             self.feed(ev.LinkDown(link))
+
+    def hang_up(self, link: int, reason: str) -> None:
+        """End a connection over which nothing good can come any more."""
+        known = self.core.situation.links.get(link)
+        if known is not None:
+            self.troubles.hanging_up(link, known.peer.id)
+        self.network.close_link(link, reason)
 
     def writable(self, link: int) -> None:
         self.feeder.pump(link)

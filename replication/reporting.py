@@ -15,6 +15,8 @@ from replication.core.values import TIER_MEMBER, Phase
 from replication.lagging import lags, tier_lag
 from replication.register import Register
 from replication.replicator import Replicator
+from replication.tier.measured import MeasuredStore
+from replication.working import work
 from storage.segment import SegmentInfo
 
 
@@ -40,9 +42,14 @@ def why_not_replica(replicator: Replicator, most: int | None) -> str | None:
 
 
 def statistics(
-    replicator: Replicator, register: Register, *, data_path_seconds: float, scrub: ScrubReport | None = None
+    replicator: Replicator,
+    register: Register,
+    *,
+    data_path_seconds: float,
+    scrub: ScrubReport | None = None,
+    tier: MeasuredStore | None = None,
 ) -> ReplicatorStatistics:
-    """Read, never wait: everything here is known already."""
+    """Read, never wait: everything here is known already. tier: what its operations go through."""
     core = replicator.core
     situation, leadership = core.situation, core.leadership
     state = situation.cluster
@@ -93,6 +100,7 @@ def statistics(
         strangers=replicator.network.strangers,
         scrub=scrub or ScrubReport(),
         compaction=replicator.compactor.report() if replicator.compactor is not None else CompactionReport(),
+        work=work(replicator, register, tier),
     )
 
 

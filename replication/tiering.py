@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from replication.core import effects as fx
@@ -77,6 +78,8 @@ class Tiering:
         self.failed: str | None = None
         self._trusted = Trust(refusal="not tried out yet")
         self._trying = asyncio.Lock()
+        self.answered = 0.0
+        """When it last did what was asked, in Unix seconds."""
         self.puts = 0
         self.put_bytes = 0
         self._waited_for = 0
@@ -123,6 +126,8 @@ class Tiering:
         elif not reason and self.failed:
             _LOG.warning("the tier answers again")
         self.failed = reason or None
+        if not reason:
+            self.answered = self._replicator.runtime.wall_us() / 1_000_000
         self._feed(event)
 
     async def _trust(self) -> None:
@@ -178,12 +183,15 @@ class Tiering:
     async def _put(self, effect: fx.PutRun) -> None:
         """Put as many records as fit into one object."""
         self._waited_for += 1
+        began = perf_counter()
         try:
-            await self._put_group(effect)
+            if await self._put_group(effect):
+                self._replicator.stages.tier_put.took(perf_counter() - began)
         finally:
             self._waited_for -= 1
 
-    async def _put_group(self, effect: fx.PutRun) -> None:
+    async def _put_group(self, effect: fx.PutRun) -> bool:
+        """Whether the bucket holds it."""
         loop = asyncio.get_running_loop()
         pieces: list[bytes] = []
         size = 0
@@ -220,13 +228,14 @@ class Tiering:
             await self._store.put(run.key, body, only_if_absent=self._trusted.conditional)
         except (TierError, StorageError, OSError) as error:
             self._answer(ev.TierStored(effect.request, None, str(error)), str(error))
-            return
+            return False
         finally:
             if spooled is not None:
                 spooled.unlink(missing_ok=True)
         self.puts += 1
         self.put_bytes += size
         self._answer(ev.TierStored(effect.request, last.point.sequence, form=run.form))
+        return True
 
     async def _pack(self, effect: fx.PackSegment) -> None:
         event = await self._packer.pack(effect, conditional=self._trusted.conditional)

@@ -36,6 +36,7 @@ class Writing:
         self._log = log
         self._held = held
         self._loop = asyncio.get_running_loop()
+        self._stages = replicator.stages
         self.group = replicator.runtime.commit_queue(log, self._hop_durable, self._hop_failed)
         self.lost_and_found = len(disk.list("lost+found")) if disk.exists("lost+found") else 0
 
@@ -46,6 +47,7 @@ class Writing:
 
     def _append(self, record: RecentRecord, payload: Staged | BytesPayload) -> None:
         self._replicator.recent.add(record)
+        self._stages.queued(record.header.position.sequence)
         self.group.submit(record.header, record.chain, payload)
 
     def append_offer(self, effect: fx.AppendProposal) -> None:
@@ -98,6 +100,7 @@ class Writing:
             self._loop.call_soon_threadsafe(self.log_failed, error)
 
     def _durable(self, point: LogPoint) -> None:
+        self._stages.durable(point.sequence)
         if not self._replicator.closed:
             self._replicator.feed(ev.LocalDurable(point))
             self._replicator.release()
@@ -105,11 +108,13 @@ class Writing:
     def log_failed(self, error: StorageError) -> None:
         """The log cannot be written any more: this node confirms nothing."""
         _LOG.critical("the log cannot be written", extra={"reason": str(error)})
+        self._stages.forget()
         self._replicator.feed(ev.LocalFailed(str(error), full=isinstance(error, StorageFull)))
 
     async def resume(self) -> None:
         """Write on after the disk was full."""
         await asyncio.wrap_future(self.group.resume())
+        self._stages.forget()
         self._replicator.recent.cut_after(self._log.end.sequence)
         _LOG.warning("there is room again: the log is written on", extra={"end": self._log.end.sequence})
         self._replicator.feed(ev.LogResumed())

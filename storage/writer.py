@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from time import perf_counter
 from typing import Final, TypeVar
 
 from msgspec import Struct
@@ -15,6 +16,7 @@ from storage.errors import LogContradiction, StorageError
 from storage.log import Log
 from storage.position import LogPoint, RecordHeader
 from storage.reader import BytesPayload, Payload
+from storage.timing import Timings
 
 T = TypeVar("T")
 GROUP_BYTES: Final = 32 * 1024 * 1024
@@ -46,6 +48,10 @@ class CommitQueue(ABC):
         self._on_failure = on_failure
         self._queue: deque[_Record | Callable[[], None]] = deque()
         self._failed = False
+        self.fsync = Timings()
+        """How long the medium takes for a group, on the thread that waits for it."""
+        self.failures = 0
+        """Groups that could not be written or synced."""
 
     def submit(self, header: RecordHeader, chain: bytes, payload: Payload) -> None:
         """Queue the next record. `payload` must stay valid until it is reported durable or failed."""
@@ -113,16 +119,24 @@ class CommitQueue(ABC):
                 self._failed = True
         if appended:
             try:
-                self._on_durable(self._log.sync())
+                self._on_durable(self._synced())
             except StorageError as error:
                 failure = failure or error
                 self._failed = True
         if failure is not None:
+            self.failures += 1
             self._on_failure(failure)
         if self._queue and callable(self._queue[0]) and not appended:
             work = self._queue.popleft()
             assert not isinstance(work, _Record)
             work()
+
+    def _synced(self) -> LogPoint:
+        began = perf_counter()
+        try:
+            return self._log.sync()
+        finally:
+            self.fsync.took(perf_counter() - began)
 
 
 class GroupCommit(CommitQueue):

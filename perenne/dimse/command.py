@@ -11,6 +11,14 @@ from perenne.dimse.status import comment_text
 C_STORE_RQ: Final = 0x0001
 C_ECHO_RQ: Final = 0x0030
 C_CANCEL_RQ: Final = 0x0FFF
+SERVICES: Final[Mapping[int, str]] = {
+    C_ECHO_RQ: "c-echo",
+    0x0010: "c-get",
+    0x0020: "c-find",
+    0x0021: "c-move",
+    0x0130: "n-action",
+}
+"""By Command Field (PS3.7 table E.1-1), what is told apart when it is counted; C-STORE is counted elsewhere."""
 RESPONSE: Final = 0x8000
 """Bit of the Command Field that tells a response from its request."""
 NO_DATA_SET: Final = 0x0101
@@ -92,6 +100,14 @@ def encode_command(command: Command) -> bytes:
         )
     )
     return _HEADER.pack(0, 0, 4) + len(body).to_bytes(4, "little") + body
+
+
+def service_of(field: int) -> str:
+    """
+    >>> service_of(0x0030), service_of(0x0150)
+    ('c-echo', 'other')
+    """
+    return SERVICES.get(field, "other")
 
 
 def response_to(request: Command, status: int, comment: str = "") -> Command:

@@ -28,7 +28,9 @@ class DimseObserver(Protocol):
         """
         ...
 
-    def echoed(self) -> None: ...
+    def answered(self, service: str, status: int) -> None:
+        """A request other than C-STORE was answered. service: as `command.service_of` names it."""
+        ...
 
 
 class NoObserver:
@@ -44,7 +46,7 @@ class NoObserver:
 
     def stored(self, size: int, seconds: float, status: int, calling_ae: str) -> None: ...
 
-    def echoed(self) -> None: ...
+    def answered(self, service: str, status: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from perenne.dimse.command import (
     CommandUnreadable,
     decode_command,
     response_to,
+    service_of,
 )
 from perenne.dimse.intake import Intake
 from perenne.dimse.negotiation import AcceptedContext
@@ -162,10 +163,14 @@ class Operations:
         elif command.field == C_STORE_RQ:
             self._answer(incoming, incoming.refusal or Answer(codes.PROCESSING_FAILURE))
         elif command.field == C_ECHO_RQ:
-            self._link.send(context.context_id, response_to(command, codes.SUCCESS))
-            self._observer.echoed()
+            self._respond(context, command, Answer(codes.SUCCESS))
         elif command.field != C_CANCEL_RQ and incoming.refusal is not None:
-            self._link.send(context.context_id, response_to(command, incoming.refusal.status, incoming.refusal.comment))
+            self._respond(context, command, incoming.refusal)
+
+    def _respond(self, context: AcceptedContext, command: Command, answer: Answer) -> None:
+        """Of every service but C-STORE."""
+        self._link.send(context.context_id, response_to(command, answer.status, answer.comment))
+        self._observer.answered(service_of(command.field), answer.status)
 
     async def _conclude(self, incoming: Incoming) -> None:
         answer = Answer(codes.PROCESSING_FAILURE, "interrupted")

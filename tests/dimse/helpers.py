@@ -121,7 +121,7 @@ class Ledger:
     rejected: list[str] = field(default_factory=lambda: list[str]())
     closed: list[str] = field(default_factory=lambda: list[str]())
     stores: list[tuple[int, int]] = field(default_factory=lambda: list[tuple[int, int]]())
-    echoes: int = 0
+    answers: list[tuple[str, int]] = field(default_factory=lambda: list[tuple[str, int]]())
     refused: int = 0
 
     def connection_refused(self) -> None:
@@ -139,8 +139,8 @@ class Ledger:
     def stored(self, size: int, seconds: float, status: int, calling_ae: str) -> None:
         self.stores.append((size, status))
 
-    def echoed(self) -> None:
-        self.echoes += 1
+    def answered(self, service: str, status: int) -> None:
+        self.answers.append((service, status))
 
 
 @dataclass

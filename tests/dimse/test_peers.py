@@ -80,7 +80,7 @@ def test_dcmtk_echoscu_is_answered() -> None:
     async def main() -> None:
         async with serving() as rig:
             await tool("echoscu", "--repeat", "5", "-aec", "PERENNE", "127.0.0.1", str(rig.port))
-            assert rig.ledger.echoes == 5 and rig.ledger.closed == ["released"]
+            assert rig.ledger.answers == [("c-echo", 0)] * 5 and rig.ledger.closed == ["released"]
 
     run(main, twice=False)
 

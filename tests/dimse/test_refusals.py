@@ -5,9 +5,11 @@ import logging
 import pytest
 
 # The tables that must name whatever the association may say.
-from monitoring.metrics import CLOSES, REJECTIONS, STATUSES
+from monitoring.metrics import CLOSES, REJECTIONS, SERVICES, STATUSES
+from perenne.dimse import command
 from perenne.dimse import status as codes
 from perenne.dimse.association import Closed
+from perenne.dimse.command import service_of
 from perenne.dimse.negotiation import Rejection
 from perenne.dimse.refusals import Refusals
 from perenne.dimse.sender import Sender
@@ -85,4 +87,5 @@ def test_metrics_know_every_reason_and_status_from_the_start() -> None:
     assert {closed.value for closed in Closed} == set(CLOSES)
     assert {rejection.name.lower() for rejection in Rejection} == set(REJECTIONS)
     of_a_store = {value for name, value in vars(codes).items() if name.isupper() and name != "COMMENT_LIMIT"}
+    assert {service_of(field) for field in (*command.SERVICES, 0x0150)} == set(SERVICES)
     assert of_a_store - {codes.UNRECOGNIZED_OPERATION} == {int(status, 16) for status in STATUSES}

@@ -6,6 +6,7 @@ import itertools
 import pytest
 
 from perenne.dimse import pdu as wire
+from perenne.dimse import status as codes
 from perenne.dimse.command import NO_DATA_SET, Command, decode_command, encode_command
 from perenne.dimse.pdu import PDV_COMMAND, PDV_LAST, AbortReason
 from perenne.dimse.uids import VERIFICATION
@@ -285,6 +286,7 @@ def test_other_operations_are_declined_and_their_data_skipped() -> None:
             assert (response.field, response.message_id, response.status) == (0x8020, 9, 0x0211)
             _, echoed = await peer.pdu()
             assert decode_command(echoed[6:]).message_id == 10
+            assert rig.ledger.answers == [("c-find", codes.UNRECOGNIZED_OPERATION), ("c-echo", codes.SUCCESS)]
             await peer.close()
 
     run(main)
@@ -331,7 +333,7 @@ def test_an_echo_on_any_context_is_answered() -> None:
             assert (kind, body[4], body[5]) == (wire.P_DATA, 1, 3)
             assert (response.field, response.message_id, response.status) == (0x8030, 65535, 0)
             assert response.sop_class_uid == VERIFICATION and not response.has_data_set
-            assert rig.ledger.echoes == 1
+            assert rig.ledger.answers == [("c-echo", 0)]
             await peer.close()
 
     run(main)

@@ -30,6 +30,6 @@ def panels() -> Iterator[Panel]:
 
 def substituted(expression: str, cluster: str, node: str = ".*", interval: str = "2s") -> str:
     """As Grafana asks Prometheus: with the value of each variable."""
-    for name, value in {"$cluster": cluster, "$node": node, "$__rate_interval": interval}.items():
+    for name, value in {"$cluster": cluster, "$node": node, "$ae": ".*", "$__rate_interval": interval}.items():
         expression = expression.replace(name, value)
     return expression

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from prometheus_client import CollectorRegistry
 
+from replication.troubles import REASONS
 from tests.monitoring.real_node import node_in
 
 DOCUMENT: Final = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
@@ -25,11 +26,14 @@ UNITS: Final = {
 FORBIDDEN: Final = ("ms", "millis", "milliseconds", "minutes", "hours", "mb", "mib", "kb", "percent")
 OPEN_LABELS: Final = {
     "ae": "each configured calling AE (`[[ae]] title`), and `other`",
-    "replica": "each other registered node, by its id; of a lag also `tier`",
-    "listener": "each door with a certificate: `peer`, `http`, `dicom`",
+    "replica": "each other registered node, by its id; of a lag and of the last success also `tier`",
+    "listener": "each door with a certificate: `peer`, `http`, `dicom`; of an authority `peer`, `dicom`",
     "version": "the version that runs",
+    "python": "the Python that it runs on",
 }
 """Labels whose values a configuration decides: bounded, and without patient data."""
+REASONS_OF: Final = {"perenne_replica_errors_total": REASONS}
+"""Of a metric that has no series before there is another node, the values that they then have."""
 OF_OTHERS: Final = frozenset({"replica"})
 """Series with these labels are there once there is another node: tests/monitoring/test_watching.py sees them."""
 HEAD: Final = """# Metrics
@@ -107,7 +111,8 @@ def document(metrics: Iterable[Described]) -> str:
     for metric, label in sorted(
         ((m, label) for m in known for label in m.labels), key=lambda one: (one[1], one[0].name)
     ):
-        values = OPEN_LABELS.get(label) or ", ".join(f"`{value}`" for value in metric.labels[label])
+        known_then = REASONS_OF.get(metric.name, ()) if label == "reason" else ()
+        values = OPEN_LABELS.get(label) or ", ".join(f"`{value}`" for value in metric.labels[label] or known_then)
         lines.append(f"| `{label}` | `{metric.name}` | {values} |")
     return "\n".join(lines) + "\n"
 

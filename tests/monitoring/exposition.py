@@ -2,14 +2,36 @@
 
 from pathlib import Path
 
+from monitoring.certificates import CertificateMetrics
 from monitoring.drill import DrillMetrics
 from monitoring.metrics import Metrics
 from monitoring.room import RoomMetrics
-from replication.api import CapacityReport, CompactionReport, ReplicaLag, ReplicatorStatistics, Role, ScrubReport
+from replication.api import (
+    CapacityReport,
+    CompactionReport,
+    ReplicaLag,
+    ReplicatorStatistics,
+    Role,
+    ScrubReport,
+    WorkReport,
+)
 from replication.core.values import Phase, ReplicaId
+from replication.failover import PHASES
+from replication.tier.measured import OPERATIONS
+from replication.troubles import REASONS
 from storage.position import GENESIS
+from storage.timing import TimingReport
 
 LAG = ReplicaLag(ReplicaId("n2"), in_sync=True, connected=True, records=3, committed=2, bytes=300, seconds=1.5)
+
+WORK = WorkReport(
+    stages={stage: TimingReport() for stage in ("local_fsync", "peer_ack", "tier_put", "commit")},
+    failover={phase: TimingReport() for phase in PHASES},
+    operations={("local", "fsync"): TimingReport()} | {("tier", name): TimingReport() for name in OPERATIONS},
+    operation_errors={("local", "fsync"): 0} | {("tier", name): 0 for name in OPERATIONS},
+    troubles={(LAG.replica, reason): 0 for reason in REASONS},
+    confirmed={LAG.replica: 1.0},
+)
 
 
 def snapshot() -> ReplicatorStatistics:
@@ -57,12 +79,14 @@ def snapshot() -> ReplicatorStatistics:
         compaction=CompactionReport(instances=3, bytes=90_000, left=1),
         scrub=ScrubReport(),
         capacity=CapacityReport(1, 1, 0, 0, None, None),
+        work=WORK,
     )
 
 
 def metrics(directory: Path, *titles: str) -> Metrics:
     """With every collector that a node registers, and a certificate."""
-    made = Metrics(snapshot, version="0", expiries=lambda: {"peer": 1.0}, titles=titles)
+    made = Metrics(snapshot, version="0", titles=titles)
+    made.registry.register(CertificateMetrics(lambda: {"peer": 1.0}, lambda: {"peer": 2.0}))
     made.registry.register(DrillMetrics(directory / "drill.json"))
     made.registry.register(RoomMetrics(directory))
     return made

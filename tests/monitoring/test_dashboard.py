@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.monitoring.dashboard import BOARD, panels
 
-ROWS = ["Is it safe?", "Is it accepting?", "Replication", "Storage and scrub", "Tier", "ZooKeeper", "Process"]
+ROWS = ["Is it safe?", "Is it accepting?", "Replication", "Storage and scrub", "Tier", "Web", "ZooKeeper", "Process"]
 UNITS = {"none", "short", "s", "bytes", "Bps", "ops", "percentunit"}
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
@@ -26,12 +26,18 @@ def test_rows_come_in_the_order_in_which_one_asks() -> None:
     assert "__inputs" not in board()
 
 
-def test_variables_choose_source_cluster_and_node() -> None:
+def test_variables_choose_source_cluster_node_and_calling_ae() -> None:
     variables = {one["name"]: one for one in board()["templating"]["list"]}
-    assert list(variables) == ["datasource", "cluster", "node"]
+    assert list(variables) == ["datasource", "cluster", "node", "ae"]
     assert variables["cluster"]["definition"] == "label_values(perenne_ready, cluster)"
     assert variables["node"]["definition"] == 'label_values(perenne_ready{cluster="$cluster"}, node)'
-    assert variables["node"]["multi"] and variables["node"]["includeAll"] and variables["node"]["allValue"] == ".*"
+    seen = 'label_values(perenne_sender_last_seen_timestamp_seconds{cluster="$cluster"}, ae)'
+    assert variables["ae"]["definition"] == variables["ae"]["query"]["query"] == seen
+    for name in ("node", "ae"):
+        one = variables[name]
+        assert one["multi"] and one["includeAll"] and one["allValue"] == ".*", name
+    used = {name for panel in panels() for text in panel.expressions for name in re.findall(r"\$(\w+)", text)}
+    assert used == {"cluster", "node", "ae", "__rate_interval"}
 
 
 def test_each_panel_explains_itself() -> None:
@@ -46,6 +52,34 @@ def test_each_panel_explains_itself() -> None:
             assert shown["color"] == {"mode": "thresholds"}, panel.title
     titles = [(panel.row, panel.title) for panel in panels()]
     assert len(set(titles)) == len(titles)
+
+
+def test_a_heatmap_has_what_grafana_wants_of_one() -> None:
+    """What its schema calls required (HeatmapPanelCfg); buckets come counted from Prometheus, by their upper bound."""
+    found = [panel for panel in panels() if panel.kind == "heatmap"]
+    assert len(found) > 5
+    for panel in found:
+        options = panel.facts["options"]
+        assert options.keys() >= {"color", "exemplars", "legend", "showValue", "tooltip", "yAxis"}, panel.title
+        assert options["color"].keys() >= {"exponent", "fill", "mode", "reverse", "scale", "scheme", "steps"}, (
+            panel.title
+        )
+        assert options["calculate"] is False and options["yAxis"]["unit"] == "s", panel.title
+        (target,) = panel.facts["targets"]
+        assert (target["format"], target["legendFormat"]) == ("heatmap", "{{le}}"), panel.title
+        assert target["expr"].startswith("sum by (le) (increase("), panel.title
+
+
+def test_a_tile_says_so_when_there_is_no_data() -> None:
+    for panel in panels():
+        if panel.kind != "stat" or " or vector(" in panel.expressions[0]:
+            continue
+        special = [
+            one["options"] for one in panel.facts["fieldConfig"]["defaults"]["mappings"] if one["type"] == "special"
+        ]
+        assert {one["match"] for one in special} <= {"null", "nan", "null+nan", "true", "false", "empty"}, panel.title
+        (null,) = [one["result"] for one in special if one["match"] == "null"]
+        assert null["text"] and null["color"] != "green", panel.title
 
 
 def test_each_expression_is_of_the_chosen_cluster() -> None:

@@ -110,6 +110,27 @@ def test_every_panel_has_data_while_a_cluster_works(watched: Watched) -> None:
         assert chain.has_data(substituted(annotation["expr"], CLUSTER).removesuffix(" > 0"))
 
 
+def test_every_stage_of_a_store_and_what_storage_does_is_timed(watched: Watched) -> None:
+    """Each instance that was stored has a time, and each stage has some."""
+    chain, cluster = watched.chain, watched.cluster
+    rig.store(rig.follower(cluster), *(rig.made(n) for n in range(30_000_000, 30_000_010)))
+    whole = 'sum(perenne_durable_seconds_count{stage="commit"}) == sum(perenne_stored_total) > 0'
+    cluster.wait_for(lambda: chain.has_data(whole), "each stored instance was timed", 15)
+    expected = [
+        f'sum(perenne_durable_seconds_sum{{stage="{one}"}}) > 0' for one in ("local_fsync", "peer_ack", "tier_put")
+    ]
+    expected += [
+        f'sum(perenne_storage_operation_seconds_sum{{place="{place}", op="{op}"}}) > 0'
+        for place, op in (("local", "fsync"), ("tier", "put"), ("tier", "list"))
+    ]
+    expected += [
+        f'time() - max(perenne_replica_last_success_timestamp_seconds{{replica="{name}"}}) < 60'
+        for name in ("tier", *(node.id for node in cluster.nodes if node is not rig.leader(cluster)))
+    ]
+    missing = [one for one in expected if not chain.has_data(one)]
+    assert missing == []
+
+
 def test_tiles_say_what_is_so(watched: Watched) -> None:
     """Numbers, and not only that there are some."""
     tiles = {panel.title: substituted(panel.expressions[0], CLUSTER) for panel in panels() if panel.kind == "stat"}
@@ -165,6 +186,9 @@ def test_a_killed_node_is_told_of_and_its_return_as_well(watched: Watched) -> No
     (shown,) = chain.prometheus.query(substituted(tile.expressions[0], CLUSTER))
     assert float(shown["value"][1]) == 1
     assert chain.has_data('ALERTS{alertname="PerenneNodeDown", alertstate="firing"}')
+    for reason in ("connection-lost", "unreachable"):
+        seen = f'perenne_replica_errors_total{{replica="{node.id}", reason="{reason}"}} > 0'
+        cluster.wait_for(lambda seen=seen: chain.has_data(seen), f"{reason} is counted", 15)  # type: ignore[misc]
     cluster.start_node(node)
     chain.told("PerenneNodeDown", fired.at, alert, firing=False)
     chain.told("PerenneNodeGone", gone.at, gone_alert, firing=False)
@@ -188,6 +212,10 @@ def test_a_leader_that_lost_its_tier_and_then_its_lead_is_no_alarm_for_ever(watc
         done = rig.perenne("switchover", "--cluster", str(cluster.directory / "cluster.json"))
         assert done.returncode == 0, done.stderr
         cluster.wait_for(lambda: cluster.leader() not in (None, first), "another leads")
+        took_over = 'perenne_failover_seconds_count{phase="detect"} > 0'
+        cluster.wait_for(lambda: watched.chain.has_data(took_over), "its successor counts the change", 15)
+        vain = f'sum(perenne_storage_operation_errors_total{{node="{first.id}", place="tier"}}) > 0'
+        cluster.wait_for(lambda: watched.chain.has_data(vain), "what the tier did not do is counted", 15)
         cluster.wait_for(lambda: not watched.chain.has_data(failing), "it says so no more", 15)
     finally:
         away.rename(watched.san)

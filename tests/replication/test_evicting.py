@@ -18,7 +18,7 @@ from replication.core.values import ClusterState, Identity, ReplicaId
 from replication.evicting import BLOCK, Eviction, Evictor, read_record
 from replication.packing import Packer
 from replication.tier.keys import run_name
-from replication.tier.retrying import RetryingStore
+from replication.tier.measured import MeasuredStore
 from storage.disk import RealDisk
 from storage.errors import RecordCorrupt, RecordsElsewhere
 from storage.log import Log
@@ -111,7 +111,7 @@ def played(
     readers, distant = ThreadPoolExecutor(1, "near"), ThreadPoolExecutor(1, "far")
 
     async def run() -> None:
-        store: RetryingStore = reached.store
+        store: MeasuredStore = reached.store
         node = Node(
             disk,
             log,

@@ -15,11 +15,13 @@ from replication.feeder import Feeder
 from replication.messages import Append, Message, Segment
 from replication.peers import PeerNetwork
 from replication.recent import Recent
+from replication.troubles import Troubles
 from storage.disk import RealDisk
 from storage.errors import StorageError
 from storage.index import Index
 from storage.log import Log
 from storage.position import GENESIS
+from storage.timing import Timings
 from tests.storage.compacting import append_tombstone, compact, covering
 from tests.storage.log_helpers import IDENTITY, append
 
@@ -94,6 +96,8 @@ def rig(root: Path, readers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
         end=lambda: log.end.sequence,
         committed=lambda: log.end,
         in_sync=lambda peer: False,
+        acknowledged=Timings(),
+        troubles=Troubles(lambda: 0),
     )
     return Rig(root, disk, log, wire, feeder)
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from cryptography import x509
 
 from perenne.authority import AUTHORITY, CERTIFICATE, KEY, authority_in
+from perenne.config_tls import Keyrings
 from perenne.tls import Keyring, TlsFiles, TlsUnusable
 from replication import doorman
 from replication.doorman import WAITING, Door
@@ -207,6 +209,30 @@ def test_files_that_do_not_fit_leave_the_certificate_in_use(tmp_path: Path, capl
     caplog.clear()
     assert not ring.refresh()
     assert not caplog.text, "said once"
+
+
+def test_the_first_authority_to_end_is_told_and_one_that_cannot_be_read_is_no_obstacle(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two authorities stand in the file while certificates are exchanged."""
+    ring = keyring(tmp_path / "ca", "a")
+    bundle = ring.files.authority
+    assert bundle is not None
+    own = x509.load_pem_x509_certificate(bundle.read_bytes()).not_valid_after_utc
+    assert ring.authority_expires == own > ring.expires
+    monkeypatch.setattr("perenne.authority.AUTHORITY_DAYS", 400)
+    other = authority_in(tmp_path / "other")
+    sooner = other.certificate.not_valid_after_utc
+    bundle.write_bytes(bundle.read_bytes() + (other.directory / AUTHORITY).read_bytes())
+    assert ring.refresh()
+    assert ring.authority_expires == sooner < own
+    assert Keyrings(peer=ring).authority_expiries() == {"peer": sooner.timestamp()}
+    without = Keyring(TlsFiles(ring.files.certificate, ring.files.key, None), clients=ssl.CERT_NONE)
+    assert Keyrings(http=without).authority_expiries() == {}
+    # As `openssl x509 -trustout` writes it: TLS takes it, and nobody else reads it.
+    bundle.write_bytes(bundle.read_bytes().replace(b" CERTIFICATE-", b" TRUSTED CERTIFICATE-"))
+    assert ring.refresh()
+    assert ring.authority_expires is None and "it is not known when an authority ends" in caplog.text
 
 
 def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:

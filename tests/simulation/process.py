@@ -18,7 +18,8 @@ from replication.core import events as ev
 from replication.core.situation import Settings
 from replication.core.values import Identity, ReplicaId, TierMode
 from replication.opening import open_store
-from replication.replicator import Replicator, ReplicatorSettings
+from replication.replicator import Replicator
+from replication.settings import ReplicatorSettings
 from replication.standing import recall
 from replication.tier.port import ObjectStore
 from replication.tier.probe import Trust

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from perenne.local.seaweedfs import ACCESS_KEY, SECRET_KEY
 from replication.tier.directory import DirectoryStore
+from replication.tier.measured import MeasuredStore
 from replication.tier.port import BlockingStore
 from replication.tier.retrying import Patience, RetryingStore
 from replication.tier.s3 import Credentials, S3Settings, S3Store
@@ -26,9 +27,12 @@ QUICK = Patience(give_up_s=0.8, pause_s=0.02)
 
 @dataclass
 class Reached:
-    """One store behind the port. alter: replace what a key holds by other bytes of the same size, digest kept."""
+    """One store behind the port, as a node has it.
 
-    store: RetryingStore
+    alter: replace what a key holds by other bytes of the same size, digest kept.
+    """
+
+    store: MeasuredStore
     blocking: BlockingStore
     alter: Callable[[str], None]
     pool: ThreadPoolExecutor
@@ -42,7 +46,7 @@ def reached_through(
     blocking: BlockingStore, alter: Callable[[str], None], patience: Patience = CALM, threads: int = 8
 ) -> Reached:
     pool = ThreadPoolExecutor(threads, "tier")
-    return Reached(RetryingStore(blocking, pool, patience), blocking, alter, pool)
+    return Reached(MeasuredStore(RetryingStore(blocking, pool, patience)), blocking, alter, pool)
 
 
 def settings(endpoint: str, ca_file: Path | None = None, **changed: Any) -> S3Settings:
