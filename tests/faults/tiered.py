@@ -21,6 +21,7 @@ from tests.faults.lines import Wires
 from tests.faults.store_lines import Manner, StoreLines
 
 TIER: Final = "tier"
+RESTORE: Final = "restore"
 _OWN: Final = "judge"
 
 
@@ -87,7 +88,8 @@ class TieredArena(Arena):
         credentials = self.directory / "credentials"
         keys = f"aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
         credentials.write_text(f"[default]\n{keys}")
-        for number, (name, port) in enumerate(zip([*self._ids(), _OWN], free_ports(self.size + 1), strict=True), 1):
+        names = [*self._ids(), RESTORE, _OWN]
+        for number, (name, port) in enumerate(zip(names, free_ports(len(names)), strict=True), 1):
             address = f"127.0.3.{number}"
             self.store_lines.listen((address, port), name)
             self._sections[name] = (
@@ -109,6 +111,12 @@ class TieredArena(Arena):
 
     def configuration(self, node: LocalNode) -> str:
         return super().configuration(node) + self._sections[node.id]
+
+    def restore_config(self, node: LocalNode) -> Path:
+        """What a restore of that node reads: the node's, but with a line of its own to the bucket."""
+        file = self.directory / "restore.toml"
+        file.write_text(super().configuration(node) + self._sections[RESTORE])
+        return file
 
     # The store
 
