@@ -38,7 +38,7 @@ def _verified(arena: Arena) -> None:
 @fault("verify and repair at any moment, nodes killed and started")
 def any_moment(arena: Arena) -> None:
     arena.hold(1, 2)
-    with arena.operator.busy(lambda: _verified(arena)), arena.operator.busy(lambda: _verified(arena)):
+    with arena.operator.busy(lambda: _verified(arena), hands=2):
         for _ in range(3):
             arena.hold(1, 3)
             node = arena.chance.choice(arena.nodes)

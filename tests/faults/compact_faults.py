@@ -14,6 +14,7 @@ from tests.faults.operator import after
 from tests.faults.tiered import TieredArena, tiered
 
 _WAIT_S = 40.0
+_SEGMENT_LIKE = 512 * 1024
 
 
 def stubs(node: LocalNode) -> int:
@@ -159,3 +160,22 @@ def leader_lost(arena: Arena) -> None:
     arena.start_node(follower)
     own.await_lead(follower)
     arena.hold(1, 2)
+
+
+@fault("a stopped leader's PUT of a compacted segment comes late", tier=True)
+def late_put(arena: Arena) -> None:
+    """Its successor has begun to lead meanwhile, and puts the same under the same name."""
+    own = tiered(arena)
+    there, before = stubs_in_bucket(own), _prepared(arena)
+    with arena.operator.calm():
+        zombie = arena.leading()
+        with arena.operator.busy(lambda: _permitting(arena)):
+            arena.until(_more(arena, before), _WAIT_S)
+            own.hold_put(zombie, least_bytes=_SEGMENT_LIKE)
+        own.suspend(zombie)
+        own.await_lead(*own.followers(zombie))
+        arena.hold(0, 2)
+        own.let_through()
+        own.resume()
+        arena.wait_whole()
+        _bucket_went_on(own, there)

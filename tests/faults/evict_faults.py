@@ -106,3 +106,26 @@ def bucket_fails(arena: Arena) -> list[LocalNode]:
         own.store_lines.release()
         arena.hold(0.5, 1)
     return [node]
+
+
+@fault("eviction races reads, an object lost and one altered, found and put back", tier=True)
+def objects_harmed(arena: Arena) -> list[LocalNode]:
+    """Nothing that was altered is served; what is wrong is named, and put right by hand, as docs/tier.md says."""
+    own = tiered(arena)
+    with _evicting(own) as node:
+        own.wait_for(lambda: _evicted(node) > 1, f"{node.id} evicts more", 40)
+        lost, altered = sorted(own.runs(), key=lambda run: run.last - run.first, reverse=True)[:2]
+        true = {run.key: own.direct.get(run.key) for run in (lost, altered)}
+        own.direct.delete(lost.key)
+        at = arena.chance.randrange(len(true[altered.key]))
+        wrong = bytearray(true[altered.key])
+        wrong[at] ^= 1
+        own.overwrite(altered.key, bytes(wrong), digest_of=arena.chance.choice((true[altered.key], bytes(wrong))))
+        found = arena.operator.types("verify", "--tier", "--config", str(node.config), "--json")
+        said = " ".join(found.document()["wrong"])
+        if found.code != 1 or altered.key not in said:
+            raise FaultFailed(f"{altered.key} was altered and {lost.key} deleted, and yet {found}")
+        arena.hold(1, 2)
+        for key, data in true.items():
+            own.overwrite(key, data, digest_of=data)
+    return [node]

@@ -180,7 +180,7 @@ class Operator:
     @contextmanager
     def deleting(self, *, undoing: bool = True) -> Generator[None]:
         """Somebody deletes all the while. Some of it is undone, some sent again, some of the verbs are interrupted."""
-        with self.busy(lambda: self._delete_some(undoing=undoing)):
+        with self.busy(lambda: self._delete_some(undoing=undoing), hands=3):
             yield
 
     def _delete_some(self, *, undoing: bool) -> None:
@@ -194,8 +194,8 @@ class Operator:
             self._senders.send_again(found)
 
     @contextmanager
-    def busy(self, work: Callable[[], None]) -> Generator[None]:
-        """Do something again and again meanwhile. Raises FaultFailed from there, at the end."""
+    def busy(self, work: Callable[[], None], *, hands: int = 1) -> Generator[None]:
+        """So many do something again and again meanwhile. Raises FaultFailed from there, at the end."""
         failures: list[FaultFailed] = []
         stopping = threading.Event()
         self._leaving.clear()
@@ -207,15 +207,17 @@ class Operator:
             except FaultFailed as why:
                 failures.append(why)
 
-        thread = threading.Thread(target=again, name="operator", daemon=True)
-        thread.start()
+        threads = [threading.Thread(target=again, name="operator", daemon=True) for _ in range(hands)]
+        for thread in threads:
+            thread.start()
         try:
             yield
         finally:
             stopping.set()
-            thread.join(3)
-            self._leaving.set()
-            thread.join()
+            threads[0].join(3)
+            self._leaving.set()  # whatever is still under way is interrupted
+            for thread in threads:
+                thread.join()
             self._leaving.clear()
         if failures:
             raise failures[0]

@@ -209,9 +209,9 @@ class TieredArena(Arena):
         """How many requests of nodes came so far."""
         return sum(self.store_lines.seen(name, method) for name in self._ids() for method in ("GET", "PUT", "HEAD"))
 
-    def hold_put(self, node: LocalNode) -> None:
-        """From now on a node's PUTs are held; returns when one is."""
-        self.store_lines.treat(Manner(held=True), node.id)
+    def hold_put(self, node: LocalNode, least_bytes: int = 0) -> None:
+        """From now on a node's PUTs are held, smaller ones left out; returns when one is."""
+        self.store_lines.treat(Manner(held=True, least_bytes=least_bytes), node.id)
         if not self.until(lambda: self.store_lines.holding > 0, 20):
             raise FaultFailed("nothing was put: no PUT could be held")
 
