@@ -14,7 +14,7 @@ from tests.faults.operator import Typed
 from tests.faults.store_lines import Manner
 from tests.faults.tiered import RESTORE, TieredArena, tiered
 
-_SLOW = Manner(slow_s=1.0)
+_SLOW = Manner(slow_s=0.4)
 _TRIES = 8
 
 

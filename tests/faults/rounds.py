@@ -19,7 +19,7 @@ from tests.faults.fault import Fault
 from tests.faults.judge import BucketHoldings, copies, debts_of, holdings, missing, served
 from tests.faults.namespaces import NamespacedArena
 from tests.faults.operator import Operator
-from tests.faults.senders import Senders
+from tests.faults.senders import PAUSE_S, Senders
 from tests.faults.tiered import TieredArena
 
 SENDERS: Final = 3
@@ -62,7 +62,7 @@ class Rounds:
     """Plays rounds on one cluster. alive: whether it can play another.
 
     namespaces: whether every party has a network namespace; raises Unavailable where that cannot be. tier: whether
-    there is a bucket. made: an arena to use instead of one that is drawn.
+    there is a bucket. made: an arena to use instead of one that is drawn. pause_s: between two stores of one sender.
     """
 
     def __init__(
@@ -74,11 +74,13 @@ class Rounds:
         namespaces: bool = False,
         tier: bool = False,
         made: Arena | None = None,
+        pause_s: float = PAUSE_S,
     ) -> None:
         self.directory = directory
         self.seed = seed
         self.ensemble = ensemble
         self.alive = True
+        self._pause_s = pause_s
         kind = NamespacedArena if namespaces else TieredArena if tier else Arena
         self._arena = made or kind(directory, seed=seed, ensemble=ensemble)
         self._bucket: BucketHoldings | None = None
@@ -105,7 +107,12 @@ class Rounds:
         before = (tiered.struck(), tiered.store_lines.late) if tiered is not None else (0, 0)
         began = time.monotonic()
         senders = Senders(
-            self._arena.nodes, self._journal, first=self._next, count=SENDERS, seed=self.seed * 1000 + number
+            self._arena.nodes,
+            self._journal,
+            first=self._next,
+            count=SENDERS,
+            seed=self.seed * 1000 + number,
+            pause_s=self._pause_s,
         )
         operator = arena.at_hand = Operator(arena, self._journal, self._journal_path, senders)
         try:

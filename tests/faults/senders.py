@@ -43,13 +43,23 @@ def instance(number: int, size: int) -> Made:
 class Senders:
     """So many associations, in a thread of their own, until `stop`."""
 
-    def __init__(self, nodes: Sequence[LocalNode], journal: Journal, *, first: int, count: int, seed: int) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[LocalNode],
+        journal: Journal,
+        *,
+        first: int,
+        count: int,
+        seed: int,
+        pause_s: float = PAUSE_S,
+    ) -> None:
         self._nodes = nodes
         self._journal = journal
         self._chance = random.Random(seed)
         self._next = first
         self._stopping = False
         self._count = count
+        self._pause_s = pause_s
         self._acknowledged_at: list[float] = []
         self._kept: dict[str, Kept] = {}
         self._again: list[Kept] = []
@@ -160,7 +170,7 @@ class Senders:
             twice = self._chance.random() < 0.05
             for _ in range(2 if twice else 1):
                 await self._one(sender, node, made_one, kept)
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(self._pause_s)
 
     async def _one(self, sender: Sender, node: LocalNode, made_one: Made, kept: Kept | None) -> None:
         uid, data = made_one
