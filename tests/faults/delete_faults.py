@@ -6,14 +6,9 @@ Somebody deletes all the while (`tests/faults/operator.py`); some of it is undon
 import signal
 
 from perenne.local.cluster import LocalNode
-from tests.faults.arena import Arena, FaultFailed
+from tests.faults.arena import Arena
 from tests.faults.fault import fault
 from tests.faults.tiered import tiered
-
-
-def _deleted_some(arena: Arena) -> None:
-    if not arena.operator.done["delete"]:
-        raise FaultFailed("nobody deleted anything")
 
 
 @fault("deletes while the leader is killed and started")
@@ -26,7 +21,6 @@ def leader_bounced(arena: Arena) -> None:
             arena.hold(0, 1)
             arena.start_node(node)
             arena.hold(1.5, 4)
-    _deleted_some(arena)
 
 
 @fault("deletes while everybody is killed")
@@ -39,7 +33,6 @@ def everybody_killed(arena: Arena) -> None:
         for node in arena.nodes:
             arena.start_node(node)
         arena.hold(3, 5)
-    _deleted_some(arena)
 
 
 @fault("deletes while the leader is cut from all nodes, not from ZooKeeper")
@@ -54,7 +47,6 @@ def leader_isolated(arena: Arena) -> None:
         arena.hold(3, 6)
         arena.lines.heal()
         arena.hold(1, 3)
-    _deleted_some(arena)
 
 
 @fault("deletes while the leader is stopped and continued")
@@ -66,7 +58,6 @@ def leader_stopped(arena: Arena) -> None:
         arena.hold(3, 5)
         process.signal(signal.SIGCONT)
         arena.hold(1.5, 3)
-    _deleted_some(arena)
 
 
 @fault("deletes while ZooKeeper is killed and started")
@@ -77,7 +68,6 @@ def zookeeper_killed(arena: Arena) -> None:
         arena.hold(1, 3)
         arena.start_zookeeper()
         arena.hold(2, 4)
-    _deleted_some(arena)
 
 
 @fault("deletes, then a follower's disk is lost")
@@ -87,7 +77,6 @@ def follower_wiped(arena: Arena) -> list[LocalNode]:
         node = arena.following()
         arena.process(node).kill()
         arena.hold(1, 3)
-    _deleted_some(arena)
     return [node]
 
 
@@ -97,7 +86,6 @@ def leader_lost(arena: Arena) -> None:
     own = tiered(arena)
     with arena.operator.deleting():
         arena.hold(2, 4)
-    _deleted_some(arena)
     leader = own.left_with_tier()
     arena.hold(0.5, 2)
     own.lose(leader)

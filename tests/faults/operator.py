@@ -179,8 +179,12 @@ class Operator:
 
     @contextmanager
     def deleting(self, *, undoing: bool = True) -> Generator[None]:
-        """Somebody deletes all the while. Some of it is undone, some sent again, some of the verbs are interrupted."""
+        """Somebody deletes all the while, from before this yields on. Some of it is undone, some sent again, some of
+        the verbs are interrupted.
+        """
         with self.busy(lambda: self._delete_some(undoing=undoing), hands=3):
+            if not self._arena.until(lambda: self.done["instances deleted"] > 0, 60):
+                raise FaultFailed("nothing could be deleted although nothing had failed yet")
             yield
 
     def _delete_some(self, *, undoing: bool) -> None:

@@ -56,7 +56,8 @@ def test_nothing_acknowledged_is_lost(rounds: Rounds, name: str) -> None:
 def with_bucket(tmp_path_factory: pytest.TempPathFactory) -> Generator[Rounds]:
     directory = Path(tmp_path_factory.mktemp("tiered"))
     made = TieredArena(directory, seed=4, size=2, mode="standby")
-    playing = Rounds(directory, seed=4, ensemble=False, made=made)
+    made.extra = made.extra.replace("segment_bytes = 4194304", "segment_bytes = 1048576")  # they are sealed sooner
+    playing = Rounds(directory, seed=4, ensemble=False, made=made, pause_s=0.1)
     try:
         yield playing
     finally:
