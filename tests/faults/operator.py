@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from perenne.journal import ACKNOWLEDGED, DELETED, DELETING, KEPT, OFFERED, Journal
+from replication.pages import UIDS_LIMIT
 from tests.faults.arena import Arena, FaultFailed
 from tests.faults.senders import Kept, Senders
 
@@ -162,17 +163,17 @@ class Operator:
             self.done["instances brought back"] += len(found)
 
     def finish(self) -> None:
-        """Everything is healed: give the open deletes again, until each is done. Raises FaultFailed."""
+        """Everything is healed: give the open deletes again, all at once, until they are done. Raises FaultFailed."""
         self._leaving.clear()
-        for found in self._open:
-            deadline = time.monotonic() + 60
-            while (typed := self._bury(found, None, signal.SIGINT)).code != 0:
-                if _NOTHING in str(typed.document().get("cause")):
-                    break  # it was done when its end was not heard
-                if time.monotonic() > deadline:
-                    raise FaultFailed(f"healed, and yet nothing can be deleted: {typed}")
-            self._gone(found)
-            self.done["deletes given again"] += 1
+        found = [kept for batch in self._open for kept in batch]
+        deadline = time.monotonic() + 60
+        while found and (typed := self._bury(found[:UIDS_LIMIT], None, signal.SIGINT)):
+            if typed.code == 0 or _NOTHING in str(typed.document().get("cause")):  # done when its end was not heard
+                self._gone(found[:UIDS_LIMIT])
+                del found[:UIDS_LIMIT]
+            elif time.monotonic() > deadline:
+                raise FaultFailed(f"healed, and yet nothing can be deleted: {typed}")
+        self.done["deletes given again"] += len(self._open)
         self._open.clear()
 
     # At the side of a fault
@@ -182,7 +183,7 @@ class Operator:
         """Somebody deletes all the while, from before this yields on. Some of it is undone, some sent again, some of
         the verbs are interrupted.
         """
-        with self.busy(lambda: self._delete_some(undoing=undoing), hands=3):
+        with self.busy(lambda: self._delete_some(undoing=undoing), hands=2):
             if not self._arena.until(lambda: self.done["instances deleted"] > 0, 60):
                 raise FaultFailed("nothing could be deleted although nothing had failed yet")
             yield

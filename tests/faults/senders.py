@@ -19,7 +19,7 @@ from perenne.local.cluster import AE_TITLE, LocalNode
 from tests.integration.rig import made
 
 ANSWER_S: Final = 25.0
-PAUSE_S: Final = 0.015
+PAUSE_S: Final = 0.04
 """Between two stores of one sender: what the judge has to go through after each round is what they stored."""
 _SIZES: Final = (0, 1_000, 9_000, 40_000, 200_000)
 Made = tuple[str, bytes]
