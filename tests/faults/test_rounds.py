@@ -41,6 +41,7 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Generator[Rounds]:
         playing.end()
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", IN_CI)
 def test_nothing_acknowledged_is_lost(rounds: Rounds, name: str) -> None:
     if not rounds.alive:
@@ -64,6 +65,7 @@ def with_bucket(tmp_path_factory: pytest.TempPathFactory) -> Generator[Rounds]:
         playing.end()
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", WITH_A_BUCKET)
 def test_nothing_is_lost_where_verbs_work_on_nodes_and_bucket(with_bucket: Rounds, name: str) -> None:
     if not with_bucket.alive:

@@ -22,9 +22,12 @@ def test_a_floor_counts_once_it_is_on_the_disk(tmp_path: Path) -> None:
     write_identity(disk, NodeIdentity("cluster", "n1", "disk-1"))
     thread, busy = ThreadPoolExecutor(1), threading.Event()
 
+    def handed(name: str, threads: int) -> ThreadPoolExecutor:
+        return thread
+
     async def scene() -> None:
         stored: asyncio.Queue[ev.Event] = asyncio.Queue()
-        runtime: Any = SimpleNamespace(executor=lambda name, threads: thread)
+        runtime: Any = SimpleNamespace(executor=handed)
         promises = Promises(PromiseFile(disk), runtime, stored.put_nowait)
         before, floor = promises.floor, LogPoint(LogPosition(3, 40), bytes(32))
         thread.submit(busy.wait)
