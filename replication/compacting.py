@@ -235,7 +235,7 @@ class Compactor:
         """Go through the log once; return how many instances had to be left."""
         replicator = self._replicator
         # Durably known to be committed: neither the tombstone nor the record behind a segment is ever cut.
-        floor = replicator.core.situation.floor.sequence
+        floor = replicator.promises.floor.sequence
         upto, after, left = min(self._permitted(), floor), 0, 0
         self._passed = upto if replicator.recent.complete else 0
         while upto and (found := await asyncio.to_thread(next_compactable, replicator.index, upto, after)):

@@ -248,7 +248,7 @@ class Evictor:
     def _oldest(self) -> EpochSpan | None:
         """A record after it is committed, and durably known to be: the log is never cut back to it."""
         log = self._replicator.log
-        floor = self._replicator.core.situation.floor.sequence
+        floor = self._replicator.promises.floor.sequence
         for segment in log.segments():
             if not segment.sealed or segment.last is None or segment.last >= floor:
                 return None

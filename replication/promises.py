@@ -10,6 +10,7 @@ from replication.core import events as ev
 from replication.opening import UNSETTLED
 from replication.runtime import Runtime
 from storage.metadata import PromiseFile
+from storage.position import LogPoint
 
 
 class Promises:
@@ -20,6 +21,11 @@ class Promises:
         self._thread = runtime.executor("promise", 1)
         self._loop = asyncio.get_running_loop()
         self._feed = feed
+
+    @property
+    def floor(self) -> LogPoint:
+        """The floor that is on the disk. The core's own may be ahead of it, while that is being written."""
+        return self._promise.value.floor
 
     def persist(self, effect: fx.Persist) -> None:
         def store() -> int:

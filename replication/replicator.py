@@ -85,7 +85,7 @@ class Replicator:
         self.disk = disk
         self._loop = asyncio.get_running_loop()
         self.runtime = runtime
-        self._promises = Promises(promise, runtime, self._feed_open)
+        self.promises = Promises(promise, runtime, self._feed_open)
         self.readers = runtime.executor("read", 2)
         self.distant = runtime.executor("distant", 4)
         end = log.end.sequence
@@ -181,7 +181,7 @@ class Replicator:
         if self.tiering is not None:
             await self.tiering.close()
         self.offers.give_up("the node stops")
-        for end in (self.group.close, self._promises.close, self._indexing.close, self.readers.shutdown):
+        for end in (self.group.close, self.promises.close, self._indexing.close, self.readers.shutdown):
             await asyncio.to_thread(end)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -261,9 +261,9 @@ class Replicator:
             case fx.RelayProposal():
                 self.network.send(effect.link, *self.offers.relayed(effect.ticket))
             case fx.Persist():
-                self._promises.persist(effect)
+                self.promises.persist(effect)
             case fx.TailSettled():
-                self._promises.settle_tail()
+                self.promises.settle_tail()
             case fx.DropStaged():
                 self.drop(self._held.take(effect.handle))
             case fx.ResumeLog():

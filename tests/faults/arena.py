@@ -8,15 +8,21 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from perenne.local import zookeeper
 from perenne.local.cluster import LocalCluster, LocalNode, Say
 from perenne.local.processes import Running, free_ports, start, wait_until
 from tests.faults.lines import Lines, Wires
 
+if TYPE_CHECKING:
+    from tests.faults.operator import Operator
+
 SESSION_MS: Final = 2000
 SMALL: Final = """
+[retention]
+undo_days = 0
+
 [cluster]
 segment_bytes = 4194304
 
@@ -57,6 +63,8 @@ class Arena(LocalCluster):
         self._ensemble = ensemble
         self.small_disk = False
         self.failing_disk: Running | None = None
+        self.at_hand: Operator | None = None
+        """Whoever types verbs in this round."""
 
     @property
     def small_node(self) -> LocalNode:
@@ -129,7 +137,16 @@ class Arena(LocalCluster):
                 lines.listen((f"127.0.2.{number}", port), ("127.0.0.1", port), ZOOKEEPER, dialler=node.id)
             node.zookeeper = ",".join(f"127.0.2.{number}:{port}" for port in self._client_ports())
 
+    @property
+    def operator(self) -> "Operator":
+        assert self.at_hand is not None, "every round has one"
+        return self.at_hand
+
     # ZooKeeper
+
+    def keepers_address(self) -> str:
+        """Where ZooKeeper serves, past every line."""
+        return ",".join(f"127.0.0.1:{port}" for port in self._client_ports())
 
     def _client_ports(self) -> list[int]:
         return self._keeper_ports[:3] if self._ensemble else self._keeper_ports

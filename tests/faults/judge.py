@@ -1,19 +1,22 @@
 """The judge: plain tar on bare directories and on the bucket's objects; every node asked for every instance."""
 
+import contextlib
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from perenne.cli.journal import Findings, check
 from perenne.journal import Owed, digest_of, events, owed
 from perenne.local.cluster import LocalNode
 from replication.tier.keys import Run
-from replication.tier.port import BlockingStore
+from replication.tier.port import BlockingStore, NotThere
 from storage.dataset import UnreadableDataSet, read_meta
 from storage.digest import part10_meta_length
 
 Held = dict[str, set[str]]
+_LISTINGS: Final = 10
 
 
 def holdings(node: LocalNode) -> Held:
@@ -21,9 +24,14 @@ def holdings(node: LocalNode) -> Held:
 
     What tar cannot read (it stops at damage) is not held, as far as this judge is concerned.
     """
+    return extracted(node.data_dir)
+
+
+def extracted(data_dir: Path) -> Held:
+    """The same for any directory that holds a log."""
     found: Held = {}
     with tempfile.TemporaryDirectory() as name:
-        for segment in sorted((node.data_dir / "log").glob("*.tar")):
+        for segment in sorted((data_dir / "log").glob("*.tar")):
             _extract(segment, Path(name) / segment.stem, found)
     return found
 
@@ -48,8 +56,14 @@ class BucketHoldings:
         self._bucket = bucket
         self._read: dict[Run, Held] = {}
 
-    def look(self, runs: Sequence[Run]) -> Held:
+    def look(self, listed: Callable[[], Sequence[Run]]) -> Held:
         """What the listed objects hold. Raises TierError."""
+        for _ in range(_LISTINGS):
+            with contextlib.suppress(NotThere):  # packed or compacted since: another object holds it
+                return self._look(listed())
+        return self._look(listed())
+
+    def _look(self, runs: Sequence[Run]) -> Held:
         found: Held = {}
         with tempfile.TemporaryDirectory() as name:
             for number, run in enumerate(runs):

@@ -18,7 +18,8 @@ from tests.faults.arena import Arena, FaultFailed, Unavailable, wipe
 from tests.faults.fault import Fault
 from tests.faults.judge import BucketHoldings, copies, debts_of, holdings, missing, served
 from tests.faults.namespaces import NamespacedArena
-from tests.faults.senders import Senders
+from tests.faults.operator import Operator
+from tests.faults.senders import PAUSE_S, Senders
 from tests.faults.tiered import TieredArena
 
 SENDERS: Final = 3
@@ -31,6 +32,7 @@ class Outcome:
 
     violations: sentences; none may ever be written. skipped: why the fault could not be produced here. tier: its mode,
     empty without one. struck: requests to the bucket that met a fault. late_puts: that were held, and then done.
+    done: what an operator did meanwhile, counted.
     """
 
     number: int
@@ -53,13 +55,14 @@ class Outcome:
     nodes: int = 3
     struck: int = 0
     late_puts: int = 0
+    done: dict[str, int] = field(default_factory=dict[str, int])
 
 
 class Rounds:
     """Plays rounds on one cluster. alive: whether it can play another.
 
     namespaces: whether every party has a network namespace; raises Unavailable where that cannot be. tier: whether
-    there is a bucket. made: an arena to use instead of one that is drawn.
+    there is a bucket. made: an arena to use instead of one that is drawn. pause_s: between two stores of one sender.
     """
 
     def __init__(
@@ -71,11 +74,13 @@ class Rounds:
         namespaces: bool = False,
         tier: bool = False,
         made: Arena | None = None,
+        pause_s: float = PAUSE_S,
     ) -> None:
         self.directory = directory
         self.seed = seed
         self.ensemble = ensemble
         self.alive = True
+        self._pause_s = pause_s
         kind = NamespacedArena if namespaces else TieredArena if tier else Arena
         self._arena = made or kind(directory, seed=seed, ensemble=ensemble)
         self._bucket: BucketHoldings | None = None
@@ -102,8 +107,14 @@ class Rounds:
         before = (tiered.struck(), tiered.store_lines.late) if tiered is not None else (0, 0)
         began = time.monotonic()
         senders = Senders(
-            self._arena.nodes, self._journal, first=self._next, count=SENDERS, seed=self.seed * 1000 + number
+            self._arena.nodes,
+            self._journal,
+            first=self._next,
+            count=SENDERS,
+            seed=self.seed * 1000 + number,
+            pause_s=self._pause_s,
         )
+        operator = arena.at_hand = Operator(arena, self._journal, self._journal_path, senders)
         try:
             time.sleep(CALM_S)
             new_disks = self._strike(fault, outcome, senders)
@@ -126,6 +137,7 @@ class Rounds:
             outcome.struck, outcome.late_puts = tiered.struck() - before[0], tiered.store_lines.late - before[1]
             if not fault.fatal:
                 self._judge_bucket(tiered, outcome)
+        outcome.done = dict(operator.done)
         outcome.seconds = round(time.monotonic() - began, 1)
         self.alive = self.alive and not fault.fatal and not outcome.violations
         self.played += 1
@@ -154,6 +166,7 @@ class Rounds:
             arena.wait_whole()
             before = senders.acknowledged
             arena.wait_for(lambda: senders.acknowledged > before + 5, "stores are acknowledged again", 30)
+            arena.operator.finish()
         except (DidNotStart, FaultFailed) as error:
             outcome.violations.append(f"it did not heal: {error}")
             self.alive = False
@@ -167,6 +180,8 @@ class Rounds:
         outcome.altered += len(findings.altered)
         if findings.lost or findings.altered:
             outcome.violations.append(f"served: {findings.lost[:3]} lost, {findings.altered[:3]} altered")
+        if findings.returned:
+            outcome.violations.append(f"served although it was deleted: {findings.returned[:3]}")
         if findings.unavailable and not fault.fatal:
             reasons = findings.reasons.most_common(3)
             outcome.violations.append(f"healed, and yet {len(findings.unavailable)} had no answer: {reasons}")
@@ -182,7 +197,7 @@ class Rounds:
         self._bucket = self._bucket or BucketHoldings(arena.direct)
         try:
             arena.wait_followed()
-            absent = missing(debts_of(self._journal_path), self._bucket.look(arena.runs()))
+            absent = missing(debts_of(self._journal_path), self._bucket.look(arena.runs))
         except (DidNotStart, TierError) as error:
             outcome.violations.append(f"the bucket cannot be judged: {error}")
             return
@@ -210,14 +225,14 @@ class Reader:
     def _read(self) -> None:
         while not self._stopping.wait(0.01):
             kept = self._senders.some_acknowledged()
-            if kept is None:
+            if kept is None or self._senders.paused:
                 continue
-            uid, digest = kept
             node = self._arena.chance.choice(self._arena.nodes)
-            status, content = node.get(f"/instances/{uid}", timeout=3)
+            status, content = node.get(f"/instances/{kept.uid}", timeout=3)
             self._outcome.reads += 1
-            if status == 404:
-                self._outcome.violations.append(f"{node.id} said that the acknowledged {uid} does not exist")
-            elif status == 200 and digest_of(memoryview(content)[part10_meta_length(content) :]) != digest:
+            if status in (404, 410) and self._senders.keeps(kept):
+                said = "does not exist" if status == 404 else "was deleted"
+                self._outcome.violations.append(f"{node.id} said that the acknowledged {kept.uid} {said}")
+            elif status == 200 and digest_of(memoryview(content)[part10_meta_length(content) :]) != kept.digest:
                 self._outcome.altered += 1
-                self._outcome.violations.append(f"{node.id} served {uid} altered")
+                self._outcome.violations.append(f"{node.id} served {kept.uid} altered")

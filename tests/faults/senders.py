@@ -7,7 +7,9 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from perenne.bench.load import CT, EXPLICIT_LE
@@ -17,24 +19,52 @@ from perenne.local.cluster import AE_TITLE, LocalNode
 from tests.integration.rig import made
 
 ANSWER_S: Final = 25.0
-PAUSE_S: Final = 0.015
+PAUSE_S: Final = 0.04
 """Between two stores of one sender: what the judge has to go through after each round is what they stored."""
 _SIZES: Final = (0, 1_000, 9_000, 40_000, 200_000)
 Made = tuple[str, bytes]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """An instance that was acknowledged, and offered with one data set only. size: of its pixels."""
+
+    number: int
+    size: int
+    uid: str
+    digest: str
+
+
+def instance(number: int, size: int) -> Made:
+    """The same bytes for the same arguments."""
+    return made(number, filler=number.to_bytes(8, "big") * (size // 8))
+
+
 class Senders:
     """So many associations, in a thread of their own, until `stop`."""
 
-    def __init__(self, nodes: Sequence[LocalNode], journal: Journal, *, first: int, count: int, seed: int) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[LocalNode],
+        journal: Journal,
+        *,
+        first: int,
+        count: int,
+        seed: int,
+        pause_s: float = PAUSE_S,
+    ) -> None:
         self._nodes = nodes
         self._journal = journal
         self._chance = random.Random(seed)
         self._next = first
         self._stopping = False
         self._count = count
+        self._pause_s = pause_s
         self._acknowledged_at: list[float] = []
-        self._kept: list[tuple[str, str]] = []
+        self._kept: dict[str, Kept] = {}
+        self._again: list[Kept] = []
+        self._lock = threading.Lock()
+        self.paused = False
         self.refused = 0
         self.broken = 0
         self._thread = threading.Thread(target=lambda: asyncio.run(self._all()), name="senders", daemon=True)
@@ -48,10 +78,43 @@ class Senders:
     def next_number(self) -> int:
         return self._next
 
-    def some_acknowledged(self) -> tuple[str, str] | None:
-        """Any acknowledged UID that was offered with one data set only, and the digest of that."""
-        kept = self._kept
-        return self._chance.choice(kept) if kept else None
+    def some_acknowledged(self) -> Kept | None:
+        """Any acknowledged instance that was offered with one data set only, and that nobody has begun to delete."""
+        with self._lock:
+            return self._chance.choice(list(self._kept.values())) if self._kept else None
+
+    def keeps(self, kept: Kept) -> bool:
+        """Whether nobody has begun to delete it since."""
+        with self._lock:
+            return self._kept.get(kept.uid) is kept
+
+    def take(self, count: int) -> list[Kept]:
+        """So many of them, or fewer, to be deleted: from now on they are not kept."""
+        with self._lock:
+            found = self._chance.sample(list(self._kept.values()), min(count, len(self._kept)))
+            for kept in found:
+                del self._kept[kept.uid]
+        return found
+
+    def give(self, kept: Iterable[Kept]) -> None:
+        """Acknowledged by others, in the journal already."""
+        with self._lock:
+            for one in kept:
+                self._kept[one.uid] = Kept(one.number, one.size, one.uid, one.digest)
+
+    def send_again(self, kept: Iterable[Kept]) -> None:
+        """What was deleted is sent again, sooner or later."""
+        with self._lock:
+            self._again += kept
+
+    @contextmanager
+    def calm(self) -> Generator[None]:
+        """Nothing is stored or read meanwhile."""
+        self.paused = True
+        try:
+            yield
+        finally:
+            self.paused = False
 
     def longest_pause(self, since: float) -> float:
         """Seconds between two acknowledgements, at most, since a monotonic time."""
@@ -66,19 +129,27 @@ class Senders:
     async def _all(self) -> None:
         await asyncio.gather(*(self._send() for _ in range(self._count)))
 
-    def _made(self) -> tuple[Made, bool]:
-        """The next instance, and whether its bytes are the only ones under its UID."""
+    def _made(self) -> tuple[Made, Kept | None]:
+        """The next instance, and what is kept of it once it is acknowledged: where its bytes are the only ones."""
         chance = self._chance
+        with self._lock:
+            again = self._again.pop() if self._again and chance.random() < 0.15 else None
+            known = list(self._kept.values())
+        if again is not None:
+            return instance(again.number, again.size), again
         self._next += 1
-        kind = chance.random()
-        if kind < 0.04 and self._kept:
-            number = int(chance.choice(self._kept)[0].rsplit(".", 1)[1])
-            return made(number, filler=bytes(1_000 + number % 7)), False  # other bytes under a known UID
+        if known and chance.random() < 0.04:
+            number = chance.choice(known).number
+            return made(number, filler=bytes(1_000 + number % 7)), None  # other bytes under a known UID
         size = chance.choice(_SIZES)
-        return made(self._next, filler=self._next.to_bytes(8, "big") * (size // 8)), True
+        uid, data = instance(self._next, size)
+        return (uid, data), Kept(self._next, size, uid, digest_of(data))
 
     async def _send(self) -> None:
         while not self._stopping:
+            if self.paused:
+                await asyncio.sleep(0.05)
+                continue
             node = self._chance.choice(self._nodes)
             try:
                 async with asyncio.timeout(ANSWER_S):
@@ -93,16 +164,16 @@ class Senders:
 
     async def _some(self, sender: Sender, node: LocalNode) -> None:
         for _ in range(self._chance.randrange(1, 40)):
-            if self._stopping:
+            if self._stopping or self.paused:
                 return
-            instance, only = self._made()
+            made_one, kept = self._made()
             twice = self._chance.random() < 0.05
             for _ in range(2 if twice else 1):
-                await self._one(sender, node, instance, only)
-            await asyncio.sleep(PAUSE_S)
+                await self._one(sender, node, made_one, kept)
+            await asyncio.sleep(self._pause_s)
 
-    async def _one(self, sender: Sender, node: LocalNode, instance: Made, only: bool) -> None:
-        uid, data = instance
+    async def _one(self, sender: Sender, node: LocalNode, made_one: Made, kept: Kept | None) -> None:
+        uid, data = made_one
         digest = digest_of(data)
         self._journal.note(OFFERED, uid, dataset=digest, node=node.id)
         try:
@@ -114,8 +185,8 @@ class Senders:
         if answer.status == 0:
             self._journal.note(ACKNOWLEDGED, uid, dataset=digest, node=node.id)
             self._acknowledged_at.append(time.monotonic())
-            if only:
-                self._kept.append((uid, digest))
+            if kept is not None:
+                self.give([kept])
         else:
             self._journal.note(REFUSED, uid, dataset=digest, node=node.id, status=answer.status)
             self.refused += 1

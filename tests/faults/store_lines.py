@@ -28,7 +28,9 @@ FULL: Final = b"507 Insufficient Storage", b"<Error><Code>InsufficientStorage</C
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a node's requests are treated. writes_alone: only PUTs are, everything else passes."""
+    """How a node's requests are treated. writes_alone: only PUTs are, everything else passes. least_bytes: nothing
+    smaller is.
+    """
 
     slow_s: float = 0.0
     answer: tuple[bytes, bytes] | None = None
@@ -37,6 +39,7 @@ class Manner:
     held: bool = False
     cut: bool = False
     writes_alone: bool = False
+    least_bytes: int = 0
 
 
 PLAIN: Final = Manner()
@@ -158,7 +161,7 @@ class StoreLines:
         method = head.partition(b" ")[0].decode("ascii")
         self._seen[node, method] += 1
         manner = self._manners.get(node, PLAIN)
-        if manner.writes_alone and method != "PUT":
+        if (manner.writes_alone and method != "PUT") or len(body) < manner.least_bytes:
             manner = PLAIN
         if manner != PLAIN:
             self._struck[node] += 1

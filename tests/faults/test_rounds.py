@@ -20,7 +20,15 @@ IN_CI = (
     "leader cut from everything",
     "record damaged at the leader",
     "leader's disk rolled back",
+    "deletes while the leader is killed and started",
+    "verify and repair at any moment, nodes killed and started",
     pytest.param("fsync fails", marks=pytest.mark.needs("fusermount3")),
+)
+
+WITH_A_BUCKET = (
+    "compaction of the bucket while leaders are killed",
+    "the past restored, killed, interrupted and resumed",
+    "eviction races reads, the node itself killed and started",
 )
 
 
@@ -33,6 +41,7 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Generator[Rounds]:
         playing.end()
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", IN_CI)
 def test_nothing_acknowledged_is_lost(rounds: Rounds, name: str) -> None:
     if not rounds.alive:
@@ -42,6 +51,29 @@ def test_nothing_acknowledged_is_lost(rounds: Rounds, name: str) -> None:
         pytest.skip(outcome.skipped)
     assert outcome.violations == []
     assert outcome.acknowledged_in_round > 0
+
+
+@pytest.fixture(scope="module")
+def with_bucket(tmp_path_factory: pytest.TempPathFactory) -> Generator[Rounds]:
+    directory = Path(tmp_path_factory.mktemp("tiered"))
+    made = TieredArena(directory, seed=4, size=2, mode="standby")
+    made.extra = made.extra.replace("segment_bytes = 4194304", "segment_bytes = 1048576")  # they are sealed sooner
+    playing = Rounds(directory, seed=4, ensemble=False, made=made, pause_s=0.1)
+    try:
+        yield playing
+    finally:
+        playing.end()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", WITH_A_BUCKET)
+def test_nothing_is_lost_where_verbs_work_on_nodes_and_bucket(with_bucket: Rounds, name: str) -> None:
+    if not with_bucket.alive:
+        pytest.skip("an earlier round broke this cluster")
+    outcome = with_bucket.play(with_bucket.played, CATALOGUE[name])
+    assert outcome.violations == []
+    assert outcome.acknowledged_in_round > 0
+    assert outcome.done
 
 
 @pytest.mark.needs(*namespaces.TOOLS)

@@ -117,6 +117,14 @@ def test_what_is_held_comes_late_although_nobody_listens(way: Way) -> None:
     assert [body for _, _, body in store.requests] == [b"whole"]
 
 
+def test_what_is_small_passes_where_only_what_is_large_is_held(way: Way) -> None:
+    lines, store, ports = way
+    lines.treat(Manner(held=True, least_bytes=6), "n1")
+    assert ask(ports["n1"]) == (200, b"done")
+    assert ask(ports["n1"], body=b"larger", timeout=0.2) == (0, b"")
+    assert (len(store.requests), lines.struck("n1"), lines.release()) == (1, 1, 1)
+
+
 def test_a_line_that_is_cut_ends_without_an_answer_and_the_store_sees_nothing(way: Way) -> None:
     lines, store, ports = way
     lines.treat(Manner(cut=True), "n1")

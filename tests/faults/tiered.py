@@ -21,6 +21,7 @@ from tests.faults.lines import Wires
 from tests.faults.store_lines import Manner, StoreLines
 
 TIER: Final = "tier"
+RESTORE: Final = "restore"
 _OWN: Final = "judge"
 
 
@@ -87,7 +88,8 @@ class TieredArena(Arena):
         credentials = self.directory / "credentials"
         keys = f"aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
         credentials.write_text(f"[default]\n{keys}")
-        for number, (name, port) in enumerate(zip([*self._ids(), _OWN], free_ports(self.size + 1), strict=True), 1):
+        names = [*self._ids(), RESTORE, _OWN]
+        for number, (name, port) in enumerate(zip(names, free_ports(len(names)), strict=True), 1):
             address = f"127.0.3.{number}"
             self.store_lines.listen((address, port), name)
             self._sections[name] = (
@@ -109,6 +111,12 @@ class TieredArena(Arena):
 
     def configuration(self, node: LocalNode) -> str:
         return super().configuration(node) + self._sections[node.id]
+
+    def restore_config(self, node: LocalNode) -> Path:
+        """What a restore of that node reads: the node's, but with a line of its own to the bucket."""
+        file = self.directory / "restore.toml"
+        file.write_text(super().configuration(node) + self._sections[RESTORE])
+        return file
 
     # The store
 
@@ -201,9 +209,9 @@ class TieredArena(Arena):
         """How many requests of nodes came so far."""
         return sum(self.store_lines.seen(name, method) for name in self._ids() for method in ("GET", "PUT", "HEAD"))
 
-    def hold_put(self, node: LocalNode) -> None:
-        """From now on a node's PUTs are held; returns when one is."""
-        self.store_lines.treat(Manner(held=True), node.id)
+    def hold_put(self, node: LocalNode, least_bytes: int = 0) -> None:
+        """From now on a node's PUTs are held, smaller ones left out; returns when one is."""
+        self.store_lines.treat(Manner(held=True, least_bytes=least_bytes), node.id)
         if not self.until(lambda: self.store_lines.holding > 0, 20):
             raise FaultFailed("nothing was put: no PUT could be held")
 

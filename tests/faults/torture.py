@@ -128,6 +128,7 @@ def summary(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
         "rounds by tier": dict(Counter(one.get("tier") or "none" for one in played)),
         "requests to the bucket that met a fault": sum(one.get("struck", 0) for one in played),
         "PUTs that came late": sum(one.get("late_puts", 0) for one in played),
+        "done by an operator": _done(played),
         "skipped": dict(Counter(f"{one['fault']}: {one['skipped']}" for one in outcomes if one["skipped"])),
         "acknowledged": sum(one["acknowledged_in_round"] for one in played),
         "refused": sum(one["refused"] for one in played),
@@ -141,6 +142,13 @@ def summary(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
             name: [len(found), statistics.median(found), max(found)] for name, found in sorted(by_fault.items())
         },
     }
+
+
+def _done(played: list[dict[str, Any]]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for one in played:
+        counts.update(one.get("done") or {})
+    return dict(sorted(counts.items()))
 
 
 def _report(outcomes: list[dict[str, Any]], *, as_json: bool) -> int:

@@ -59,9 +59,13 @@ class Node:
 
     @property
     def core(self) -> Any:
-        floor = SimpleNamespace(sequence=self.floor)
+        floor = SimpleNamespace(sequence=1 << 40)  # not on the disk yet: nothing may be evicted by it
         settings = SimpleNamespace(copies_required=2)
         return SimpleNamespace(situation=SimpleNamespace(cluster=self.state, floor=floor, settings=settings))
+
+    @property
+    def promises(self) -> Any:
+        return SimpleNamespace(floor=SimpleNamespace(sequence=self.floor))
 
     @property
     def tiering(self) -> Packer:
