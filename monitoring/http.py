@@ -150,10 +150,10 @@ class HttpServer:
         port: int,
         patience: Patience | None = None,
         secure: ssl.SSLContext | None = None,
-        token: str | None = None,
+        token: Callable[[], str | None] = lambda: None,
         open_metrics: bool = True,
     ) -> None:
-        """secure: speak https. token: what everything but the probes wants, `open_metrics` aside."""
+        """secure: speak https. token(): what everything but the probes wants now, `open_metrics` aside."""
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._address = (host, port)

@@ -79,7 +79,9 @@ class PeerNetwork:
         self._diallers: dict[ReplicaId, tuple[tuple[str, int], asyncio.Task[None]]] = {}
         self._ended: dict[Connection, asyncio.Event] = {}
         self.ungreeted = 0
-        """Connections that ended without a greeting that fits: strangers, other clusters, nodes that died just then."""
+        """Who called and hung up, or was cut off, without a greeting that fits: strangers, other clusters, nodes that
+        died just then.
+        """
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
@@ -94,7 +96,7 @@ class PeerNetwork:
 
     @property
     def strangers(self) -> int:
-        """Connections so far that ended without a handshake, or without a greeting that fits: other clusters too."""
+        """Callers so far that ended without a handshake, or without a greeting that fits: other clusters too."""
         return self.ungreeted + (self._door.turned_away if self._door is not None else 0)
 
     async def close(self) -> None:
@@ -128,6 +130,7 @@ class PeerNetwork:
         loop = asyncio.get_running_loop()
         shortest, longest = RETRY_S
         delay = shortest
+        told = False
         while True:
             options: dict[str, Any] = {"ssl": self._door.client()} if self._door is not None else {}
             try:
@@ -145,7 +148,13 @@ class PeerNetwork:
                 if ended is not None:
                     await ended.wait()
                 if connection.peer is not None:
-                    delay = shortest
+                    delay, told = shortest, False
+                elif not told:  # once, and not at each attempt
+                    told = True
+                    _LOG.warning(
+                        "a peer does not answer the greeting: it stops, is of another cluster, or speaks TLS",
+                        extra={"peer": replica, "address": f"{address[0]}:{address[1]}", "reason": connection.reason},
+                    )
             await asyncio.sleep(delay * (0.5 + self._chance() / 2))
             delay = min(longest, delay * 2)
 
@@ -190,8 +199,9 @@ class PeerNetwork:
         number = self._number_of.get(connection)
         if number is not None:
             self._down(connection, number, reason)
-        elif connection.peer is None:
+        elif connection.peer is None and not connection.dialled:
             self.ungreeted += 1
+            _LOG.warning("turned a connection away: no greeting", extra={"from": connection.caller, "reason": reason})
 
     def _down(self, connection: Connection, number: int, reason: str) -> None:
         del self._number_of[connection]
