@@ -68,7 +68,11 @@ class Connection(asyncio.BufferedProtocol):
         readers: Executor,
         dialled: bool,
         expected: ReplicaId | None = None,
+        known: Callable[[ReplicaId], bool] = lambda _: True,
     ) -> None:
+        """expected: who was dialled. known(): whether ZooKeeper has a caller of this name for a node of the cluster. A
+        certificate does not make it one: ZooKeeper's servers and modalities may have one of the same authority.
+        """
         self._me = me
         self._events = events
         self._incoming = incoming(self)
@@ -83,6 +87,9 @@ class Connection(asyncio.BufferedProtocol):
         self._outbox: Outbox | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._expected = expected
+        self._known = known
+        self._early: Hello | None = None
+        """The greeting of a node that nobody has heard of: it may have registered just now."""
         self._named: str | None = None
         """The node that the certificate of the other side names; None over a plain connection."""
         self._silent = not dialled
@@ -93,6 +100,11 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def received_bytes(self) -> int:
         return self._incoming.received
+
+    @property
+    def early(self) -> ReplicaId | None:
+        """Who says that it is a node, and waits to be known as one."""
+        return ReplicaId(self._early.node_id) if self._early is not None else None
 
     # asyncio
 
@@ -106,7 +118,7 @@ class Connection(asyncio.BufferedProtocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for level, option, value in _KEEPALIVE:
                 sock.setsockopt(level, option, value)
-        self._patience = asyncio.get_running_loop().call_later(GREETING_S, self.close, "no greeting came")
+        self._patience = asyncio.get_running_loop().call_later(GREETING_S, self._not_greeted)
         certificate: Any = transport.get_extra_info("peercert")
         if certificate is not None:
             self._named = common_name(certificate)
@@ -175,7 +187,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _begin(self, message: Message, size: int) -> IncomingSink:
         """Raises WireError, StorageError."""
-        if self.peer is None and not isinstance(message, (Hello, Goodbye)):
+        if self.peer is None and not isinstance(message, Goodbye if self._early is not None else (Hello, Goodbye)):
             raise WireError("the first message was not a greeting")  # before anything is staged for a stranger
         return self._incoming.begin(message, size)
 
@@ -191,9 +203,25 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._events.arrived(self, message, payload)
 
+    def look_again(self) -> None:
+        """There are nodes that were not known before."""
+        early, transport = self._early, self._transport
+        if early is not None and transport is not None and not transport.is_closing():
+            self._early = None
+            self._greet(early)
+
+    def _not_greeted(self) -> None:
+        early = self._early
+        self.close(f"no node {early.node_id} is registered in ZooKeeper" if early is not None else "no greeting came")
+
     def _greet(self, message: Hello) -> None:
-        self._silent = self._silent and message.cluster_id != self._me.cluster_id
-        why = self._why_not(message)
+        why = self._why_strange(message)
+        if why is None and not self._known(ReplicaId(message.node_id)):
+            self._early = message
+            return
+        if why is None:
+            self._silent = False
+            why = self._why_not(message)
         if why is not None:
             self.close(why)
             return
@@ -209,11 +237,15 @@ class Connection(asyncio.BufferedProtocol):
             self._patience.cancel()
             self._patience = None
 
-    def _why_not(self, hello: Hello) -> str | None:
+    def _why_strange(self, hello: Hello) -> str | None:
+        """Why whoever sent this cannot be a node of the cluster."""
         if hello.cluster_id != self._me.cluster_id:
             return f"this is cluster {self._me.cluster_id}, and {hello.node_id} is of {hello.cluster_id}"
         if self._named is not None and hello.node_id != self._named:
             return f"its certificate is that of {self._named}, not of {hello.node_id}"
+        return None
+
+    def _why_not(self, hello: Hello) -> str | None:
         if hello.version_max < self._me.version_min or hello.version_min > self._me.version_max:
             return f"versions {self._me.version_min} to {self._me.version_max} are spoken here"
         if hello.node_id == self._me.node_id:

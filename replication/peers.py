@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import logging
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Final, Protocol
 
@@ -76,6 +76,8 @@ class PeerNetwork:
         self._links: dict[int, Connection] = {}
         self._number_of: dict[Connection, int] = {}
         self._connections: set[Connection] = set()
+        self._known: set[ReplicaId] = {me.id}
+        """Who may call: whoever was registered in ZooKeeper since this node runs, also while ZooKeeper is away."""
         self._diallers: dict[ReplicaId, tuple[tuple[str, int], asyncio.Task[None]]] = {}
         self._ended: dict[Connection, asyncio.Event] = {}
         self.ungreeted = 0
@@ -116,6 +118,7 @@ class PeerNetwork:
 
     def set_members(self, members: Mapping[ReplicaId, tuple[str, int]]) -> None:
         """Dial these, and go on dialling while they are named; a changed address is dialled anew."""
+        self.admit(members)
         wanted = {replica: address for replica, address in members.items() if replica != self._me.id}
         for replica, (address, task) in list(self._diallers.items()):
             if wanted.get(replica) != address:
@@ -125,6 +128,17 @@ class PeerNetwork:
             if replica not in self._diallers:
                 task = asyncio.get_running_loop().create_task(self._dial(replica, address))
                 self._diallers[replica] = (address, task)
+
+    def admit(self, nodes: Iterable[ReplicaId]) -> None:
+        """These are nodes of the cluster, and may call; some may have called already."""
+        new = set(nodes) - self._known
+        self._known |= new
+        for connection in list(self._connections) if new else ():
+            connection.look_again()
+
+    def waiting(self) -> list[ReplicaId]:
+        """Who has called with a greeting that fits, and is not known as a node yet."""
+        return [one.early for one in self._connections if one.early is not None]
 
     async def _dial(self, replica: ReplicaId, address: tuple[str, int]) -> None:
         loop = asyncio.get_running_loop()
@@ -167,6 +181,7 @@ class PeerNetwork:
             readers=self._readers,
             dialled=dialled,
             expected=expected,
+            known=self._known.__contains__,
         )
         self._connections.add(connection)
         self._ended[connection] = asyncio.Event()

@@ -85,6 +85,9 @@ class Side:
         self.changed.set()
 
     def dial(self, *others: "Side") -> None:
+        """And they know of it."""
+        for other in others:
+            other.network.admit([self.me.id])
         self.network.set_members({other.me.id: ("127.0.0.1", other.network.port) for other in others})
 
     def dialled(self) -> int:
@@ -194,6 +197,7 @@ def test_a_greeting_that_does_not_fit_is_told_why_and_cut_off(
     tmp_path: Path, changes: dict[str, object], reason: bytes
 ) -> None:
     async def test(a: Side, _: Side) -> None:
+        a.network.admit([ReplicaId("x")])
         assert reason in await stranger(a.network.port, hello(**changes))
         assert not a.up
 
@@ -203,6 +207,8 @@ def test_a_greeting_that_does_not_fit_is_told_why_and_cut_off(
 STRANGE = [
     pytest.param(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", "does not begin like a frame", id="another protocol"),
     pytest.param(hello(cluster_id="another"), f"this is cluster {CLUSTER}, and x is of another", id="another cluster"),
+    pytest.param(hello(), "no node x is registered", id="nobody that ZooKeeper knows"),
+    pytest.param(hello() + hello(), "not a greeting", id="two greetings"),
     pytest.param(encode(Survey(1)), "not a greeting", id="no greeting"),
     pytest.param(encode(Goodbye("a" * 99)), "the peer said goodbye: aaa", id="goodbye"),
     pytest.param(hello(node_id="x" * GREETING_BYTES), "beyond all bounds", id="a greeting without end"),
@@ -226,6 +232,29 @@ def test_a_stranger_is_told_nothing_and_is_counted(
         assert not a.up
         (logged,) = (vars(entry) for entry in caplog.records if entry.name == "perenne.peers")
         assert reason in logged["reason"] and "127.0.0.1" in logged["from"]
+
+    running(tmp_path, test)
+
+
+def test_a_node_that_calls_before_it_is_known_waits_and_is_no_stranger(tmp_path: Path) -> None:
+    """All nodes of a new cluster start at once, and one hears of the others a little later than they call."""
+
+    async def test(a: Side, b: Side) -> None:
+        b.network.set_members({a.me.id: ("127.0.0.1", a.network.port)})
+        async with asyncio.timeout(20):
+            while not (called := a.network.waiting()):
+                await asyncio.sleep(0)
+        a.network.admit([ReplicaId("c")])
+        assert a.network.waiting() == called == [b.me.id]
+        assert not a.up and not b.up
+        a.network.admit([b.me.id])
+        await a.until(lambda: bool(a.up))
+        await b.until(lambda: bool(b.up))
+        assert a.network.waiting() == []
+        (link,) = a.up
+        a.network.admit([ReplicaId("d")])
+        assert list(a.up) == [link], "greeted once"
+        assert a.network.strangers == 0
 
     running(tmp_path, test)
 
@@ -343,6 +372,7 @@ def test_a_record_of_another_size_than_its_payload_closes_the_link(tmp_path: Pat
 
 def test_a_connection_that_ends_within_a_payload_leaves_nothing_behind(tmp_path: Path) -> None:
     async def test(_: Side, b: Side) -> None:
+        b.network.admit([ReplicaId("x")])
         _reader, writer = await asyncio.open_connection("127.0.0.1", b.network.port)
         content = bytes(6 * MIB)  # beyond memory_instance_bytes: in a file
         writer.write(hello() + encode(proposal(content), len(content)) + content[:-1])
