@@ -134,8 +134,10 @@ class Keyrings:
         """Look for new files for ever."""
         while True:
             await asyncio.sleep(RENEWAL_S)
-            for kept in (*self.all().values(), *([self.token] if self.token is not None else [])):
-                await asyncio.to_thread(kept.refresh)
+            for keyring in self.all().values():
+                await asyncio.to_thread(keyring.refresh)
+            if self.token is not None:
+                await asyncio.to_thread(self.token.refresh)
 
 
 def door(keyring: Keyring | None) -> Door | None:

@@ -33,7 +33,7 @@ from storage.digest import digests_of
 from storage.disk import RealDisk
 from storage.position import GENESIS, LogPosition, RecordHeader, RecordKind, chain_after
 from storage.reader import BytesPayload
-from storage.staging import Staged, StagingArea
+from storage.staging import Receiving, Staged, StagingArea
 
 CLUSTER = "00000000deadbeef"
 MIB = 1024 * 1024
@@ -265,9 +265,14 @@ def test_nothing_of_a_stranger_is_staged(tmp_path: Path, monkeypatch: pytest.Mon
         assert await stranger(a.network.port, encode(proposal(content), len(content)) + content) == b""
         assert not staged
 
-    staged: list[object] = []
+    staged: list[RecordKind] = []
     begin = StagingArea.begin_raw
-    monkeypatch.setattr(StagingArea, "begin_raw", lambda *words: staged.append(words) or begin(*words))
+
+    def noted(area: StagingArea, kind: RecordKind = RecordKind.INSTANCE) -> Receiving:
+        staged.append(kind)
+        return begin(area, kind)
+
+    monkeypatch.setattr(StagingArea, "begin_raw", noted)
     running(tmp_path, test)
 
 
