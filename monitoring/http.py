@@ -152,11 +152,14 @@ class HttpServer:
         port: int,
         patience: Patience | None = None,
         secure: ssl.SSLContext | None = None,
-        token: str | None = None,
+        token: Callable[[], str | None] = lambda: None,
         open_metrics: bool = True,
         requests: RequestMetrics | None = None,
     ) -> None:
-        """secure: speak https. token: what everything but the probes wants, `open_metrics` aside. requests: counts."""
+        """secure: speak https. token(): what everything but the probes wants now, `open_metrics` aside.
+
+        requests: counts them.
+        """
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._address = (host, port)

@@ -44,7 +44,7 @@ class Authority:
         AuthorityUnusable.
         """
         own = self.directory / name
-        _make(own)
+        make_directory(own)
         key = ec.generate_private_key(ec.SECP256R1())
         known = (name, *hosts, "localhost", "127.0.0.1", "::1")
         extensions: tuple[_Extension, ...] = (
@@ -55,10 +55,10 @@ class Authority:
         )
         made = _sign(name, key.public_key(), self.certificate.subject, self.key, days, extensions)
         private, public = _pem_key(key), made.public_bytes(serialization.Encoding.PEM)
-        _write(own / BOTH, private + public, secret=True)
-        _write(own / KEY, private, secret=True)
-        _write(own / CERTIFICATE, public)
-        _write(own / AUTHORITY, self.certificate.public_bytes(serialization.Encoding.PEM))
+        write_whole(own / BOTH, private + public, secret=True)
+        write_whole(own / KEY, private, secret=True)
+        write_whole(own / CERTIFICATE, public)
+        write_whole(own / AUTHORITY, self.certificate.public_bytes(serialization.Encoding.PEM))
         return own
 
 
@@ -96,7 +96,7 @@ def _found(directory: Path, certificate: Path, key: Path) -> Authority | None:
 
 def _made(directory: Path, certificate: Path, key: Path) -> Authority:
     """A new one. Raises AuthorityUnusable."""
-    _make(directory)
+    make_directory(directory)
     made = ec.generate_private_key(ec.SECP256R1())
     title = f"Perenne authority {os.urandom(4).hex()}"
     usage = x509.KeyUsage(
@@ -117,8 +117,8 @@ def _made(directory: Path, certificate: Path, key: Path) -> Authority:
         (x509.SubjectKeyIdentifier.from_public_key(made.public_key()), False),
     )
     own = _sign(title, made.public_key(), subject, made, AUTHORITY_DAYS, extensions)
-    _write(key, _pem_key(made), secret=True)
-    _write(certificate, own.public_bytes(serialization.Encoding.PEM))
+    write_whole(key, _pem_key(made), secret=True)
+    write_whole(certificate, own.public_bytes(serialization.Encoding.PEM))
     return Authority(directory, own, made, fresh=True)
 
 
@@ -157,7 +157,7 @@ def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _make(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
     """A directory for secrets. Raises AuthorityUnusable."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def _make(directory: Path) -> None:
         raise _unwritable(directory, error) from error
 
 
-def _write(file: Path, content: bytes, *, secret: bool = False) -> None:
+def write_whole(file: Path, content: bytes, *, secret: bool = False) -> None:
     """Whole or not at all; a secret is never readable by others, not even for a moment. Raises AuthorityUnusable."""
     temporary = file.with_name(f".{file.name}.new")
     try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,14 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from perenne.config import Config
-from perenne.tls import Keyring, TlsFiles
+from perenne.tls import Keyring, TlsFiles, TlsUnusable
+from perenne.tokens import TokenFile, token_fault
 from replication.coordination.access import Access
 from replication.doorman import Door
 
 WAYS: Final = ("off", "beside", "only")
 CLIENTS: Final = ("any", "known")
-_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-"""RFC 6750 section 2.1. Whatever else a token held, some client or proxy would send it altered."""
 _Finding = tuple[str, str, str]
 
 
@@ -82,24 +80,23 @@ def _secrets(config: Config) -> Iterator[_Finding]:
             step = "Write one line, user:password, for example perenne:$(openssl rand -hex 32)."
             yield "coordination.credentials_file", f"{owner} is not one line user:password", step
     if shown is not None and _unreadable(shown) is None:
-        text = shown.read_text(errors="surrogateescape").strip()
-        kept = _TOKEN.match(text)
-        good = kept.end() if kept is not None else 0
         step = "Write one line of letters, digits and -._~+/, for example that of `openssl rand -hex 32`."
-        if not text:
-            yield "http.token_file", f"{shown} holds no token", step
-        elif good < len(text):
-            cause = f"{shown} holds {text[good]!r} as character {good + 1}, and no token can (RFC 6750)"
+        if (cause := token_fault(shown, shown.read_text(errors="surrogateescape"))) is not None:
             yield "http.token_file", cause, step
 
 
 def _reachable(config: Config) -> Iterator[_Finding]:
     """Nodes elsewhere cannot call a node that listens on its own loopback alone."""
-    servers = config.coordination.zookeeper.partition("/")[0].split(",")
-    afar = [host for host in (s.strip().rpartition(":")[0].strip("[]") for s in servers if s) if not is_loopback(host)]
+    afar = servers_afar(config)
     if afar and is_loopback(config.peer.host):
         step = 'Write the address of this machine, or "0.0.0.0" for every interface.'
         yield "peer.host", f"nodes elsewhere cannot reach {config.peer.host}, and ZooKeeper is at {afar[0]}", step
+
+
+def servers_afar(config: Config) -> list[str]:
+    """Hosts of ZooKeeper that are not this machine."""
+    servers = config.coordination.zookeeper.partition("/")[0].split(",")
+    return [host for host in (s.strip().rpartition(":")[0].strip("[]") for s in servers if s) if not is_loopback(host)]
 
 
 def is_loopback(host: str) -> bool:
@@ -114,11 +111,16 @@ RENEWAL_S: Final = 5.0
 
 @dataclass
 class Keyrings:
-    """The certificates of one node, by the port that shows them."""
+    """The certificates of one node, by the port that shows them, and the token that HTTP wants to be shown."""
 
     peer: Keyring | None = None
     http: Keyring | None = None
     dicom: Keyring | None = None
+    token: TokenFile | None = None
+
+    def shown(self) -> str | None:
+        """The token in use now."""
+        return self.token.current if self.token is not None else None
 
     def all(self) -> dict[str, Keyring]:
         found = {"peer": self.peer, "http": self.http, "dicom": self.dicom}
@@ -139,6 +141,8 @@ class Keyrings:
             await asyncio.sleep(RENEWAL_S)
             for keyring in self.all().values():
                 await asyncio.to_thread(keyring.refresh)
+            if self.token is not None:
+                await asyncio.to_thread(self.token.refresh)
 
 
 def door(keyring: Keyring | None) -> Door | None:
@@ -153,8 +157,13 @@ def token(config: Config) -> str | None:
 
 
 def keyrings(config: Config) -> Keyrings:
-    """Read every certificate that the configuration names. Raises TlsUnusable."""
+    """Read every certificate that the configuration names, and the token. Raises TlsUnusable."""
     tls, dimse, found = config.tls, config.dimse, Keyrings()
+    if config.http.token_file is not None:
+        try:
+            found.token = TokenFile(config.http.token_file)
+        except OSError as error:
+            raise TlsUnusable(f"{config.http.token_file} cannot be read: {error.strerror}; see [http]") from error
     if tls.certificate_file is not None and tls.key_file is not None:
         own = TlsFiles(tls.certificate_file, tls.key_file, tls.authority_file)
         found.peer = Keyring(own, least=ssl.TLSVersion.TLSv1_3)

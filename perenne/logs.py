@@ -39,13 +39,18 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """For eyes."""
+    """For eyes. What somebody else sent can neither begin a line of its own nor speak to the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
-        extras = " ".join(f"{key}={value}" for key, value in _extras(record).items())
+        extras = " ".join(f"{key}={_shown(value)}" for key, value in _extras(record).items())
         line = f"{stamp} {record.levelname.lower():8} {record.getMessage()} {extras}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if text.isprintable() else repr(text)
 
 
 def configure(level: str, style: str) -> None:

@@ -15,11 +15,11 @@ import uvloop
 from monitoring.http import HttpServer
 from perenne import logs
 from perenne.config import Config
-from perenne.config_material import log_material
 from perenne.config_replication import replicator_settings
 from perenne.config_tier import blocking_store, eviction, patient_store
-from perenne.config_tls import door, keyrings, token, zookeeper_access
+from perenne.config_tls import door, keyrings, zookeeper_access
 from perenne.dimse.server import DimseServer
+from perenne.doors import log_doors
 from perenne.housekeeping import compaction_settings, scrub_settings
 from perenne.joining import CannotStart, identified
 from perenne.limits import raise_descriptor_limit
@@ -66,7 +66,7 @@ def run(config: Config) -> int:
     """Run a node until SIGTERM or SIGINT; return the exit code."""
     logs.configure(config.log.level, config.log.format)
     _LOG.info("open files allowed", extra={"descriptors": raise_descriptor_limit()})
-    log_material(config)
+    log_doors(config)
     try:
         uvloop.run(_serve(config))
     except CannotStart as error:
@@ -213,7 +213,7 @@ class Node:
             host=config.http.host,
             port=config.http.port,
             secure=self._keyrings.http.server() if self._keyrings.http is not None else None,
-            token=token(config),
+            token=self._keyrings.shown,
             open_metrics=config.http.open_metrics,
             requests=self.exported.requests,
         )

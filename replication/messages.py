@@ -81,7 +81,10 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Hello(_Message, frozen=True):
-    """First in both directions. A stranger, another cluster or a version out of range is told why and cut off."""
+    """First in both directions: at once from who dialled, and in answer to one that fits from who was called.
+
+    A version or a name that does not fit is told why and cut off. Strangers and other clusters are told nothing.
+    """
 
     cluster_id: str
     node_id: str

@@ -9,7 +9,7 @@ import itertools
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Final, Protocol
 
@@ -77,10 +77,14 @@ class PeerNetwork:
         self._links: dict[int, Connection] = {}
         self._number_of: dict[Connection, int] = {}
         self._connections: set[Connection] = set()
+        self._known: set[ReplicaId] = {me.id}
+        """Who may call: whoever was registered in ZooKeeper since this node runs, also while ZooKeeper is away."""
         self._diallers: dict[ReplicaId, tuple[tuple[str, int], asyncio.Task[None]]] = {}
         self._ended: dict[Connection, asyncio.Event] = {}
         self.ungreeted = 0
-        """Connections that ended without a greeting that fits: strangers, other clusters, nodes that died just then."""
+        """Who called and hung up, or was cut off, without a greeting that fits: strangers, other clusters, nodes that
+        died just then.
+        """
         self.unanswered: Counter[ReplicaId] = Counter()
         """By node, how often it was called in vain."""
 
@@ -97,7 +101,7 @@ class PeerNetwork:
 
     @property
     def strangers(self) -> int:
-        """Connections so far that ended without a handshake, or without a greeting that fits: other clusters too."""
+        """Callers so far that ended without a handshake, or without a greeting that fits: other clusters too."""
         return self.ungreeted + (self._door.turned_away if self._door is not None else 0)
 
     async def close(self) -> None:
@@ -117,6 +121,7 @@ class PeerNetwork:
 
     def set_members(self, members: Mapping[ReplicaId, tuple[str, int]]) -> None:
         """Dial these, and go on dialling while they are named; a changed address is dialled anew."""
+        self.admit(members)
         wanted = {replica: address for replica, address in members.items() if replica != self._me.id}
         for replica, (address, task) in list(self._diallers.items()):
             if wanted.get(replica) != address:
@@ -127,10 +132,22 @@ class PeerNetwork:
                 task = asyncio.get_running_loop().create_task(self._dial(replica, address))
                 self._diallers[replica] = (address, task)
 
+    def admit(self, nodes: Iterable[ReplicaId]) -> None:
+        """These are nodes of the cluster, and may call; some may have called already."""
+        new = set(nodes) - self._known
+        self._known |= new
+        for connection in list(self._connections) if new else ():
+            connection.look_again()
+
+    def waiting(self) -> list[ReplicaId]:
+        """Who has called with a greeting that fits, and is not known as a node yet."""
+        return [one.early for one in self._connections if one.early is not None]
+
     async def _dial(self, replica: ReplicaId, address: tuple[str, int]) -> None:
         loop = asyncio.get_running_loop()
         shortest, longest = RETRY_S
         delay = shortest
+        told = False
         while True:
             options: dict[str, Any] = {"ssl": self._door.client()} if self._door is not None else {}
             try:
@@ -149,7 +166,13 @@ class PeerNetwork:
                 if ended is not None:
                     await ended.wait()
                 if connection.peer is not None:
-                    delay = shortest
+                    delay, told = shortest, False
+                elif not told:  # once, and not at each attempt
+                    told = True
+                    _LOG.warning(
+                        "a peer does not answer the greeting: it stops, is of another cluster, or speaks TLS",
+                        extra={"peer": replica, "address": f"{address[0]}:{address[1]}", "reason": connection.reason},
+                    )
             await asyncio.sleep(delay * (0.5 + self._chance() / 2))
             delay = min(longest, delay * 2)
 
@@ -162,6 +185,7 @@ class PeerNetwork:
             readers=self._readers,
             dialled=dialled,
             expected=expected,
+            known=self._known.__contains__,
         )
         self._connections.add(connection)
         self._ended[connection] = asyncio.Event()
@@ -194,8 +218,9 @@ class PeerNetwork:
         number = self._number_of.get(connection)
         if number is not None:
             self._down(connection, number, reason)
-        elif connection.peer is None:
+        elif connection.peer is None and not connection.dialled:
             self.ungreeted += 1
+            _LOG.warning("turned a connection away: no greeting", extra={"from": connection.caller, "reason": reason})
 
     def _down(self, connection: Connection, number: int, reason: str) -> None:
         del self._number_of[connection]

@@ -89,6 +89,7 @@ class Register:
             for node in found.values()
             if node.id != me and node.id not in self.retired
         }
+        self._replicator.network.admit(self.registered)
         known = set(self.registered.values())
         self._held = {member: point for member, point in self._held.items() if member in known}
 

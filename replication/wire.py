@@ -73,10 +73,12 @@ class FrameDecoder:
 
     begin(message, payload_size): called once per frame with a message; returns the sink of its payload (never written
     when the size is 0, but finished all the same). Raises WireError from `feed`; nothing more can be fed then.
+    max_control: no control part may be longer; it may be changed between frames.
     """
 
-    def __init__(self, begin: Callable[[Message, int], Sink]) -> None:
+    def __init__(self, begin: Callable[[Message, int], Sink], *, max_control: int = MAX_CONTROL) -> None:
         self._begin = begin
+        self.max_control = max_control
         self._pending = bytearray()
         self._arriving: _Arriving | None = None
         """The payload that raw bytes belong to, up to `_run` of them."""
@@ -134,7 +136,7 @@ class FrameDecoder:
         if shape == PIECE:
             if length or self._in_pieces is None or not 0 < payload <= self._in_pieces.left:
                 raise WireError("a piece does not belong to any payload")
-        elif not 0 < length <= MAX_CONTROL or payload > MAX_PAYLOAD:
+        elif not 0 < length <= self.max_control or payload > MAX_PAYLOAD:
             raise WireError(f"a frame of {length} + {payload} bytes is beyond all bounds")
         elif self._in_pieces is not None and (payload or shape == OPENING):
             raise WireError("a second payload came within the first")

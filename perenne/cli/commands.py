@@ -111,8 +111,9 @@ def config_check(file: Annotated[Path, typer.Argument(help="The TOML file.")], a
         typer.echo(json.dumps({"ok": True, "problems": [], "open_doors": notes}))
         return
     for where, cause, step in open_to:
-        typer.echo(f"note: {where}: {cause}. {step}")
-    typer.echo(f"{file}: nothing is wrong")
+        typer.echo(f"OPEN DOOR: {where}: {cause}. {step}")
+    open_now = f", and {len(open_to)} door{'s stand' if len(open_to) > 1 else ' stands'} open" if open_to else ""
+    typer.echo(f"{file}: nothing is wrong{open_now}")
 
 
 app.command()(certs)

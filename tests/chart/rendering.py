@@ -17,6 +17,9 @@ CHART: Final = ROOT / "helm" / "perenne"
 OWN: Final = Path(__file__).resolve().parent
 GOLDEN: Final = OWN / "golden"
 NAMESPACE: Final = "pacs"
+SECRETS: Final = "perenne-secrets"
+LOCKED: Final[dict[str, Any]] = {"tls": {"secretName": SECRETS}}
+"""The secret that the chart tells people to make, and that no preset can name."""
 Document = dict[str, Any]
 
 
@@ -62,9 +65,11 @@ def with_watched(directory: Path) -> Path:
 
 
 def render(values: Document, chart: Path = CHART, *, name: str = "perenne") -> dict[str, str]:
-    """Template path to text. Raises helm_python.HelmError."""
+    """Template path to text. With the secret, unless `tls` says otherwise. Raises helm_python.HelmError."""
     with quiet():
-        return helm_python.Chart.load(chart).render(values, name=name, namespace=NAMESPACE, is_install=True)
+        return helm_python.Chart.load(chart).render(
+            {**LOCKED, **values}, name=name, namespace=NAMESPACE, is_install=True
+        )
 
 
 def values_of(case: Case) -> Document:

@@ -74,6 +74,9 @@ KINDS: dict[str, dict[str, int]] = {
         "StatefulSet": 2,
     },
 }
+OPEN: Document = {"tls": {"enabled": False}}
+ELSEWHERE: Document = {"external": "zk1:2281,zk2:2281,zk3:2281"}
+PLAIN_BUNDLED: Document = {"bundled": {"tls": False}}
 OPERATORS = {"PrometheusRule", "ServiceMonitor"}
 """Kinds of the Prometheus operator: no schema of Kubernetes knows them."""
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
@@ -172,7 +175,10 @@ def test_the_node_understands_its_configuration(case: Case, tmp_path: Path) -> N
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     secure = {"dicom-tls": config.dimse.tls_port} if config.dimse.tls != "off" else {}
     assert ports == {"dicom": config.dimse.port, "peer": config.peer.port, "http": config.http.port, **secure}
-    assert config.tls.on == config.http.tls == (case.name == EVERYTHING)
+    assert config.tls.on
+    assert config.http.token_file is not None and config.coordination.credentials_file is not None
+    assert config.coordination.tls
+    assert config.http.tls == (case.name == EVERYTHING)
     assert {container[probe]["httpGet"]["scheme"] for probe in PROBES} == {"HTTPS" if config.http.tls else "HTTP"}
     assert config.coordination.zookeeper.count(":") == 3
     assert len(config.ae) == len(values_of(case).get("aes", ()))
@@ -246,9 +252,9 @@ def test_secrets_are_named_and_never_written(case: Case) -> None:
     assert (
         set(volumes)
         == {
-            THREE: set[str](),
-            TWO: {"s3"},
-            CLAIMED: set[str](),
+            THREE: {"tls", "http-token", "zookeeper"},
+            TWO: {"tls", "http-token", "zookeeper", "s3"},
+            CLAIMED: {"tls", "http-token", "zookeeper"},
             EVERYTHING: {"tls", "http-token", "zookeeper", "s3", "s3-ca", "secret-dicom-tls"},
         }[case.name]
     )
@@ -282,11 +288,15 @@ def test_nodes_that_are_not_ready_are_found_by_their_peers() -> None:
         ({"config": {"scrubb": {}}}, "scrubb"),
         ({"config": {"storage": {"reserve_bytes": "10 gigs"}}}, "reserve_bytes"),
         ({"config": {"http": {"tls": "yes"}}}, "tls"),
-        ({"config": {"http": {"tls": True}}}, "there is no certificate; name the secret"),
-        ({"config": {"dimse": {"tls": "beside"}}}, "or give dimse.tls_certificate_file"),
+        ({"config": {"http": {"tls": True}}, **OPEN}, "config.http.tls: there is no certificate; name the secret"),
+        ({"config": {"dimse": {"tls": "beside"}}, **OPEN}, "or give dimse.tls_certificate_file"),
         ({"config": {"dimse": {"tls": "yes"}}}, "tls"),
         ({"config": {"dimse": {"ae_title": "A" * 19}}}, "ae_title"),
-        ({"config": {"coordination": {"tls": True}}}, "speaks no TLS"),
+        ({"config": {"coordination": {"tls": True}}, "zookeeper": PLAIN_BUNDLED}, "speaks no TLS"),
+        ({"config": {"coordination": {"tls": True}}, "zookeeper": ELSEWHERE, **OPEN}, "coordination.tls: there is no"),
+        ({"tls": {"enabled": False, "secretName": "x"}}, "leave one of the two out"),
+        ({"httpToken": {"nmae": "x"}}, "nmae"),
+        ({"zookeeper": {"bundled": {"tls": "yes"}}}, "tls"),
         ({"config": {"coordination": {"session_timeout_ms": 10}}}, "session_timeout_ms"),
         ({"config": {"cluster": {"copies_required": 4}}}, "4 copies on 3 nodes"),
         ({"config": {"cluster": {"copies_required": 2, "conflict_policy": "keepfirst"}}}, "conflict_policy"),
@@ -308,7 +318,7 @@ def test_a_node_name_that_is_too_long_is_refused() -> None:
 def test_ports_towards_zookeeper_and_tier_are_let_out() -> None:
     policy = one(found(named(TWO)), "NetworkPolicy", "perenne")["spec"]
     ports = {port["port"] for rule in policy["egress"] for port in rule.get("ports", ())}
-    assert {53, 443, 2181} == ports
+    assert {53, 443, 2281} == ports
     policy = one(found(named(EVERYTHING)), "NetworkPolicy", "archive")["spec"]
     assert 8333 in {port["port"] for rule in policy["egress"] for port in rule.get("ports", ())}
 

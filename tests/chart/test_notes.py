@@ -39,10 +39,27 @@ def test_who_is_not_shut_out_is_told_nothing(values: dict[str, Any]) -> None:
     assert "httpFrom" not in said
 
 
-def test_doors_that_stand_open_are_told_until_they_are_shut() -> None:
-    said = notes({})
-    assert "nodes speak to each other in plain text" in said
-    assert "perenne certs certificates perenne-0 perenne-1 perenne-2" in said
-    assert "httpToken is not set" in said
-    shut = notes({"tls": {"secretName": "certificates"}, "httpToken": {"name": "token"}})
-    assert "plain text" not in shut and "httpToken" not in shut
+@pytest.mark.parametrize(
+    ("values", "cause", "step"),
+    [
+        (
+            {"tls": {"enabled": False}},
+            "nodes speak to each other in plain text",
+            "--set tls.secretName=perenne-secrets",
+        ),
+        ({"tls": {"enabled": False}}, "whoever reaches ZooKeeper may decide who leads", "zookeeper.credentialsSecret"),
+        ({"tls": {"enabled": False}}, "nodes speak with ZooKeeper in plain text", "zookeeper.bundled.tls"),
+        ({"zookeeper": {"bundled": {"tls": False}}}, "nodes speak with ZooKeeper in plain text", "bundled.tls"),
+        ({"zookeeper": {"external": "zk:2181"}}, "with ZooKeeper in plain text", "config.coordination.tls is not set"),
+        ({"httpToken": {"enabled": False}}, "whoever reaches port 8080 reads every image", "httpToken"),
+    ],
+)
+def test_a_door_that_stands_open_is_told(values: dict[str, Any], cause: str, step: str) -> None:
+    (told,) = (part for part in notes(values).split("\n\nNOTE: ") if cause in part)
+    assert step in told
+    assert cause not in notes({})
+
+
+def test_the_default_has_no_door_to_tell_of() -> None:
+    assert "NOTE:" not in notes({})
+    assert "Locked with the secret perenne-secrets" in notes({})

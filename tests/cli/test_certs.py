@@ -102,6 +102,41 @@ def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> No
     calling.do_handshake()
 
 
+def test_the_secret_of_a_first_deployment_and_of_a_renewal(tmp_path: Path) -> None:
+    """Certificates are exchanged, the token and ZooKeeper's user stay: nobody would tell whoever knows them."""
+    whole = tmp_path / "ca" / "secret"
+    before = filled(tmp_path / "ca", "n1", "zk1")
+    parts = {f"{name}{part}.pem" for name in ("n1", "zk1") for part in ("", "-key", "-key-and-certificate")}
+    assert set(before) == {*parts, "authority.pem", "token", "credentials"}
+    assert before["n1.pem"] == (tmp_path / "ca" / "n1" / CERTIFICATE).read_bytes()
+    assert before["n1-key-and-certificate.pem"] == before["n1-key.pem"] + before["n1.pem"]
+    secret = [key for key in before if "key" in key or key in ("token", "credentials")]
+    assert all((whole / key).stat().st_mode & 0o077 == 0 for key in secret)
+    after = filled(tmp_path / "ca", "n1", "n2")
+    assert set(after) == {*before, "n2.pem", "n2-key.pem", "n2-key-and-certificate.pem"}
+    assert {key for key in before if after[key] == before[key]} == {
+        *(key for key in before if key.startswith("zk1")),
+        "authority.pem",
+        "token",
+        "credentials",
+    }
+    other = filled(tmp_path / "another", "n1")
+    assert other["token"] != before["token"] and other["credentials"] != before["credentials"]
+
+
+def filled(directory: Path, *words: str) -> dict[str, bytes]:
+    done = certs(str(directory), "--secret", *words, "--json")
+    assert done.exit_code == 0, done.output
+    return {file.name: file.read_bytes() for file in Path(json.loads(done.stdout)["secret"]).iterdir()}
+
+
+def test_names_that_would_share_a_file_in_the_secret(tmp_path: Path) -> None:
+    for names in (["n1", "n1-key"], ["authority"], ["secret"]):
+        said = refused(tmp_path / "ca", "--secret", *names, code=2)
+        assert "name the nodes otherwise" in said or "cannot name a node" in said
+        assert certs(str(tmp_path / names[0]), *names).exit_code == 0, "without the secret they are fine"
+
+
 def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_made(tmp_path: Path) -> None:
     said = refused(tmp_path / "ca", "n1=a..b,https://c", "n2=d,", "a/b", "n1", AUTHORITY, code=2)
     assert len(said.splitlines()) == 6

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from perenne.authority import AUTHORITY, CERTIFICATE, KEY, Authority, authority_in
 from perenne.cli.commands import app
 from perenne.config import ConfigError
-from perenne.config_material import log_material
 from perenne.config_reading import load_config
+from perenne.doors import log_doors
 
 BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 NOW = datetime.now(UTC)
@@ -209,7 +209,7 @@ def test_verbs_that_need_no_certificate_do_not_stop_at_one(node: Node) -> None:
 def test_a_node_that_starts_with_it_says_so(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     node.sign(begins=NOW - 3 * DAY, ends=NOW - DAY)
     node.problems()
-    log_material(load_config(node.directory / "node.toml", {}))
+    log_doors(load_config(node.directory / "node.toml", {}))
     (said,) = caplog.records
     assert said.levelname == "ERROR"
     assert f"{node.own / CERTIFICATE} ended on" in said.__dict__["reason"]
@@ -304,4 +304,31 @@ def test_a_peer_port_without_certificates_stands_open(tmp_path: Path) -> None:
     )
     done = CliRunner().invoke(app, ["config", "check", str(file)])
     assert done.exit_code == 0
-    assert "note: tls: whoever reaches port 11111 may pass for a node" in done.output
+    assert "OPEN DOOR: tls: whoever reaches port 11111 may pass for a node" in done.output
+    assert "nothing is wrong, and 1 door stands open" in done.output
+
+
+def test_a_zookeeper_elsewhere_that_anybody_may_write_to_stands_open(tmp_path: Path) -> None:
+    """TLS and an owner, each by itself."""
+    file = tmp_path / "node.toml"
+    (tmp_path / "owner").write_text("perenne:secret\n")
+    text = '[node]\nid = "n1"\n[peer]\nhost = "0.0.0.0"\nadvertise_host = "n1.pacs.example"\n[coordination]\n'
+    for line, keys in (
+        ("", {"tls", "coordination.tls", "coordination.credentials_file"}),
+        (OWNED, {"tls", "coordination.tls"}),
+    ):
+        file.write_text(f'{text}zookeeper = "127.0.0.1:2181,10.0.0.4:2181"\n{line}')
+        done = CliRunner().invoke(app, ["config", "check", str(file), "--json"])
+        assert {one["where"] for one in json.loads(done.stdout)["open_doors"]} == keys
+
+
+OWNED = 'credentials_file = "owner"\n'
+
+
+def test_a_node_says_at_each_start_which_doors_stand_open(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[node]\nid = "n1"\n[coordination]\nzookeeper = "127.0.0.1:2181"\n[peer]\nhost = "0.0.0.0"\n')
+    log_doors(load_config(file, {}))
+    (said,) = (vars(record) for record in caplog.records)
+    assert (said["levelname"], said["key"]) == ("WARNING", "tls")
+    assert "is given every image" in said["reason"] and "perenne certs" in said["next_step"]

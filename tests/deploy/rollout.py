@@ -143,7 +143,7 @@ class Rehearsal:
         return done.stdout.strip()
 
     def _authority(self) -> tuple[Path, str, bool]:
-        return self._directory / "authority" / "authority.pem", "/etc/perenne/tls/authority.pem", True
+        return self._directory / "perenne-ca" / "authority.pem", "/etc/perenne/tls/authority.pem", True
 
     def rolling_update(self, pods: Sequence[Pod], min_ready: float) -> None:
         """From the highest ordinal down; the next one when this one has been ready for a while."""

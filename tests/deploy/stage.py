@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Final, overload
 
 from perenne.local.cluster import LocalNode
-from tests.chart.rendering import NAMESPACE, PRESETS, ROOT, Case, Document, documents, one, render, values_of
+from perenne.local.zookeeper import JARS
+from tests.chart.rendering import PRESETS, ROOT, SECRETS, Case, Document, documents, one, render, values_of
 from tests.deploy.container import Image, image_of_this_machine
 from tests.deploy.pods import Kubelet
 from tests.deploy.probes import Pod
 from tests.faults.namespaces import Network, Party
 
 PRESET: Final = next(case for case in PRESETS if case.name == "three-nodes")
-TLS: Final = "perenne-tls"
 SMALL: Final = {"segment_bytes": "4MiB"}
 
 
@@ -61,8 +61,10 @@ def wired(directory: Path, sets: Sequence[str], others: Sequence[str] = (), case
     values = values_of(case)
     values["config"]["cluster"].update(SMALL)
     values["config"]["storage"] = {"reserve_bytes": "16MiB", "spare_segments": 1}
-    values["tls"] = {"secretName": TLS}
-    found = documents(render(values))
+    values["httpToken"] = {"enabled": False}  # senders and judges of a rehearsal ask without one
+    parts = render(values)
+    found = documents(parts)
+    (notes,) = (text for path, text in parts.items() if path.endswith("NOTES.txt"))
     names = [f"{kind}-{n}" for kind in sets for n in range(one(found, "StatefulSet", kind)["spec"]["replicas"])]
     aliases = {name: f"pod{number}" for number, name in enumerate(names)}
     network = Network([*aliases.values(), *others])
@@ -70,26 +72,19 @@ def wired(directory: Path, sets: Sequence[str], others: Sequence[str] = (), case
     images = {"node": machine, "zookeeper": zookeeper_image(machine, directory)}
     parties = {name: network.party(alias) for name, alias in aliases.items()}
     with contextlib.closing(network), network.hub.entered():
-        kubelet = Kubelet(found, parties, directory, images, {TLS: certificates(directory / "authority", found)})
+        kubelet = Kubelet(found, parties, directory, images, {SECRETS: secret(directory, notes)})
         try:
             yield Stage(kubelet, found, {name: network.party(name) for name in others})
         finally:
             kubelet.end()
 
 
-def certificates(directory: Path, found: list[Document]) -> dict[str, bytes]:
-    """The secret of the chart's README, made by `perenne certs` as it says there."""
-    nodes = one(found, "StatefulSet", "perenne")["spec"]
-    names = [f"perenne-{number}" for number in range(nodes["replicas"])]
-    service = f"{nodes['serviceName']}.{NAMESPACE}.svc.cluster.local"
-    words = [f"{name}={name}.{service},{service}" for name in names]
-    command = [sys.executable, "-m", "perenne.cli", "certs", str(directory), *words]
-    subprocess.run(command, check=True, capture_output=True)
-    secret = {"authority.pem": (directory / "authority.pem").read_bytes()}
-    for name in names:
-        secret[f"{name}.pem"] = (directory / name / "certificate.pem").read_bytes()
-        secret[f"{name}-key.pem"] = (directory / name / "key.pem").read_bytes()
-    return secret
+def secret(directory: Path, notes: str) -> dict[str, bytes]:
+    """What somebody has who types the command of the chart's notes, word by word."""
+    (command,) = (line.split() for line in notes.splitlines() if line.startswith("  perenne certs perenne-ca "))
+    words = [sys.executable, "-m", "perenne.cli", *command[1:]]
+    subprocess.run(words, check=True, capture_output=True, cwd=directory)
+    return {file.name: file.read_bytes() for file in (directory / "perenne-ca" / "secret").iterdir()}
 
 
 def zookeeper_image(machine: Image, directory: Path) -> Image:
@@ -100,7 +95,7 @@ def zookeeper_image(machine: Image, directory: Path) -> Image:
     script.write_text(
         """#!/bin/bash
 # As the script of that name in the image: start-foreground CONFIG, or status CONFIG.
-classes=/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar
+classes=CLASSES
 case "$1" in
     start-foreground)
         exec java $JVMFLAGS -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$classes" \\
@@ -111,7 +106,7 @@ case "$1" in
         grep -q ^Mode: <&3 ;;
     *) exit 2 ;;
 esac
-"""
+""".replace("CLASSES", ":".join(JARS))
     )
     script.chmod(0o755)
     return replace(machine, shown=(*machine.shown, (str(own.parent), "/opt/zookeeper")))

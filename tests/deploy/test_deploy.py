@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from perenne.cli.commands import app
 from perenne.config_reading import load_config
-from tests.chart.rendering import CHART, ROOT
+from tests.chart.rendering import CHART, ROOT, documents, one, render
 from tests.deploy.containerfile import NotUnderstood, Stage, parse
 
 DEPLOY = ROOT / "deploy"
@@ -96,12 +98,21 @@ def test_whatever_the_program_imports_is_shipped() -> None:
     assert missing == set(), "name it in pyproject.toml, and run script/lock"
 
 
-def test_compose_starts_three_nodes_that_know_each_other() -> None:
+def test_compose_starts_three_nodes_that_know_each_other(tmp_path: Path) -> None:
     services = compose()["services"]
+    words = services["certs"]["command"]
+    assert services["certs"]["volumes"] == [f"certs:{words[1]}"]
+    done = CliRunner().invoke(app, [words[0], str(tmp_path), *words[2:]])
+    assert done.exit_code == 0, done.output
     nodes = {name: service for name, service in services.items() if name.startswith("n")}
     assert set(nodes) == {"n1", "n2", "n3"}
     for name, service in nodes.items():
-        config = load_config(None, {**stages()[-1].environment, **service["environment"]})
+        assert "certs:/certs:ro" in service["volumes"]
+        assert service["depends_on"]["certs"] == {"condition": "service_completed_successfully"}
+        given = {**stages()[-1].environment, **service["environment"]}
+        given = {key: value.replace("/certs/", f"{tmp_path}/") for key, value in given.items()}
+        config = load_config(None, given, material=True)
+        assert config.tls.on and config.coordination.credentials_file is not None
         assert (config.node.id, config.peer.advertise_host, service["hostname"]) == (name, name, name)
         assert config.coordination.zookeeper == "zookeeper:2181"
         assert service["read_only"]
@@ -118,11 +129,18 @@ def test_chart_and_compose_name_the_same_zookeeper_without_a_registry() -> None:
     assert compose()["services"]["zookeeper"]["image"] == bundled
 
 
+def settings(text: str) -> dict[str, str]:
+    """Of an ensemble, but for its servers, its places and its ports."""
+    found = dict(re.findall(r"^([\w.]+)=(.*)$", text, re.MULTILINE))
+    return {k: v for k, v in found.items() if not re.match(r"server\.|dataDir$|.*\.location$|.*[pP]ort", k)}
+
+
 def test_the_ensembles_of_chart_and_deploy_are_set_alike() -> None:
-    chart = (CHART / "templates" / "zookeeper.yaml").read_text()
-    inside = dict(re.findall(r"^    ([\w.]+)=([\w,./]+)$", chart, re.MULTILINE))
-    alone = dict(re.findall(r"^([\w.]+)=([\w,./-]+)$", (DEPLOY / "zookeeper" / "zoo.cfg").read_text(), re.MULTILINE))
-    assert inside.pop("dataDir") == "/data"
-    assert alone.pop("dataDir") == "/var/lib/perenne-zookeeper"
-    assert len(inside) > 8
-    assert inside == alone
+    plain, locked = ((DEPLOY / "zookeeper" / name).read_text() for name in ("zoo.cfg", "tls.cfg"))
+    for values, text in (({"tls": {"enabled": False}}, plain), ({}, plain + locked)):
+        made = documents(render(values))
+        inside = settings(one(made, "ConfigMap", "perenne-zookeeper")["data"]["zoo.cfg"])
+        # A pod's address is in no certificate; "need" is what it is by default.
+        own = {"ssl.quorum.hostnameVerification": "false", "ssl.quorum.clientAuth": "need"} if text != plain else {}
+        assert inside == {**settings(text), **own}
+    assert len(settings(plain)) > 7 and len(settings(locked)) > 6

@@ -250,3 +250,18 @@ def test_a_certificate_is_exchanged_without_a_restart(secure: SecureCluster) -> 
     secure.cluster.wait_for(lambda: expiry() > before and shown() != certificate, "the new certificate is shown")
     assert node.running is not None
     assert node.running.alive
+
+
+def test_a_token_is_exchanged_without_a_restart(secure: SecureCluster) -> None:
+    node = secure.cluster.nodes[2]
+    new = "another-token-that-nobody-guesses"
+    kept = node.opener
+    try:
+        secure.token.write_text(f"{new}\n")
+        node.opener = secure.opener(new)
+        secure.cluster.wait_for(lambda: node.get("/status")[0] == 200, "the new token opens the door")
+        node.opener = kept
+        assert node.get("/status")[0] == 401, "and the old one does not"
+    finally:
+        secure.token.write_text(f"{TOKEN}\n")
+    secure.cluster.wait_for(lambda: node.get("/status")[0] == 200, "the first one is back")

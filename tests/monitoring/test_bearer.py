@@ -26,7 +26,7 @@ def status(token: str, header: bytes | None, path: str = "/status") -> int:
 
     headers = [(b"authorization", header)] if header is not None else []
     scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": headers}
-    asyncio.run(Bearer(behind, token, open_metrics=False)(scope, receive, send))
+    asyncio.run(Bearer(behind, lambda: token, open_metrics=False)(scope, receive, send))
     return int(sent[0]["status"])
 
 
@@ -37,3 +37,7 @@ def test_a_token_matches_its_own_bytes_alone(token: str) -> None:
     assert status(token, shown[:-1]) == status(token, shown + b"x") == status(token, b"Basic " + token.encode()) == 401
     assert status(token, b"Bearer \xff") == status(token, None) == 401
     assert status(token, None, "/readyz") == 200
+
+
+def test_no_token_at_all_fits_an_empty_one() -> None:
+    assert status("", b"Bearer ") == status("", b"Bearer") == status("", None) == 401

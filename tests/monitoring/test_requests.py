@@ -35,9 +35,8 @@ class Various(Node):
 @asynccontextmanager
 async def counting(token: str | None = None) -> AsyncGenerator[tuple[HttpServer, CollectorRegistry]]:
     registry = CollectorRegistry()
-    server = HttpServer(Various(), host="127.0.0.1", port=0, token=token, requests=RequestMetrics(registry))
+    server = HttpServer(Various(), host="127.0.0.1", port=0, token=lambda: token, requests=RequestMetrics(registry))
     await server.start()
-    await asyncio.sleep(0.2)
     try:
         yield server, registry
     finally:

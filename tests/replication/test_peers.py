@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from replication import connection
+from replication.connection import GREETING_BYTES
 from replication.core.values import Identity, ReplicaId
 from replication.doorman import Door
 from replication.incoming import Payload
 from replication.messages import (
     Append,
     FetchEnd,
+    Goodbye,
     Heartbeat,
     Hello,
     Message,
@@ -30,7 +33,7 @@ from storage.digest import digests_of
 from storage.disk import RealDisk
 from storage.position import GENESIS, LogPosition, RecordHeader, RecordKind, chain_after
 from storage.reader import BytesPayload
-from storage.staging import Staged, StagingArea
+from storage.staging import Receiving, Staged, StagingArea
 
 CLUSTER = "00000000deadbeef"
 MIB = 1024 * 1024
@@ -82,6 +85,9 @@ class Side:
         self.changed.set()
 
     def dial(self, *others: "Side") -> None:
+        """And they know of it."""
+        for other in others:
+            other.network.admit([self.me.id])
         self.network.set_members({other.me.id: ("127.0.0.1", other.network.port) for other in others})
 
     def dialled(self) -> int:
@@ -144,7 +150,9 @@ def test_a_pair_greets_and_talks_both_ways(tmp_path: Path) -> None:
         a.network.send(a.dialled(), Survey(1))
         content = bytes(range(256)) * 1000
         b.network.send(b.dialled(), proposal(content), BytesPayload(content))
-        await b.until(lambda: b.got == [(Survey(1), b"")])
+        long = FetchEnd(1, "r" * GREETING_BYTES)
+        a.network.send(a.dialled(), long)
+        await b.until(lambda: b.got == [(Survey(1), b""), (long, b"")])
         await a.until(lambda: a.got == [(proposal(content), content)])
 
     running(tmp_path, test)
@@ -181,7 +189,6 @@ def test_a_large_payload_goes_in_pieces_and_a_heartbeat_overtakes_it(tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"cluster_id": "another"}, b"this is cluster"),
         ({"version_min": 2, "version_max": 9}, b"versions 1 to 1"),
         ({"node_id": "a"}, b"another node a"),
     ],
@@ -190,8 +197,104 @@ def test_a_greeting_that_does_not_fit_is_told_why_and_cut_off(
     tmp_path: Path, changes: dict[str, object], reason: bytes
 ) -> None:
     async def test(a: Side, _: Side) -> None:
+        a.network.admit([ReplicaId("x")])
         assert reason in await stranger(a.network.port, hello(**changes))
         assert not a.up
+
+    running(tmp_path, test)
+
+
+STRANGE = [
+    pytest.param(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", "does not begin like a frame", id="another protocol"),
+    pytest.param(hello(cluster_id="another"), f"this is cluster {CLUSTER}, and x is of another", id="another cluster"),
+    pytest.param(hello(), "no node x is registered", id="nobody that ZooKeeper knows"),
+    pytest.param(hello() + hello(), "not a greeting", id="two greetings"),
+    pytest.param(encode(Survey(1)), "not a greeting", id="no greeting"),
+    pytest.param(encode(Goodbye("a" * 99)), "the peer said goodbye: aaa", id="goodbye"),
+    pytest.param(hello(node_id="x" * GREETING_BYTES), "beyond all bounds", id="a greeting without end"),
+    pytest.param(hello()[:20], "no greeting came", id="half a greeting"),
+    pytest.param(b"", "no greeting came", id="silence"),
+]
+
+
+@pytest.mark.parametrize(("sent", "reason"), STRANGE)
+def test_a_stranger_is_told_nothing_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, sent: bytes, reason: str
+) -> None:
+    """Not even which cluster, and which node, this is."""
+    monkeypatch.setattr(connection, "GREETING_S", 0.2)
+
+    async def test(a: Side, _: Side) -> None:
+        assert await stranger(a.network.port, sent) == b""
+        async with asyncio.timeout(20):
+            while a.network.strangers < 1:
+                await asyncio.sleep(0)
+        assert not a.up
+        (logged,) = (vars(entry) for entry in caplog.records if entry.name == "perenne.peers")
+        assert reason in logged["reason"] and "127.0.0.1" in logged["from"]
+
+    running(tmp_path, test)
+
+
+def test_a_node_that_calls_before_it_is_known_waits_and_is_no_stranger(tmp_path: Path) -> None:
+    """All nodes of a new cluster start at once, and one hears of the others a little later than they call."""
+
+    async def test(a: Side, b: Side) -> None:
+        b.network.set_members({a.me.id: ("127.0.0.1", a.network.port)})
+        async with asyncio.timeout(20):
+            while not (called := a.network.waiting()):
+                await asyncio.sleep(0)
+        a.network.admit([ReplicaId("c")])
+        assert a.network.waiting() == called == [b.me.id]
+        assert not a.up and not b.up
+        a.network.admit([b.me.id])
+        await a.until(lambda: bool(a.up))
+        await b.until(lambda: bool(b.up))
+        assert a.network.waiting() == []
+        (link,) = a.up
+        a.network.admit([ReplicaId("d")])
+        assert list(a.up) == [link], "greeted once"
+        assert a.network.strangers == 0
+
+    running(tmp_path, test)
+
+
+def test_nothing_of_a_stranger_is_staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(a: Side, _: Side) -> None:
+        content = b"an instance that a stranger offers"
+        assert await stranger(a.network.port, encode(proposal(content), len(content)) + content) == b""
+        assert not staged
+
+    staged: list[RecordKind] = []
+    begin = StagingArea.begin_raw
+
+    def noted(area: StagingArea, kind: RecordKind = RecordKind.INSTANCE) -> Receiving:
+        staged.append(kind)
+        return begin(area, kind)
+
+    monkeypatch.setattr(StagingArea, "begin_raw", noted)
+    running(tmp_path, test)
+
+
+def test_an_older_node_greets_at_once_when_it_is_called(tmp_path: Path) -> None:
+    """It does not wait for the caller's greeting: that must be no reason to think ill of it."""
+
+    async def test(a: Side, _: Side) -> None:
+        came: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(hello())
+            await came.put(await reader.readexactly(len(encode(a_greeting))))
+            await a.until(lambda: bool(a.up))
+            writer.close()
+
+        a_greeting = Hello(CLUSTER, "a", "a-incarnation", "a-boot", *connection.PROTOCOL_VERSIONS)
+        server = await asyncio.start_server(called, "127.0.0.1", 0)
+        a.network.set_members({ReplicaId("x"): ("127.0.0.1", server.sockets[0].getsockname()[1])})
+        await a.until(lambda: bool(a.up))
+        assert await came.get() == encode(a_greeting)
+        a.network.set_members({})
+        server.close()
 
     running(tmp_path, test)
 
@@ -209,23 +312,21 @@ def test_a_stranger_costs_nobody_else_anything(tmp_path: Path, sent: bytes) -> N
     running(tmp_path, test)
 
 
-def test_whoever_does_not_greet_is_cut_off(tmp_path: Path) -> None:
-    async def test(a: Side, _: Side) -> None:
-        assert b"no greeting came" in await stranger(a.network.port, hello()[:20])
+def test_nodes_of_two_clusters_do_not_talk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who was called counts it each time; who called says it once."""
 
-    running(tmp_path, test)
-
-
-def test_nodes_of_two_clusters_do_not_talk(tmp_path: Path) -> None:
     async def test(a: Side, b: Side) -> None:
         a.dial(b)
         async with asyncio.timeout(20):
-            while not a.network.ungreeted:
+            while b.network.strangers < 3:
                 await asyncio.sleep(0)
         assert not a.up
         assert not b.up
+        assert a.network.strangers == 0
 
     running(tmp_path, test, cluster="another")
+    said = [entry.getMessage() for entry in caplog.records]
+    assert sum("does not answer the greeting" in text for text in said) == 1
 
 
 def test_a_link_that_dies_is_made_again(tmp_path: Path) -> None:
@@ -276,6 +377,7 @@ def test_a_record_of_another_size_than_its_payload_closes_the_link(tmp_path: Pat
 
 def test_a_connection_that_ends_within_a_payload_leaves_nothing_behind(tmp_path: Path) -> None:
     async def test(_: Side, b: Side) -> None:
+        b.network.admit([ReplicaId("x")])
         _reader, writer = await asyncio.open_connection("127.0.0.1", b.network.port)
         content = bytes(6 * MIB)  # beyond memory_instance_bytes: in a file
         writer.write(hello() + encode(proposal(content), len(content)) + content[:-1])

@@ -15,7 +15,8 @@ from cryptography import x509
 from perenne.authority import AUTHORITY, CERTIFICATE, KEY, authority_in
 from perenne.config_tls import Keyrings
 from perenne.tls import Keyring, TlsFiles, TlsUnusable
-from replication import doorman
+from replication import connection, doorman
+from replication.core.values import ReplicaId
 from replication.doorman import WAITING, Door
 from replication.messages import Survey
 from storage.reader import BytesPayload
@@ -149,9 +150,26 @@ def test_a_certificate_opens_the_door_for_the_node_it_names_alone(tmp_path: Path
     async def test() -> None:
         a, b = side(tmp_path, "a"), side(tmp_path, "b", named="c")
         async with listening(a, b):
+            a.network.admit([ReplicaId("b"), ReplicaId("c")])
             b.dial(a)
             await counted(a, 1)
             assert not a.up
+
+    play(test)
+
+
+def test_a_certificate_of_the_authority_does_not_make_a_node(
+    tmp_path: Path, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZooKeeper's servers and modalities may have one, and say who they are."""
+    monkeypatch.setattr(connection, "GREETING_S", 0.2)
+
+    async def test() -> None:
+        a, modality = side(tmp_path, "a"), side(tmp_path, "modality")
+        async with listening(a, modality):
+            modality.network.set_members({a.me.id: ("127.0.0.1", a.network.port)})
+            await counted(a, 1)
+            assert not a.up and not modality.up
 
     play(test)
 

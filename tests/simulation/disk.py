@@ -32,6 +32,14 @@ class Content:
     cached: bytearray = field(default_factory=bytearray)
     unsynced: list[tuple[int, bytes]] = field(default_factory=lambda: list[tuple[int, bytes]]())
 
+    def written_back(self) -> bytearray:
+        """The medium after what the system writes back by itself."""
+        found = bytearray(self.medium)
+        for offset, data in self.unsynced:
+            found.extend(bytes(max(0, offset + len(data) - len(found))))
+            found[offset : offset + len(data)] = data
+        return found
+
     def copy(self) -> "Content":
         return Content(bytearray(self.medium), bytearray(self.cached), list(self.unsynced))
 
@@ -79,6 +87,10 @@ class Medium:
     def holds(self, payload: bytes) -> bool:
         """Whether the log on the medium contains these bytes."""
         return any(payload in c.medium for name, c in self.files.items() if name.startswith("log/0"))
+
+    def will_hold(self, payload: bytes) -> bool:
+        """The same once the system has written back what a process left that died before its sync."""
+        return any(payload in c.written_back() for name, c in self.files.items() if name.startswith("log/0"))
 
     def saved(self, payload: bytes) -> bool:
         return any(payload in c.medium for name, c in self.files.items() if name.startswith("lost+found/"))

@@ -39,11 +39,7 @@ class Mirror:
         if content is None:
             path.unlink(missing_ok=True)
             return
-        found = bytearray(content.medium)
-        for offset, data in content.unsynced:
-            found.extend(bytes(max(0, offset + len(data) - len(found))))
-            found[offset : offset + len(data)] = data
-        path.write_bytes(found)
+        path.write_bytes(content.written_back())
 
     def damage(self, name: str, medium: Medium, durable: int) -> tuple[str, str]:
         """What `perenne verify` finds wrong with a whole log: of the records up to `durable`, and around them. What is

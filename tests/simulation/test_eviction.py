@@ -58,6 +58,7 @@ def test_what_was_evicted_is_read_back_also_after_a_restart() -> None:
         lose(stage, lean)
         bring_back(stage, lean)
         stage.until(stage.cluster.redundant)
+        stage.run(1000)  # until its index has come by them
         assert len(evicted(lean)) >= 2
         assert reads(stage, lean, uids) == len(uids)
         stage.reckon()

@@ -34,7 +34,7 @@ def test_seeds(first: int | None) -> None:
     assert summary.faults > summary.clusters, lines
 
 
-@pytest.mark.parametrize(("first", "runs", "scrubs"), [(0, 12, False), (100, 4, True)], ids=["alone", "with scrub"])
+@pytest.mark.parametrize(("first", "runs", "scrubs"), [(0, 16, False), (100, 4, True)], ids=["alone", "with scrub"])
 def test_seeds_that_compact(first: int, runs: int, scrubs: bool) -> None:
     """Asked for as --compact is: no violation, and there was something to take away."""
     summary = Summary(next_seed=first)
