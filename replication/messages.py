@@ -133,10 +133,14 @@ class StreamEnd(_Message, frozen=True):
 
 
 class Align(_Message, frozen=True):
-    """Cut back to `point`, the last common one by the leader's reckoning, and follow from there."""
+    """Cut back to `point`, the last common one by the leader's reckoning, and follow from there.
+
+    end: where the follower's log ended by the StreamEnd that this answers; an older leader does not say it.
+    """
 
     epoch: int
     point: Point
+    end: Point | None = None
 
 
 class Aligned(_Message, frozen=True):

@@ -47,7 +47,8 @@ class Candidacy:
         self.stage = Stage.ASKING
         self.answers: dict[Member, SurveyAnswer] = {}
         self._asked: dict[Member, Link] = {}
-        self._started_ms = situation.now_ms
+        self._waiting_ms = situation.now_ms
+        """Up to when it is counted how long this node has waited."""
         self._until_ms = situation.now_ms + SURVEY_MS
         self._ask_again_ms = 0
         self._copying_from: Member | None = None
@@ -126,14 +127,17 @@ class Candidacy:
         """Whether somebody who does not answer, or shows more than was to be had from him, may be waited for."""
         if not self.silent and not self._ahead():
             return False
-        # After a reboot of this host the disk may have lost what such a member still holds.
-        settings = self._situation.settings
+        # After a reboot of this host the disk may have lost what such a member still holds. The wait goes on where the
+        # last candidacy left it: others, who lead through the tier in vain, would begin it anew again and again.
+        situation = self._situation
+        situation.waited_ms += situation.now_ms - self._waiting_ms
+        self._waiting_ms = situation.now_ms
         # What is missing here comes from the tier, if it is the tier that the node would lead through.
-        lacking = self._situation.unsettled and not self._through_tier
-        rebooted = lacking and self._situation.now_ms - self._started_ms < settings.reboot_wait_ms
+        lacking = situation.unsettled and not self._through_tier
+        rebooted = lacking and situation.waited_ms < situation.settings.reboot_wait_ms
         # A process that has just started has met nobody yet, and may stand on a disk that was rolled back: whoever
         # holds more gets the time to say so. Later, a silent member is one that is gone, and is not waited for.
-        return rebooted or self._situation.now_ms - self._situation.started_ms < MEETING_MS
+        return rebooted or situation.now_ms - situation.started_ms < MEETING_MS
 
     def _ahead(self) -> list[Member]:
         """The members of the set that show a higher durable end than ours, the highest first."""

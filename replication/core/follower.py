@@ -153,13 +153,17 @@ class Following:
             self._learn_commit(stream, message.committed.log_point())
             self.confirm()
         else:
-            self._align(stream, message.point.log_point())
+            self._align(stream, message)
 
-    def _align(self, stream: Stream, point: LogPoint) -> None:
-        situation = self._situation
+    def _align(self, stream: Stream, message: Align) -> None:
+        situation, point = self._situation, message.point.log_point()
         if self.working:
             return
-        if not situation.ledger.holds(point):
+        if message.end is not None and message.end.log_point() != situation.ledger.end:
+            # An answer to what was said before: as a candidate this node copied a longer tail meanwhile. To cut by it
+            # would take away what the leader itself may hold, and have committed.
+            self.begin_anew("its log ends elsewhere by now")
+        elif not situation.ledger.holds(point):
             situation.freeze(f"the leader's last common point {point.sequence} is not in this log")
         elif point != situation.ledger.end and point.sequence < situation.told.sequence:
             situation.freeze(f"told to cut at {point.sequence}, below the commit point {situation.told.sequence}")

@@ -122,6 +122,8 @@ class Situation:
         """What of `told` is durable here: may be served and indexed."""
         self.unsettled = settings.host_rebooted
         """The host rebooted, and nothing has shown yet that this log lost nothing that was committed."""
+        self.waited_ms = 0
+        """How long this node, standing, has waited since for members that do not answer."""
         self.damaged = ledger.damaged()
         """Records that are known to be damaged here: this node is no holder of them."""
         self.damage_changes = 0

@@ -11,7 +11,7 @@ from replication.core.effects import CloseLink, StartSending, StopSending
 from replication.core.reconcile import LogsContradict, last_common
 from replication.core.situation import Link, Situation
 from replication.core.values import Identity, Member
-from replication.messages import Align, Aligned, Confirmed, Damaged, OpenStream, StreamEnd, to_point
+from replication.messages import Align, Aligned, Confirmed, Damaged, OpenStream, Point, StreamEnd, to_point
 from storage.position import GENESIS, LogPoint
 
 REOPEN_MS = 500
@@ -42,6 +42,8 @@ class Stream:
     asked_ms: int
     progress_ms: int
     common: LogPoint = GENESIS
+    end: Point | None = None
+    """Where the follower's log ended when it showed its table of epochs."""
     confirmed: LogPoint = GENESIS
     received: int = 0
     leaving: bool = False
@@ -124,6 +126,7 @@ class Streams:
         situation = self._situation
         if message.epoch != self._epoch or stream.stage is not Stage.OPENING:
             return
+        stream.end = message.end
         told = message.in_memory_commit.log_point()
         if not situation.ledger.holds(told):
             situation.freeze(f"{stream.peer.id} was told of a commit at {told.sequence} that this log lacks")
@@ -147,7 +150,7 @@ class Streams:
 
     def _align(self, stream: Stream) -> None:
         stream.asked_ms = self._situation.now_ms
-        self._situation.send(stream.link.number, Align(self._epoch, to_point(stream.common)))
+        self._situation.send(stream.link.number, Align(self._epoch, to_point(stream.common), stream.end))
 
     def aligned(self, stream: Stream, message: Aligned) -> None:
         """The follower stands at a common point: feed it from there."""

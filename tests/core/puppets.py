@@ -62,14 +62,20 @@ def state_of(members: str, epoch: int, leader: str = "", counter: int = 1) -> Cl
 
 
 def on_stage(
-    name: str, log: PaperLog, state: ClusterState, *, reads: bool = True, tier: TierMode = TierMode.OFF
+    name: str,
+    log: PaperLog,
+    state: ClusterState,
+    *,
+    reads: bool = True,
+    tier: TierMode = TierMode.OFF,
+    rebooted: bool = False,
 ) -> PaperNode:
     """The one real node, which has read `state` unless the coordination service is away: then that must come `up`.
 
     Its disk has promised the epoch that its log ends in; whom `state` names as the leader is alive.
     """
     cluster = PaperCluster("")
-    cluster.settings = replace(cluster.settings, tier_mode=tier)
+    cluster.settings = replace(cluster.settings, tier_mode=tier, host_rebooted=rebooted)
     cluster.disks[name] = PaperDisk(log, f"disk-{name}", promise=log.end.epoch)
     node = cluster.start(name)
     tell(node, state)

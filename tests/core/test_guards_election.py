@@ -8,6 +8,7 @@ from replication.core import events as ev
 from replication.core.election import Stage
 from replication.core.values import VersionedState
 from tests.core.paper_cluster import PaperCluster
+from tests.core.puppets import log_of, on_stage, state_of, tell
 from tests.core.test_damage import stored
 from tests.core.test_guards_rolled_back import back_to, everything_is_held, rolled_back
 from tests.core.test_scenarios import follower_of, healthy, leader_of
@@ -156,3 +157,18 @@ def test_a_node_that_has_just_started_meets_the_members_of_the_set_before_it_sta
     cluster.run_until(lambda: cluster.leader is not None)
     cluster.run_until(lambda: everything_is_held(cluster, *"ab"))
     cluster.check()
+
+
+def test_leads_in_vain_of_others_do_not_begin_the_wait_after_a_reboot_anew() -> None:
+    """Node a is gone for good. Node c, in no set, tries to lead through the tier again and again, which lacks records."""
+    node = on_stage("b", log_of((1, ""), (1, "1.1")), state_of("ab", 1), rebooted=True)
+    cluster, service = node.cluster, node.cluster.service
+    rounds = cluster.settings.reboot_wait_ms // 5000
+    for epoch in range(2, 2 + rounds):
+        assert node.replica.leadership is None
+        cluster.run(5000)
+        tell(node, state_of("ab", epoch, leader="c", counter=epoch))
+        cluster.run(1000)
+        service.leader = None
+        cluster.read(node)
+    cluster.run_until(lambda: node.replica.leadership is not None, 5000)

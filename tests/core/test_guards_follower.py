@@ -38,6 +38,19 @@ def test_a_deposed_leader_neither_adds_to_a_log_nor_cuts_it() -> None:
     assert [said.promise for said in zombie.heard(Rejected)] == [2, 2]
 
 
+def test_a_log_that_grew_since_it_was_shown_is_not_cut_by_the_answer() -> None:
+    """As a candidate the follower copied a longer tail, while what it had said to the leader was held up on its way."""
+    node = on_stage("b", log_of((1, ""), (1, "1.1")), state_of("abc", 1, leader="a"))
+    leader = Puppet(node, "a")
+    leader.leads(1)
+    first, last = (record.point for record in node.disk.log.records)
+    leader.says(Align(1, to_point(first), to_point(first)))
+    assert node.disk.log.end == last
+    assert [said.reason for said in leader.heard(Rejected)] == ["its log ends elsewhere by now"]
+    leader.says(Align(1, to_point(first), to_point(last)))
+    assert node.disk.log.end == first, "what was shown as it is, is cut"
+
+
 def test_a_leader_is_answered_only_when_its_epoch_is_on_the_disk() -> None:
     """The leader calls before the state tells of its epoch. Whoever follows it must not forget it in a power cut."""
     node = on_stage("b", log_of((1, "")), state_of("abc", 1, leader="a"))

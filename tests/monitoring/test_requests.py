@@ -37,6 +37,7 @@ async def counting(token: str | None = None) -> AsyncGenerator[tuple[HttpServer,
     registry = CollectorRegistry()
     server = HttpServer(Various(), host="127.0.0.1", port=0, token=lambda: token, requests=RequestMetrics(registry))
     await server.start()
+    await asyncio.sleep(0.2)  # uvloop listens in its own time
     try:
         yield server, registry
     finally:

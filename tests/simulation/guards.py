@@ -117,8 +117,8 @@ GUARDS = (
     Guard(
         "silent members are waited for after a reboot",
         ELECTION,
-        "        return rebooted or self._situation.now_ms - self._situation.started_ms < MEETING_MS\n",
-        "        return self._situation.now_ms - self._situation.started_ms < MEETING_MS\n",
+        "        return rebooted or situation.now_ms - situation.started_ms < MEETING_MS\n",
+        "        return situation.now_ms - situation.started_ms < MEETING_MS\n",
         shown_by="tests/simulation/test_regressions.py"
         "::test_a_process_restarted_after_a_reboot_waits_as_the_first_one_did",
     ),

@@ -73,6 +73,20 @@ REPLICATION_GUARDS = (
         shown_by=FOLLOWING + "test_a_deposed_leader_neither_adds_to_a_log_nor_cuts_it",
     ),
     Guard(
+        "what is cut is the log that was shown",
+        FOLLOWER,
+        "if message.end is not None and message.end.log_point() != situation.ledger.end:\n",
+        "if False:\n",
+        shown_by=FOLLOWING + "test_a_log_that_grew_since_it_was_shown_is_not_cut_by_the_answer",
+    ),
+    Guard(
+        "the wait after a reboot goes on",
+        ELECTION,
+        "situation.waited_ms += situation.now_ms - self._waiting_ms\n",
+        "situation.waited_ms = situation.now_ms - self._waiting_ms\n",
+        shown_by=STANDING + "test_leads_in_vain_of_others_do_not_begin_the_wait_after_a_reboot_anew",
+    ),
+    Guard(
         "the promise is on disk before anything is confirmed",
         FOLLOWER,
         "if situation.wanted_promise != stream.epoch or situation.promise != stream.epoch:",
@@ -173,7 +187,7 @@ REPLICATION_GUARDS = (
     Guard(
         "silent members are waited for after a start",
         ELECTION,
-        "        return rebooted or self._situation.now_ms - self._situation.started_ms < MEETING_MS\n",
+        "        return rebooted or situation.now_ms - situation.started_ms < MEETING_MS\n",
         "        return rebooted\n",
         shown_by=STANDING + "test_a_node_that_has_just_started_meets_the_members_of_the_set_before_it_stands",
     ),
