@@ -160,7 +160,7 @@ def test_a_node_that_has_just_started_meets_the_members_of_the_set_before_it_sta
 
 
 def test_leads_in_vain_of_others_do_not_begin_the_wait_after_a_reboot_anew() -> None:
-    """Node a is gone for good. Node c, in no set, tries to lead through the tier again and again, which lacks records."""
+    """Node a is gone for good. Node c, of no set, leads through the tier again and again, which lacks records."""
     node = on_stage("b", log_of((1, ""), (1, "1.1")), state_of("ab", 1), rebooted=True)
     cluster, service = node.cluster, node.cluster.service
     rounds = cluster.settings.reboot_wait_ms // 5000
