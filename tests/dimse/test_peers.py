@@ -167,10 +167,10 @@ def test_a_pynetdicom_scu_echoes_and_stores_on_interleaved_associations() -> Non
     files = [sample for sample in SENDABLE if readable(sample) and len(sample.dataset) < 200_000][:12]
 
     def send(rig: Rig, part: Sequence[Sample]) -> None:
-        """What pynetdicom has no answer to is sent again: its own thread takes one for a request now and then, and throws
-        it away (pynetdicom issues 435, 875).
+        """What pynetdicom has no answer to is sent again: its own thread takes one for a request at times, and
+        throws it away (pynetdicom issues 435, 875).
         """
-        unanswered = list(part)
+        unanswered = part
         while unanswered:
             unanswered = associated(rig, unanswered)
 
