@@ -103,6 +103,8 @@ class _Link(asyncio.BufferedProtocol):
 
     def expect(self) -> "asyncio.Future[tuple[int, bytes]]":
         self.waiter = asyncio.get_running_loop().create_future()
+        # Who still writes when the connection is lost is told so there, and never comes to await this.
+        self.waiter.add_done_callback(lambda waiter: waiter.cancelled() or waiter.exception())
         return self.waiter
 
     def _deliver(self, kind: int, body: bytes) -> None:

@@ -149,6 +149,7 @@ class Routing:
             nodes = {pod.name: undo.enter_context(watching(pod.address, "/leader")) for pod in self._rehearsal.nodes}
             through = undo.enter_context(watching(balancer.party.address, "/leader"))
             for _ in range(rounds):
+                self._rehearsal.wait(lambda: bool(nodes[self._leader().name].good), "the leader says that it leads")
                 pod, struck = self._strike("the leader killed", senders, self._leader, self._rehearsal.kubelet.kill)
                 killed = max(t for t in list(nodes[pod.name].good) if t < struck)
                 others = [watch.first_after(killed) for name, watch in nodes.items() if name != pod.name]
