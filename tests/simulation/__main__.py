@@ -16,7 +16,7 @@ from tests.simulation.kinds import KINDS
 from tests.simulation.phases import PHASES
 from tests.simulation.plan import Order
 from tests.simulation.run import Result, run, run_and_collect
-from tests.simulation.summary import Summary
+from tests.simulation.summary import Summary, source_of
 
 SAVED_EACH_S = 2.0
 AT_ONCE = 40
@@ -60,6 +60,8 @@ def main(arguments: list[str]) -> int:
         if options.hunt
         else _in_turn(summary, options.quarry, small=options.small, scrubs=options.scrub, compacts=options.compact)
     )
+    if (source := source_of(Path(__file__).parent)) not in summary.commits:
+        summary.commits.append(source)
     interrupt = _Interrupt()
     signal.signal(signal.SIGINT, interrupt)
     campaign(
@@ -74,7 +76,9 @@ def main(arguments: list[str]) -> int:
     )
     _print("\n".join(summary.lines()))
     if interrupt.asked:
-        _print(f"interrupted{f'; the same command goes on from {options.resume}' if options.resume is not None else ''}")
+        _print(
+            f"interrupted{f'; the same command goes on from {options.resume}' if options.resume is not None else ''}"
+        )
     return 1 if summary.violations else 130 if interrupt.asked else 0
 
 
@@ -174,8 +178,8 @@ def _results(orders: Iterator[Order], jobs: int, *, trace: bool) -> Iterator[Res
                 gc.collect()
         return
     # Ctrl-C reaches every process of a terminal: here alone it is answered.
-    deaf = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=500, **deaf) as pool:
+    deaf = (signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.get_context("spawn").Pool(jobs, signal.signal, deaf, maxtasksperchild=500) as pool:
         while batch := list(islice(orders, jobs * 20)):
             yield from pool.imap(run_and_collect, batch)
 

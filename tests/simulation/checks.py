@@ -315,7 +315,7 @@ class Checks(Observer):
         holders = [
             m.name
             for m in machines
-            if m.holds(content, sequence)
+            if m.holds(content, sequence, self.history.head(chain))
             or m.held(content, sequence)
             or (m.harm and self._holds(m, point))
             or any(self.history.branch_holds(durable, point) for durable in m.lost_harmed)

@@ -160,7 +160,8 @@ class Reckoning:
             sequence = history.committed_at[digest]
             if cluster.checks.reclaimed.may_be_gone(history.committed[sequence], sequence):
                 continue  # deleted, although nobody was told
-            holders = [m for m in cluster.machines.values() if m.holds(history.content[digest], sequence)]
+            head = history.head(history.committed[sequence])
+            holders = [m for m in cluster.machines.values() if m.holds(history.content[digest], sequence, head)]
             wanted = min(cluster.shape.copies_required, len(cluster.machines))
             if history.committed[sequence] in cluster.bucket.lost and any(
                 m.evicted(sequence) for m in cluster.machines.values()
@@ -198,7 +199,7 @@ class Reckoning:
                 raise Violation(f"{machine.name} evicted record {sequence}, which is not in the bucket")
             if machine.holds(content, header.position.sequence) or machine.medium.saved(content):
                 continue
-            # A repair may have been killed between its write and its sync: the disk was judged mended with that write, by
-            # the node as well. That is a bug of production, which this hides: `holds` once test_mending.py has no xfail.
+            # A repair may have been killed between its write and its sync: the disk was judged mended with that write,
+            # by the node as well. A bug of production, which this hides: `holds` once test_mending.py has no xfail.
             if not machine.medium.will_hold(content):
                 raise Violation(f"{machine.name} dropped record {header.position}, which was durable there")

@@ -6,6 +6,7 @@ from replication.tier.bodies import Body
 from replication.tier.keys import parse_run
 from replication.tier.port import Stored
 from tests.simulation.bucket import BucketClient
+from tests.simulation.stage import Stage
 from tests.simulation.tier_stage import alone_with_tier, staged
 from tests.simulation.world import Violation
 
@@ -24,7 +25,12 @@ def test_what_was_never_put_is_no_copy(monkeypatch: pytest.MonkeyPatch, lost: bo
         put = BucketClient.put
 
         async def forgetful(
-            self: BucketClient, key: str, body: Body, *, crc32: int | None = None, only_if_absent: bool = True,
+            self: BucketClient,
+            key: str,
+            body: Body,
+            *,
+            crc32: int | None = None,
+            only_if_absent: bool = True,
             lock: bool = False,
         ) -> Stored:
             if parse_run(key) is None:
@@ -34,3 +40,17 @@ def test_what_was_never_put_is_no_copy(monkeypatch: pytest.MonkeyPatch, lost: bo
         monkeypatch.setattr(BucketClient, "put", forgetful)
         with pytest.raises(Violation, match="the tier is in the in-sync set without|commits .* with 1 copies"):
             stage.stored(stage.leader, "1.3")
+
+
+def test_a_payload_without_its_header_is_no_copy() -> None:
+    """The cache may have what the medium lacks: so every read succeeds."""
+    with Stage(2) as stage:
+        stage.stored(stage.leader, "1.1")
+        (follower,) = stage.followers
+        history = stage.cluster.checks.history
+        head = history.head(history.committed_point.chain)
+        (content,) = (c for name, c in follower.medium.files.items() if name.startswith("log/0"))
+        at = content.medium.index(head)
+        content.medium[at : at + len(head)] = bytes(len(head))
+        with pytest.raises(Violation, match="acknowledged as record 2, is on"):
+            stage.reckon()
