@@ -31,19 +31,16 @@ class Fate:
     deletes: list[Deed] = field(default_factory=list[Deed])
 
     def owed(self, by_us: int) -> bool:
-        """Whether it must be there for whoever began to read at `by_us`."""
+        """Whether it must be there for whoever began to read at `by_us`, not in the very moment of the answer."""
         return any(
-            store.done and store.end_us is not None and store.end_us <= by_us and not _may_follow(self.deletes, store)
+            store.done and store.end_us is not None and store.end_us < by_us and not _may_follow(self.deletes, store)
             for store in self.stores
         )
 
     def gone(self, by_us: int) -> bool:
         """Whether it must not be there any more."""
         return any(
-            delete.done
-            and delete.end_us is not None
-            and delete.end_us <= by_us
-            and not _may_follow(self.stores, delete)
+            delete.done and delete.end_us is not None and delete.end_us < by_us and not _may_follow(self.stores, delete)
             for delete in self.deletes
         )
 

@@ -71,7 +71,12 @@ class Lure:
         cluster, node = self._cluster, self._cluster.machines[process.number]
         begun = next((effects for kind, effects in BEGUN if self._kind.startswith(kind)), ())
         began = any(isinstance(effect, begun) for effect in effects) and cluster.leader() is node
-        if began and self._phase != FILLING and not cluster.healing and cluster.chance.random() < AT_ONCE:
+        if began and (self._kind, self._phase) == ("a delete applies late", OF_A_FORMER_LEADER):
+            # It goes on for longer than it takes to hand over.
+            cluster.bucket.slow_us = 400_000
+            other = cluster.chance.choice([m for m in cluster.machines.values() if m is not node])
+            cluster.world.at(0, None, self._strike, "switchover", other)
+        elif began and self._phase != FILLING and not cluster.healing and cluster.chance.random() < AT_ONCE:
             cluster.world.after(cluster.chance.randrange(1, 20_000), None, self._towards, node)
 
     def _expire(self, node: Machine) -> None:

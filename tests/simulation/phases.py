@@ -11,8 +11,9 @@ OF_A_FORMER_LEADER = "after the lead"
 """Of a write or put alone that a node began when it led, or was about to: no cluster is in this phase."""
 OF_A_NODE = "following"
 """Of one node alone as well."""
-OF_LEADERS = ("a write", "a put", "a delete")
-"""What strikes requests that only a leader makes, or who is about to lead."""
+WRITES = "a write"
+PUTS = ("a put", "a delete")
+"""What strikes requests that only an active leader makes; others write as well, as they are about to lead."""
 OF_WRITERS = frozenset({"starting", "taking the lead"})
 """The phases of those who do not lead yet, and write all the same."""
 PHASES = (
@@ -50,11 +51,19 @@ def phase_at(cluster: Cluster, node: int, kind: str = "") -> str:
     if machine is None or machine.process is None:
         return phase_of(cluster)
     found = _phases(machine.process)
-    if kind.startswith(OF_LEADERS) and machine.process.core.leadership is None and not found & OF_WRITERS:
+    if _after_its_lead(machine.process, kind, found):
         return OF_A_FORMER_LEADER
     if machine.process.core.leader is not None:
         found.add(OF_A_NODE)
     return next((phase for phase in PHASES if phase in found), "no leader")
+
+
+def _after_its_lead(process: Process, kind: str, found: set[str]) -> bool:
+    """Whether a node begins no such request in what it does now: it began this one when it led."""
+    leadership = process.core.leadership
+    if kind.startswith(WRITES):
+        return leadership is None and not found & OF_WRITERS
+    return kind.startswith(PUTS) and (leadership is None or leadership.phase is Phase.RECOVERING)
 
 
 def _phases(process: Process) -> set[str]:

@@ -1,7 +1,7 @@
 """Who may show what was deleted, and who may not: scenes with real drivers (ADR 0011)."""
 
 from replication.api import CommitOutcome, NotPromised
-from tests.simulation.deletes import Deed, tombstone_of
+from tests.simulation.deletes import Deed, Fate, tombstone_of
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage, process_of
 from tests.simulation.test_absence import asked
@@ -123,3 +123,12 @@ def test_while_a_node_is_away_nothing_is_deleted() -> None:
         assert deleting.refused == f"not in sync: {other.name}"
         assert asked(stage, one, "1.1")
         stage.reckon()
+
+
+def test_nobody_is_owed_what_is_promised_in_the_moment_in_which_he_asks() -> None:
+    fate = Fate(stores=[Deed(1, end_us=5, done=True)])
+    assert not fate.owed(5)
+    assert fate.owed(6)
+    fate.deletes.append(Deed(7, end_us=9, done=True))
+    assert not fate.gone(9)
+    assert fate.gone(10)
