@@ -9,7 +9,6 @@ import secrets
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from tests.faults.arena import FaultFailed, Unavailable
 from tests.faults.catalogue import CATALOGUE
 from tests.faults.rounds import Outcome, Rounds
 from tests.faults.schedule import SHARES, Batch, Schedule
+from tests.simulation.summary import source_of
 
 
 def main(arguments: list[str]) -> int:
@@ -97,7 +97,7 @@ def _one_cluster(own: Path, kept: Path, outcomes: list[dict[str, Any]], batch: B
 
 
 def _keep(kept: Path, outcomes: list[dict[str, Any]], outcome: Outcome) -> None:
-    found = asdict(outcome)
+    found = {**asdict(outcome), "commit": source_of(Path(__file__).parent)}
     outcomes.append(found)
     with kept.open("a") as file:
         file.write(json.dumps(found) + "\n")
@@ -118,12 +118,11 @@ def summary(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
     def at(share: float) -> float:
         return pauses[min(len(pauses) - 1, int(share * len(pauses)))] if pauses else 0.0
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     by_fault: dict[str, list[float]] = {}
     for one in played:
         by_fault.setdefault(one["fault"], []).append(one["pause_s"])
     return {
-        "commit": commit.stdout.strip(),
+        "commit": "; ".join(sorted({one.get("commit", "not kept") for one in played})),
         "rounds": len(played),
         "rounds by tier": dict(Counter(one.get("tier") or "none" for one in played)),
         "requests to the bucket that met a fault": sum(one.get("struck", 0) for one in played),

@@ -4,9 +4,10 @@ import argparse
 import gc
 import multiprocessing
 import secrets
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
 
@@ -15,15 +16,15 @@ from tests.simulation.kinds import KINDS
 from tests.simulation.phases import PHASES
 from tests.simulation.plan import Order
 from tests.simulation.run import Result, run, run_and_collect
-from tests.simulation.summary import Summary
+from tests.simulation.summary import Summary, source_of
 
-SAVED_EACH = 50
+SAVED_EACH_S = 2.0
 AT_ONCE = 40
 """Pairs that are hunted before it is looked again which are rarest."""
 
 
 def main(arguments: list[str]) -> int:
-    """Return 1 when a promise was broken."""
+    """Return 1 when a promise was broken, 2 when the command was senseless, 130 when it was interrupted."""
     parser = argparse.ArgumentParser("script/simulate", description=__doc__)
     parser.add_argument("--seed", type=int, help="the first seed; fresh ones when left out")
     parser.add_argument("--runs", type=int, help="how many clusters; 1 with --seed, else 200")
@@ -43,8 +44,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--resume", type=Path, help="a file that keeps the counts and the next seed")
     options = parser.parse_args(arguments)
     summary = Summary()
+    if options.hunt and options.resume is None:
+        parser.error("--hunt needs --resume FILE: the counts say what is rare")
     if options.resume is not None and options.resume.exists():
         summary = Summary.load(options.resume)
+        if options.seed is not None:
+            _print(f"{options.resume} goes on at seed {summary.next_seed}; --seed counts for a new file alone")
     elif options.seed is not None:
         summary.next_seed = options.seed
     else:
@@ -55,6 +60,10 @@ def main(arguments: list[str]) -> int:
         if options.hunt
         else _in_turn(summary, options.quarry, small=options.small, scrubs=options.scrub, compacts=options.compact)
     )
+    if (source := source_of(Path(__file__).parent)) not in summary.commits:
+        summary.commits.append(source)
+    interrupt = _Interrupt()
+    signal.signal(signal.SIGINT, interrupt)
     campaign(
         summary,
         orders if runs is None else islice(orders, runs),
@@ -63,9 +72,26 @@ def main(arguments: list[str]) -> int:
         trace=options.trace,
         keep=options.resume,
         until_violation=options.until_violation,
+        stop=lambda: interrupt.asked,
     )
     _print("\n".join(summary.lines()))
-    return 1 if summary.violations else 0
+    if interrupt.asked:
+        _print(
+            f"interrupted{f'; the same command goes on from {options.resume}' if options.resume is not None else ''}"
+        )
+    return 1 if summary.violations else 130 if interrupt.asked else 0
+
+
+class _Interrupt:
+    """Ctrl-C: what is under way is finished, counted and kept. The second one ends at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 def _quarry(text: str) -> Quarry:
@@ -113,20 +139,25 @@ def campaign(
     trace: bool = False,
     keep: Path | None = None,
     until_violation: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run one order after the other into `summary`. A failing seed prints one line to paste."""
+    """Run one order after the other into `summary`. A failing seed prints one line to paste. stop: asked after each."""
     begun = last = time.monotonic()
+    saved = 0.0
     for result in _results(orders, jobs, trace=trace):
         summary.add(result)
         summary.next_seed = max(summary.next_seed, result.order.seed + 1)
         if result.violation:
             _print(f"script/simulate {result.order.arguments} --trace  # {result.violation}")
+        if trace:
+            _print(f"seed {result.order.seed}: trace hash {result.trace_hash:08x}")
         now = time.monotonic()
         summary.seconds += now - last
         last = now
-        if keep is not None and summary.clusters % SAVED_EACH == 0:
+        if keep is not None and (now - saved > SAVED_EACH_S or result.violation):
             summary.save(keep)
-        if until_violation and summary.violations:
+            saved = now
+        if stop() or (until_violation and summary.violations):
             break
         if minutes is not None and now - begun > minutes * 60:
             break
@@ -146,7 +177,9 @@ def _results(orders: Iterator[Order], jobs: int, *, trace: bool) -> Iterator[Res
             if order.seed % 10 == 0:
                 gc.collect()
         return
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=500) as pool:
+    # Ctrl-C reaches every process of a terminal: here alone it is answered.
+    deaf = (signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.get_context("spawn").Pool(jobs, signal.signal, deaf, maxtasksperchild=500) as pool:
         while batch := list(islice(orders, jobs * 20)):
             yield from pool.imap(run_and_collect, batch)
 

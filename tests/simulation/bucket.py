@@ -63,6 +63,8 @@ class Bucket:
     held: dict[str, bytes] = field(default_factory=dict[str, bytes])
     """Records that the nodes in `holding` put wait here, unanswered, until `let_through`."""
     harm: str = ""
+    lost: set[bytes] = field(default_factory=set[bytes])
+    """Chains of the records in the objects that were lost: of these the bucket had a copy, and of no others."""
     struck: Callable[[str, int], None] = lambda kind, node: None
     lean: Callable[[str, int | None], float] = lambda kind, node: 0.0
     """What is to be added to the chance of a fault at a request of a node."""
@@ -103,7 +105,7 @@ class Bucket:
         self.gone_us[key] = (self.put_us.pop(key), self.world.now_us)
         for link in read_run(run, data):
             self.chains[link.chain].discard(key)
-            if not self.chains[link.chain] and not self.harm:
+            if not self.had(link.chain):
                 raise self.world.found(Violation(f"{key} is deleted, and nothing else has record {link.sequence}"))
 
     def listing(self, since_us: int) -> list[str]:
@@ -115,8 +117,10 @@ class Bucket:
     def lose(self, key: str) -> None:
         """An object is gone, and nobody is told."""
         del self.objects[key]
-        for keys in self.chains.values():
-            keys.discard(key)
+        for chain, keys in self.chains.items():
+            if key in keys:
+                keys.discard(key)
+                self.lost.add(chain)
         self.harm = "lost an object"
 
     def heal(self) -> None:
@@ -134,6 +138,10 @@ class Bucket:
     def holds(self, chain: bytes) -> bool:
         """Whether some object has the record of this chain."""
         return bool(self.chains.get(chain))
+
+    def had(self, chain: bytes) -> bool:
+        """The same, or an object that had it was lost: such a loss is what the other copies are for."""
+        return self.holds(chain) or chain in self.lost
 
 
 class BucketClient:

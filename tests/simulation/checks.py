@@ -237,7 +237,7 @@ class Checks(Observer):
             if not self.restored:  # an old set names whom it named then
                 self._all_hold(state, point)
             holders = sum(self._holds(m, point) or self._held(m, point) for m in self.machines.values())
-            holders += self.bucket.holds(point.chain) or bool(self.bucket.harm)
+            holders += self.bucket.had(point.chain)
             if holders < self.copies_required:  # 2, in positions; the bytes are counted at the answer
                 raise Violation(f"{who} commits {point.sequence} with {holders} copies")
 
@@ -250,7 +250,7 @@ class Checks(Observer):
 
     def _all_hold(self, state: ClusterState, point: LogPoint) -> None:
         """6: every member holds everything that is committed. A harmed disk is what the other members are for."""
-        if TIER_MEMBER in state.in_sync and not self.bucket.harm:
+        if TIER_MEMBER in state.in_sync:
             self._tier_holds(state, point)
         for member in state.in_sync - {TIER_MEMBER}:
             machine = self._machine_of(member)
@@ -268,7 +268,7 @@ class Checks(Observer):
         if before >= len(committed):
             raise Violation(f"the tier's claim from {state.tier.first} on begins above what is committed")
         for sequence in range(state.tier.first, min(point.sequence, len(committed) - 1) + 1):
-            if not self.bucket.holds(committed[sequence]):
+            if not self.bucket.had(committed[sequence]):
                 raise Violation(f"the tier is in the in-sync set without the committed record {sequence}")
 
     def _machine_of(self, member: Member) -> Machine | None:
@@ -315,12 +315,12 @@ class Checks(Observer):
         holders = [
             m.name
             for m in machines
-            if m.holds(content, sequence)
+            if m.holds(content, sequence, self.history.head(chain))
             or m.held(content, sequence)
             or (m.harm and self._holds(m, point))
             or any(self.history.branch_holds(durable, point) for durable in m.lost_harmed)
         ]
-        if self.bucket.holds(chain) or self.bucket.harm:
+        if self.bucket.had(chain):
             holders.append("T")
         if len(holders) < self.copies_required:  # 2 and 12
             raise Violation(

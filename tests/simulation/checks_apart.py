@@ -47,7 +47,7 @@ def gone_with_reason(checks: "Checks", process: Process) -> None:
         if sequence >= len(history.committed):
             raise Violation(f"{process.name} evicts record {sequence}, which is not committed")
         chain = history.committed[sequence]
-        if not checks.bucket.holds(chain) and not checks.bucket.harm:
+        if not checks.bucket.had(chain):
             raise Violation(f"{process.name} evicts record {sequence}, which is not in the bucket")
         header = history.headers[chain]
         if header.kind is RecordKind.INSTANCE and not checks.reclaimed.may_be_gone(chain, sequence):

@@ -314,13 +314,16 @@ class Cluster:
         return None
 
     def redundant(self) -> bool:
-        """Every machine runs on a disk without harm, is in the in-sync set, and holds everything committed."""
-        state = self.service.state
-        if state is None or self.leader() is None:
+        """Every machine runs on a disk without harm, is in the in-sync set, and holds everything committed. A process
+        that has just started is no member yet, although the set names its disk: it follows the leader first.
+        """
+        state, leader = self.service.state, self.leader()
+        if state is None or leader is None:
             return False
         point = self.checks.history.committed_point
         return all(
             machine.running is not None
+            and machine.running.core.leader == leader.name
             and not machine.harm
             and machine.member in state.in_sync
             and self.checks.history.branch_holds(machine.durable, point)

@@ -6,6 +6,7 @@ The checks compare nodes with this, and never nodes with each other.
 from dataclasses import dataclass, field
 
 from storage.position import GENESIS, LogPoint, LogPosition, RecordHeader, RecordKind
+from storage.record import encode_header
 from tests.simulation.world import Violation
 
 
@@ -34,6 +35,10 @@ class History:
         if self.before.setdefault(chain, previous) != previous:
             raise Violation(f"record {header.position} follows from two others")
         self.headers[chain] = header
+
+    def head(self, chain: bytes) -> bytes:
+        """How the record of this chain begins in a log: with its header, and the chain."""
+        return encode_header(self.headers[chain], chain)
 
     def ancestor(self, chain: bytes, sequence: int, wanted: int) -> bytes:
         """The chain at `wanted` on the branch whose record `sequence` is `chain`."""

@@ -91,10 +91,12 @@ class Machine:
         self.host_boot = f"host-{self.hosts}"
         return lost
 
-    def holds(self, dataset: bytes, sequence: int) -> bool:
-        """Whether the medium itself has these bytes as what record `sequence` may contain."""
+    def holds(self, dataset: bytes, sequence: int, head: bytes = b"") -> bool:
+        """Whether the medium itself has these bytes as what record `sequence` may contain. head: and these, without
+        which they are no record.
+        """
         # A disk that lies: what it reports as synced is what counts as its copy.
-        return _contains(self.medium, dataset, sequence, believed=bool(self.harm))
+        return _contains(self.medium, dataset, sequence, head, believed=bool(self.harm))
 
     def evicted(self, sequence: int) -> bool:
         """Whether its log knows this record and has let go of its bytes: the bucket is to have them."""
@@ -103,12 +105,13 @@ class Machine:
 
     def held(self, dataset: bytes, sequence: int) -> bool:
         """The same for the disks that were lost."""
-        return any(_contains(medium, dataset, sequence, believed=True) for medium, _ in self.lost)
+        return any(_contains(medium, dataset, sequence, b"", believed=True) for medium, _ in self.lost)
 
 
-def _contains(medium: Medium, dataset: bytes, sequence: int, *, believed: bool) -> bool:
+def _contains(medium: Medium, dataset: bytes, sequence: int, head: bytes, *, believed: bool) -> bool:
     names = [n for n in medium.files if n.startswith("log/0") and int(n[4:16]) <= sequence]
     if not names:
         return False
     content = medium.files[max(names)]
-    return dataset in content.medium or (believed and dataset in content.cached)
+    images = (content.medium, content.cached) if believed else (content.medium,)
+    return any(dataset in image and head in image for image in images)

@@ -97,6 +97,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--markdown", action="store_true", help="a table for docs/proof.md")
     options = parser.parse_args(arguments)
     guards = [guard for guard in GUARDS if options.only in guard.name][options.skip :]
+    if not guards:
+        parser.error(f"no guard has {options.only!r} in its name; tests/simulation/guards*.py name them")
     begun = time.monotonic()
     missed = kept = 0
     with tempfile.TemporaryDirectory() as base, ThreadPoolExecutor(options.jobs) as pool:

@@ -160,11 +160,13 @@ class Reckoning:
             sequence = history.committed_at[digest]
             if cluster.checks.reclaimed.may_be_gone(history.committed[sequence], sequence):
                 continue  # deleted, although nobody was told
-            holders = [m for m in cluster.machines.values() if m.holds(history.content[digest], sequence)]
+            head = history.head(history.committed[sequence])
+            holders = [m for m in cluster.machines.values() if m.holds(history.content[digest], sequence, head)]
             wanted = min(cluster.shape.copies_required, len(cluster.machines))
-            evicted = any(m.evicted(sequence) for m in cluster.machines.values())
-            if evicted and cluster.bucket.harm:
-                continue  # what was done to the bucket is what the other copies are for
+            if history.committed[sequence] in cluster.bucket.lost and any(
+                m.evicted(sequence) for m in cluster.machines.values()
+            ):
+                wanted -= 1  # what was done to the bucket is what the other copies are for: they must be there
             if len(holders) < wanted and not self._in_bucket(sequence, wanted - len(holders)):
                 raise Violation(f"{uid}, acknowledged as record {sequence}, is on {[m.name for m in holders]} only")
         for machine in cluster.machines.values():
@@ -192,11 +194,12 @@ class Reckoning:
             if self.cluster.checks.reclaimed.may_be_gone(chain, sequence):
                 continue  # 7: reclaimed under a committed tombstone
             if machine.evicted(sequence) and chain == history.committed[sequence]:
-                if self.cluster.bucket.holds(chain) or self.cluster.bucket.harm:
+                if self.cluster.bucket.had(chain):
                     continue
                 raise Violation(f"{machine.name} evicted record {sequence}, which is not in the bucket")
             if machine.holds(content, header.position.sequence) or machine.medium.saved(content):
                 continue
-            # A repair may have been killed between its write and its sync: the disk was judged mended with that write.
+            # A repair may have been killed between its write and its sync: the disk was judged mended with that write,
+            # by the node as well. A bug of production, which this hides: `holds` once test_mending.py has no xfail.
             if not machine.medium.will_hold(content):
                 raise Violation(f"{machine.name} dropped record {header.position}, which was durable there")

@@ -53,7 +53,10 @@ async def _notice_and_send_again(cluster: Cluster, process: Process, uid: str, d
         for machine in cluster.machines.values()
         if _holds_for_all_it_knows(cluster, machine, dataset) or machine.harm_us >= deed.start_us
     ]
-    if cluster.bucket.holds_dataset(dataset) or cluster.bucket.harm:
+    history = cluster.checks.history
+    if cluster.bucket.holds_dataset(dataset) or any(
+        history.content.get(history.headers[chain].dataset) == dataset for chain in cluster.bucket.lost
+    ):
         holders.append("T")
     if len(holders) < cluster.shape.copies_required:
         said = f"{process.name} answers Success for {uid} again, with readable copies at {holders} only"

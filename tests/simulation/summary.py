@@ -1,6 +1,7 @@
 """What many runs came to: counted, kept in a file so that a long campaign resumes, and printed as tables."""
 
 import json
+import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ PATIENCE = 4
 class Summary:
     """Sums over seeds. next_seed: where a campaign goes on. silent: runs in which nothing was acknowledged.
 
-    hunted: how often each pair, written kind@phase, was hunted on purpose.
+    hunted: how often each pair, written kind@phase, was hunted on purpose. commits: what the source was, in turn.
     """
 
     next_seed: int = 0
@@ -50,6 +51,7 @@ class Summary:
     struck: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     hunted: dict[str, int] = field(default_factory=dict[str, int])
     violations: dict[int, str] = field(default_factory=dict[int, str])
+    commits: list[str] = field(default_factory=list[str])
 
     def add(self, result: Result) -> None:
         self.clusters += 1
@@ -137,6 +139,15 @@ class Summary:
             where = ", ".join(f"{phase} {phases[phase]}" for phase in PHASES if phase in phases)
             found.append(f"  {kind.replace('_', ' '):<34} {total:>8}  {where}")
         found.append(f"{pairs} pairs of fault and phase occurred, {len(self.rare())} of them less than {WANTED} times")
+        if self.commits:
+            found.append(f"at commit {', '.join(self.commits)}")
         found.append(f"{len(self.violations)} violations")
         found += [f"  seed {seed}: {text}" for seed, text in sorted(self.violations.items())]
         return found
+
+
+def source_of(directory: Path) -> str:
+    """Which commit runs, and whether anything differs from it: a count says nothing of another source."""
+    asked = ["git", "describe", "--always", "--exclude=*", "--dirty=, changed since"]
+    done = subprocess.run(asked, cwd=directory, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown: no git repository here"

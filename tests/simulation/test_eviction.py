@@ -57,8 +57,10 @@ def test_what_was_evicted_is_read_back_also_after_a_restart() -> None:
         assert stage.cluster.bucket.ranges > ranges, "it was read from another node"
         lose(stage, lean)
         bring_back(stage, lean)
+        reads(stage, lean, uids)  # it has no link yet, and no index: it may refuse them
+        assert not stage.workload.absent
         stage.until(stage.cluster.redundant)
-        stage.run(1000)  # until its index has come by them
+        stage.run(200)  # until its index has come by them
         assert len(evicted(lean)) >= 2
         assert reads(stage, lean, uids) == len(uids)
         stage.reckon()

@@ -9,7 +9,9 @@ import time
 
 import pytest
 
+from replication.connection import Connection
 from tests.simulation.__main__ import a_few
+from tests.simulation.plan import Order
 from tests.simulation.run import run
 from tests.simulation.summary import Summary
 
@@ -51,6 +53,28 @@ def test_a_seed_is_a_run(seed: int) -> None:
     first, second = run(seed), run(seed)
     assert (first.trace_hash, first.steps, first.struck) == (second.trace_hash, second.steps, second.struck)
     assert first.trace_hash != run(seed + 1).trace_hash
+
+
+def _hash_where(monkeypatch: pytest.MonkeyPatch, order: Order, *, upwards: bool) -> int:
+    """The hash of a run in which a small set of connections is gone through in the order of their birth, or back."""
+    places: dict[int, int] = {}
+    seen: list[Connection] = []
+
+    def place(connection: Connection) -> int:
+        if id(connection) not in places:
+            seen.append(connection)  # so that its id is not used again
+            places[id(connection)] = len(seen) % 8 if upwards else 7 - len(seen) % 8
+        return places[id(connection)]
+
+    monkeypatch.setattr(Connection, "__hash__", place)
+    return run(order).trace_hash
+
+
+@pytest.mark.xfail(reason="replication/peers.py goes through a set of connections: admit, close", strict=True)
+def test_a_seed_is_the_same_run_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where objects lie in memory differs from process to process, and with it the order of a set of them."""
+    order = Order(301, small=True)
+    assert _hash_where(monkeypatch, order, upwards=True) == _hash_where(monkeypatch, order, upwards=False)
 
 
 @pytest.mark.parametrize("seed", [5200003712, 6100031504])

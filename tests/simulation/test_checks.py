@@ -1,0 +1,56 @@
+"""The checks themselves: each here must notice a bug that is played for it."""
+
+import pytest
+
+from replication.tier.bodies import Body
+from replication.tier.keys import parse_run
+from replication.tier.port import Stored
+from tests.simulation.bucket import BucketClient
+from tests.simulation.stage import Stage
+from tests.simulation.tier_stage import alone_with_tier, staged
+from tests.simulation.world import Violation
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["a whole bucket", "an object was lost"])
+def test_what_was_never_put_is_no_copy(monkeypatch: pytest.MonkeyPatch, lost: bool) -> None:
+    """A loss excuses the records that were in the lost object, and nothing that comes after it."""
+    with staged() as stage:
+        stage.stored(stage.leader, "1.1")
+        bucket = stage.cluster.bucket
+        stage.until(lambda: bucket.holds_dataset(stage.workload.versions["1.1"][0]))
+        alone_with_tier(stage)
+        stage.stored(stage.leader, "1.2")
+        if lost:
+            bucket.lose(next(key for key in bucket.objects if key.startswith("log/")))
+        put = BucketClient.put
+
+        async def forgetful(
+            self: BucketClient,
+            key: str,
+            body: Body,
+            *,
+            crc32: int | None = None,
+            only_if_absent: bool = True,
+            lock: bool = False,
+        ) -> Stored:
+            if parse_run(key) is None:
+                return await put(self, key, body, crc32=crc32, only_if_absent=only_if_absent, lock=lock)
+            return Stored.CREATED
+
+        monkeypatch.setattr(BucketClient, "put", forgetful)
+        with pytest.raises(Violation, match="the tier is in the in-sync set without|commits .* with 1 copies"):
+            stage.stored(stage.leader, "1.3")
+
+
+def test_a_payload_without_its_header_is_no_copy() -> None:
+    """The cache may have what the medium lacks: so every read succeeds."""
+    with Stage(2) as stage:
+        stage.stored(stage.leader, "1.1")
+        (follower,) = stage.followers
+        history = stage.cluster.checks.history
+        head = history.head(history.committed_point.chain)
+        (content,) = (c for name, c in follower.medium.files.items() if name.startswith("log/0"))
+        at = content.medium.index(head)
+        content.medium[at : at + len(head)] = bytes(len(head))
+        with pytest.raises(Violation, match="acknowledged as record 2, is on"):
+            stage.reckon()

@@ -1,0 +1,130 @@
+"""A repair that is cut short: what was damaged is known to be damaged until the medium itself has it again."""
+
+from random import Random
+
+import pytest
+
+from replication.api import InstanceUnavailable
+from storage.errors import StorageError
+from tests.simulation.machine import Machine
+from tests.simulation.stage import Stage, process_of
+from tests.simulation.test_scrub import flip, payload_of
+from tests.simulation.tier_stage import bring_back, lose
+from tests.simulation.world import PowerCut
+
+UID = "1.2"
+OPEN = "a record is taken for mended before its repair is synced (storage/reader.py: judge, read_any)"
+
+
+class NothingStays(Random):
+    """Of a power cut: no unsynced write reached the medium."""
+
+    def random(self) -> float:
+        return 0.25
+
+
+def staged() -> Stage:
+    stage = Stage(2)
+    for number in range(12):
+        stage.stored(stage.leader, f"1.{number}", size=9000)
+    return stage
+
+
+def read(stage: Stage, machine: Machine) -> bool:
+    process, served = process_of(machine), list[bool]()
+
+    async def ask() -> None:
+        try:
+            found = await process.replicator.lookups.read(UID)
+            served.append(b"".join(found.parts()).endswith(stage.workload.versions[UID][0]))
+        except (InstanceUnavailable, StorageError):
+            served.append(False)
+
+    process.loop.create_task(ask())
+    stage.until(lambda: served or process.loop.dead)
+    return bool(served) and served[0]
+
+
+def cut_short(machine: Machine, *, kill: bool) -> None:
+    """The next repair is written, and its sync does not come about: the process dies there, or it fails."""
+    process = process_of(machine)
+    before, written = process.disk.before, list[str]()
+
+    def strike(operation: str, name: str) -> None:
+        before(operation, name)
+        if operation == "write" and name.startswith("log/") and process.log.damaged():
+            written.append(name)
+        if operation == "sync" and name in written:
+            process.disk.before = before
+            if kill:
+                process.kill()
+                raise PowerCut
+            raise OSError(5, "Input/output error")
+
+    process.disk.before = strike
+
+
+def known_or_there(stage: Stage, machine: Machine) -> bool:
+    """What a node must hold to: it has the record on its medium, or knows that it is damaged."""
+    return bool(process_of(machine).log.damaged()) or machine.medium.holds(stage.workload.versions[UID][0])
+
+
+@pytest.mark.xfail(reason=OPEN, strict=True)
+def test_a_repair_that_was_killed_before_its_sync_is_no_repair_yet() -> None:
+    with staged() as stage:
+        (machine,) = stage.followers
+        flip(stage, machine, *payload_of(stage, machine, UID))
+        cut_short(machine, kill=True)
+        machine.stops = "until it is brought back"
+        read(stage, machine)
+        stage.until(lambda: process_of(machine).loop.dead)
+        stage.run(1)
+        bring_back(stage, machine)
+        stage.run(200)
+        assert known_or_there(stage, machine)
+        lose(stage, machine)
+        stage.run(1)
+        machine.lose_power(NothingStays())
+        bring_back(stage, machine)
+        stage.until(stage.cluster.leader)
+        assert known_or_there(stage, machine), "it may lead, and count as a copy"
+
+
+@pytest.mark.xfail(reason=OPEN, strict=True)
+def test_a_read_from_memory_does_not_make_up_for_a_repair_whose_sync_failed() -> None:
+    """12. The kernel marks such pages as clean, and shows them until it forgets them."""
+    with staged() as stage:
+        (machine,) = stage.followers
+        flip(stage, machine, *payload_of(stage, machine, UID))
+        process = process_of(machine)
+        untouched = process.disk.before
+        cut_short(machine, kill=False)
+        read(stage, machine)
+        stage.until(lambda: process.disk.before == untouched)
+        assert process.log.damaged()
+        assert read(stage, machine)
+        assert known_or_there(stage, machine)
+
+
+@pytest.mark.xfail(reason=OPEN, strict=True)
+def test_a_disk_with_a_repair_that_was_cut_short_is_not_the_only_copy() -> None:
+    """What follows: the one other disk is lost later, and with it an instance that was acknowledged."""
+    with staged() as stage:
+        (machine,) = stage.followers
+        (other,) = (one for one in stage.cluster.machines.values() if one is not machine)
+        flip(stage, machine, *payload_of(stage, machine, UID))
+        untouched = process_of(machine).disk.before
+        cut_short(machine, kill=False)
+        process = process_of(machine)
+        read(stage, machine)
+        stage.until(lambda: process.disk.before == untouched)
+        read(stage, machine)
+        lose(stage, machine)
+        stage.run(1)
+        machine.medium.evict()
+        bring_back(stage, machine)
+        stage.until(lambda: process_of(machine).core.leader is not None and stage.takes(machine))
+        stage.run(10_000)  # a node that knows of damage has mended it by then
+        lose(stage, other, disk=True)
+        stage.until(lambda: stage.cluster.leader() is machine)
+        assert read(stage, machine), "acknowledged, and nobody has it"
