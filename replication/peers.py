@@ -76,7 +76,7 @@ class PeerNetwork:
         self._segments = itertools.count(1)
         self._links: dict[int, Connection] = {}
         self._number_of: dict[Connection, int] = {}
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}
         self._known: set[ReplicaId] = {me.id}
         """Who may call: whoever was registered in ZooKeeper since this node runs, also while ZooKeeper is away."""
         self._diallers: dict[ReplicaId, tuple[tuple[str, int], asyncio.Task[None]]] = {}
@@ -187,7 +187,7 @@ class PeerNetwork:
             expected=expected,
             known=self._known.__contains__,
         )
-        self._connections.add(connection)
+        self._connections[connection] = None
         self._ended[connection] = asyncio.Event()
         return connection
 
@@ -211,7 +211,7 @@ class PeerNetwork:
         self._events.link_up(number, peer, connection.dialled)
 
     def ended(self, connection: Connection, reason: str) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         ended = self._ended.pop(connection, None)
         if ended is not None:
             ended.set()

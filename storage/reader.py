@@ -7,7 +7,7 @@ from typing import Final
 
 from storage.damage import DamageRegister
 from storage.deletion import Covered
-from storage.errors import MediumUnreadable, PayloadGone, RecordAbsent, RecordCorrupt, RecordsElsewhere
+from storage.errors import MediumUnreadable, PayloadGone, RecordAbsent, RecordCorrupt, RecordsElsewhere, StorageError
 from storage.payload import BytesPayload, FilePayload, Payload, Pending, StoredRecord, StoredStub, checked
 from storage.position import GENESIS, EpochSpan, LogPoint, LogPosition, RecordHeader, RecordKind, chain_after
 from storage.record import DecodedRecord, encode_header, encode_stub, trailing_padding
@@ -207,7 +207,6 @@ class LogReader:
     def read(self, sequence: int, *, whole_limit: int = WHOLE_LIMIT) -> StoredRecord:
         """Return a verified record. Raises RecordCorrupt (and remembers it), RecordAbsent.
 
-        A record that was damaged and verifies is damaged no more.
         whole_limit: a larger payload stays in its file and comes in pieces, for readers that may be many and slow.
         """
         found = self.read_any(sequence, whole_limit=whole_limit)
@@ -241,16 +240,22 @@ class LogReader:
                 data = found.file.pread(length, start)
                 verify_rest(decoded, iter((data,)))
                 payload = BytesPayload(data[: header.size])
-        if sequence in self.damage.known:
-            self.damage.clear(sequence)
         if decoded.tombstone:
             return StoredStub(header, decoded.chain, decoded.tombstone)
         return StoredRecord(header, decoded.chain, payload)
 
     def judge(self, sequence: int) -> bool:
-        """Read a record from the medium, not from memory; return whether it is damaged. Remembers, either way."""
-        found = self._find(sequence)
+        """Read a record from the medium, not from memory; return whether it is damaged. Remembers, either way.
+
+        Nothing but this and a repair clears known damage: memory may show a repair that was cut short before its sync.
+        """
+        found, known = self._find(sequence), sequence in self.damage.known
         if isinstance(found, Segment):
+            if known:
+                try:
+                    found.file.sync()
+                except StorageError:
+                    return True
             found.file.drop_cache()
         try:
             self.read_any(sequence)
@@ -258,6 +263,8 @@ class LogReader:
             return not self.is_evicted(sequence)
         except (RecordAbsent, RecordsElsewhere):
             return False
+        if known:
+            self.damage.clear(sequence)
         return False
 
     def read_raw_parts(self, sequence: int) -> Iterator[bytes | memoryview]:

@@ -88,10 +88,6 @@ class Medium:
         """Whether the log on the medium contains these bytes."""
         return any(payload in c.medium for name, c in self.files.items() if name.startswith("log/0"))
 
-    def will_hold(self, payload: bytes) -> bool:
-        """The same once the system has written back what a process left that died before its sync."""
-        return any(payload in c.written_back() for name, c in self.files.items() if name.startswith("log/0"))
-
     def saved(self, payload: bytes) -> bool:
         return any(payload in c.medium for name, c in self.files.items() if name.startswith("lost+found/"))
 

@@ -112,6 +112,13 @@ LOG_GUARDS = (
         shown_by=REGRESSIONS + "test_a_process_restarted_after_a_reboot_waits_as_the_first_one_did",
     ),
     Guard(
+        "what memory shows of a repair is synced before it counts",
+        "storage/reader.py",
+        "                    found.file.sync()\n",
+        "                    pass\n",
+        shown_by="tests/simulation/test_mending.py::test_a_repair_that_was_killed_before_its_sync_is_no_repair_yet",
+    ),
+    Guard(
         "absent is said by a leader that is fresh",
         LOOKUP,
         "        return leads and fresh and complete\n",

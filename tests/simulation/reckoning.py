@@ -199,7 +199,5 @@ class Reckoning:
                 raise Violation(f"{machine.name} evicted record {sequence}, which is not in the bucket")
             if machine.holds(content, header.position.sequence) or machine.medium.saved(content):
                 continue
-            # A repair may have been killed between its write and its sync: the disk was judged mended with that write,
-            # by the node as well. A bug of production, which this hides: `holds` once test_mending.py has no xfail.
-            if not machine.medium.will_hold(content):
+            if not machine.medium.holds(content):
                 raise Violation(f"{machine.name} dropped record {header.position}, which was durable there")

@@ -2,8 +2,6 @@
 
 from random import Random
 
-import pytest
-
 from replication.api import InstanceUnavailable
 from storage.errors import StorageError
 from tests.simulation.machine import Machine
@@ -13,7 +11,6 @@ from tests.simulation.tier_stage import bring_back, lose
 from tests.simulation.world import PowerCut
 
 UID = "1.2"
-OPEN = "a record is taken for mended before its repair is synced (storage/reader.py: judge, read_any)"
 
 
 class NothingStays(Random):
@@ -69,7 +66,6 @@ def known_or_there(stage: Stage, machine: Machine) -> bool:
     return bool(process_of(machine).log.damaged()) or machine.medium.holds(stage.workload.versions[UID][0])
 
 
-@pytest.mark.xfail(reason=OPEN, strict=True)
 def test_a_repair_that_was_killed_before_its_sync_is_no_repair_yet() -> None:
     with staged() as stage:
         (machine,) = stage.followers
@@ -90,7 +86,6 @@ def test_a_repair_that_was_killed_before_its_sync_is_no_repair_yet() -> None:
         assert known_or_there(stage, machine), "it may lead, and count as a copy"
 
 
-@pytest.mark.xfail(reason=OPEN, strict=True)
 def test_a_read_from_memory_does_not_make_up_for_a_repair_whose_sync_failed() -> None:
     """12. The kernel marks such pages as clean, and shows them until it forgets them."""
     with staged() as stage:
@@ -106,7 +101,6 @@ def test_a_read_from_memory_does_not_make_up_for_a_repair_whose_sync_failed() ->
         assert known_or_there(stage, machine)
 
 
-@pytest.mark.xfail(reason=OPEN, strict=True)
 def test_a_disk_with_a_repair_that_was_cut_short_is_not_the_only_copy() -> None:
     """What follows: the one other disk is lost later, and with it an instance that was acknowledged."""
     with staged() as stage:

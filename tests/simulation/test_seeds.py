@@ -70,7 +70,6 @@ def _hash_where(monkeypatch: pytest.MonkeyPatch, order: Order, *, upwards: bool)
     return run(order).trace_hash
 
 
-@pytest.mark.xfail(reason="replication/peers.py goes through a set of connections: admit, close", strict=True)
 def test_a_seed_is_the_same_run_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where objects lie in memory differs from process to process, and with it the order of a set of them."""
     order = Order(301, small=True)

@@ -289,6 +289,8 @@ def test_damage_is_forgotten_when_the_record_reads_well_again_or_is_cut() -> Non
             log.read(sequence)
     damage_record(disk, log, 1)  # the bits flip back
     log.read(1)
+    assert log.damaged() == (1, 3), "as far as memory shows"
+    assert not log.judge(1)
     log.truncate_after(2)
     assert heard == [(1,), (1, 3), (3,), ()]
     assert new_log(disk.copy()).intact
