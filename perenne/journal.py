@@ -24,6 +24,7 @@ BROKEN: Final = "broken"
 DELETING: Final = "deleting"
 DELETED: Final = "deleted"
 KEPT: Final = "kept"
+_EVENTS: Final = frozenset({OFFERED, ACKNOWLEDGED, REFUSED, BROKEN, DELETING, DELETED, KEPT})
 
 
 class Event(Struct, frozen=True, omit_defaults=True):
@@ -109,9 +110,14 @@ def events(path: Path) -> Iterator[Event]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield msgspec_json.decode(line, type=Event)
+                event = msgspec_json.decode(line, type=Event)
             except (ValidationError, DecodeError) as error:
                 raise JournalUnreadable(f"{path}: line {number} is no event: {error}") from error
+            if event.event not in _EVENTS:
+                # To pass it over could pass over what is owed.
+                known = ", ".join(sorted(_EVENTS))
+                raise JournalUnreadable(f"{path}: line {number}: there is no event {event.event!r}, but {known}")
+            yield event
 
 
 @dataclass(slots=True)
@@ -119,18 +125,22 @@ class Owed:
     """What an archive owes for one SOP Instance UID.
 
     datasets: digests that were acknowledged and not deleted since. offered: everything ever sent under the UID. gone: a
-    delete was acknowledged, and nothing that was sent can have been stored after it: it must not be there.
+    delete was acknowledged, and nothing that was sent can have been stored after it: it must not be there. buried:
+    digests that an acknowledged delete covered, and that were not sent since: they must not come back under the UID.
     """
 
     datasets: set[str] = field(default_factory=set[str])
     offered: set[str] = field(default_factory=set[str])
     gone: bool = False
+    buried: set[str] = field(default_factory=set[str])
     _open: Counter[str] = field(default_factory=Counter[str])
     """Sent and not answered: stored or not, now or later."""
     _raced: Counter[str] = field(default_factory=Counter[str])
     """Of these, what a delete overtook: whichever came first, an answer that comes now promises nothing."""
     _doubted: set[str] = field(default_factory=set[str])
     """Owed before a delete began that nobody has answered yet."""
+    _since: set[str] = field(default_factory=set[str])
+    """Sent, or without an answer yet, when the last delete began, or later: maybe behind it."""
     _deleting: bool = False
     _may_follow: bool = False
 
@@ -141,6 +151,8 @@ class Owed:
         match event.event:
             case "offered":
                 self._open[event.dataset] += 1
+                self._since.add(event.dataset)
+                self.buried.discard(event.dataset)
                 self.gone = False
                 self._may_follow = True
             case "acknowledged":
@@ -151,6 +163,7 @@ class Owed:
                 self._doubted |= self.datasets
                 self.datasets.clear()
                 self._deleting, self._may_follow = True, bool(+self._open)
+                self._since = set(+self._open)
             case "kept":
                 self.datasets |= self._doubted
                 self._doubted.clear()
@@ -170,6 +183,7 @@ class Owed:
 
     def _deleted(self) -> None:
         self._raced = +self._open
+        self.buried |= self.offered - set(self._raced) - (self._since if self._deleting else set[str]())
         self.gone = not self._raced and not (self._deleting and self._may_follow)
         self.datasets.clear()
         self._doubted.clear()

@@ -146,7 +146,8 @@ def check_journal(
 ) -> None:
     """Ask every node for every acknowledged instance, and compare its bytes with what was sent.
 
-    Exit code 0 everything is kept, 1 something is lost or altered, 3 not everything could be checked, 2 bad usage.
+    Exit code 0 everything is kept, 1 something is lost, altered or back after its delete, 3 not everything could be
+    checked or nothing was to be, 2 bad usage or a line that is no event.
     """
     from perenne.cli.journal import show
     from perenne.cli.status import NoCluster

@@ -42,8 +42,11 @@ class Findings:
 
     @property
     def exit_code(self) -> int:
-        """0: everything is kept. 1: something is lost, altered or back. 3: not everything could be checked."""
-        return 1 if self.lost or self.altered or self.returned else 3 if self.unavailable else 0
+        """0: everything is kept. 1: something is lost, altered or back. 3: not everything could be checked, or nothing
+        was to be.
+        """
+        unproved = self.unavailable or not self.checked
+        return 1 if self.lost or self.altered or self.returned else 3 if unproved else 0
 
     def named(self) -> tuple[tuple[str, list[tuple[str, str]]], ...]:
         bad = (("lost", self.lost), ("altered", self.altered), ("returned", self.returned))
@@ -128,6 +131,8 @@ def _judge(findings: Findings, results: Iterable[tuple[str, str, int, str]], due
         elif status != 200:
             findings.unavailable.append((address, uid))
             findings.reasons[address, digest] += 1
+        elif digest in due[uid].buried:
+            findings.returned.append((address, uid))
         elif digest not in due[uid].offered | due[uid].datasets:
             findings.altered.append((address, uid))
 
@@ -162,4 +167,6 @@ def show(journal: Path, addresses: Sequence[str], access: NodeAccess, *, as_json
         f"{findings.acknowledged} acknowledged,{deleted} {findings.checked} answers from {len(addresses)} nodes:"
         f" {len(findings.lost)} lost, {len(findings.altered)} altered, {len(findings.unavailable)} unavailable\n"
     )
+    if not findings.checked:
+        sys.stdout.write("nothing in the journal was acknowledged or deleted, so nothing is proved\n")
     return findings.exit_code
