@@ -83,6 +83,10 @@ def test_a_study_comes_out_of_a_node_that_runs_and_out_of_the_cluster(cluster: L
         assert exported(str(far), "--cluster", described, *choice, code=code)["written"] == len(there)
         assert datasets(below(here)) == datasets(below(far)) == there
         assert below(here) == below(far)
+    for source in (["--from", directory], ["--cluster", described]):
+        half = ["--study", study, "--study", "1.2.3.4.5", *source]
+        assert exported(str(tmp_path / f"half{source[0]}"), *half, code=1)["absent"] == ["1.2.3.4.5"]
+        assert exported(str(tmp_path / f"both{source[0]}"), *half[:2], "--study", "1.2.3", *source)["absent"] == []
     assert exported(str(tmp_path / "x"), "--from", directory, "--patient-id", "P-1", "--dry-run")["found"] == 20
     assert not (tmp_path / "x").exists()
     assert (tmp_path / "here-0" / study / f"{STUDY}.0" / f"{one}.dcm").exists()
