@@ -60,6 +60,8 @@ def test_two_persons_delete_a_study_and_one_brings_it_back(tmp_path: Path) -> No
         assert "on legal hold" in anna.types(*wish, code=1)["cause"]
         anna.types(*held, "remove", STUDY, "--reason", "settled")
 
+        mistyped = ("--study", "1.2.3.4.5")
+        assert anna.types("delete", "--study", STUDY, *mistyped, "--dry-run", code=1)["nothing_under"] == ["1.2.3.4.5"]
         plan = anna.types("delete", "--study", STUDY, "--dry-run")
         assert {item["instance"] for item in plan["items"]} == {uid for uid, _ in images}
         request = anna.types(*wish)["request"]
