@@ -15,10 +15,16 @@ from storage.lostfound import DIRECTORY, RESUBMITTED
 from storage.position import RecordKind
 from storage.record import HEADER_LIMIT, DecodedRecord, decode_header
 
+DAMAGED: Final = "-damaged.bin"
+"""Ends the names of bytes that were no valid record in their place."""
 PIECE: Final = 1024 * 1024
 CUT: Final = (
     "cut off the end of this node's log: when it was cut it was not committed. Another leader's log took its place, or"
     " it was the torn tail after a power loss. Its sender was not told Success, or the cluster has it elsewhere"
+)
+REPLACED: Final = (
+    "lay in the log where a record was damaged: evidence. The record was repaired from another copy, or cut off with"
+    " the end of the log; `perenne repair --config FILE` says what is still damaged"
 )
 NO_RECORD: Final = "bytes that were no valid record when they were taken out: evidence, nothing that could be sent"
 
@@ -87,7 +93,9 @@ def entries(data_dir: Path, wanted: Iterable[str], *, verify: bool) -> Iterator[
 
 
 def look(data_dir: Path, name: str, *, verify: bool) -> Saved:
-    """Read a file that is one record. verify: every byte against the digests; else the header alone. Raises OSError."""
+    """Read a file that is one record. verify: every byte against the digests; else the header alone, but
+    of what was damaged when it came here. Raises OSError.
+    """
     file = data_dir / DIRECTORY / name
     size = file.stat().st_size
     try:
@@ -95,7 +103,9 @@ def look(data_dir: Path, name: str, *, verify: bool) -> Saved:
             decoded = decode_header(content.read(HEADER_LIMIT))
     except StorageError as error:
         return Saved(name=name, bytes=size, why=NO_RECORD, damage=str(error))
-    return replace(_judged(file, 0, decoded, CUT, verify=verify), bytes=size)
+    damaged = name.endswith(DAMAGED)
+    saved = _judged(file, 0, decoded, REPLACED if damaged else CUT, verify=verify or damaged)
+    return replace(saved, bytes=size)
 
 
 def _in_object(file: Path, covers: Covers, *, verify: bool) -> Iterator[Saved]:
