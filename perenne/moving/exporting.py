@@ -48,7 +48,7 @@ class _Asked:
 
     @property
     def absent(self) -> list[str]:
-        return sorted(set().union(*self._left))
+        return sorted(uid for left in self._left for uid in left)
 
 
 def export(sources: Iterable[Source], target: Target | None, wanted: Wanted) -> Exported:

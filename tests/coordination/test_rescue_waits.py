@@ -35,12 +35,12 @@ class Scene:
         self.lost = 12
 
     def hold(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._hold(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.held(), self.loop).result(10)
 
     def let_go(self) -> None:
         asyncio.run_coroutine_threadsafe(self.coordination.resign(ME), self.loop).result(10)
 
-    async def _hold(self) -> None:
+    async def held(self) -> None:
         seen = await self.coordination.read_state()
         assert seen is not None
         await self.coordination.recreate_leader(seen.version, ME)
@@ -64,8 +64,12 @@ async def played(
     scene = Scene(hosts, root, coordination)
     with Surgery(hosts, root=root) as surgery:
         surgery.write(surgery.look(), cluster=CLUSTER, state=state, left_out=())
-    await scene._hold()
-    monkeypatch.setattr(Reach, "surgery", lambda _: Surgery(hosts, root=root))
+    await scene.held()
+
+    def surgery_there(_: Reach) -> Surgery:
+        return Surgery(hosts, root=root)
+
+    monkeypatch.setattr(Reach, "surgery", surgery_there)
     waiting = Surgery.wait_for
 
     def wait_for(surgery: Surgery, met: Callable[..., bool], seconds: float, every: float = 0.2) -> object:
