@@ -84,6 +84,12 @@ def test_two_persons_delete_a_study_and_one_brings_it_back(tmp_path: Path) -> No
             "0 acknowledged, 4 deleted, 0 of them back, 8 answers from 2 nodes: 0 lost, 0 altered, 0 unavailable\n",
         )
 
+        sender = Journal(tmp_path / "sender.jsonl")  # it knows nothing of the delete
+        sender.note(ACKNOWLEDGED, images[0][0], dataset=digest_of(images[0][1]))
+        sender.close()
+        checked = rig.perenne("check-journal", str(tmp_path / "sender.jsonl"), *(urls(cluster)))
+        assert checked.returncode == 1 and "somebody deleted it there (HTTP 410): 1 times" in checked.stdout
+
         assert store(cluster.nodes[1], images[0])[0][0] == 0
         cluster.wait_for(lambda: read(cluster, images[0][0]) == {200}, "it was stored again, and is a new one")
         back = rig.perenne("check-journal", str(tmp_path / "journal.jsonl"), *(urls(cluster)))
