@@ -7,7 +7,6 @@ import random
 import shutil
 import tempfile
 import time
-import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,7 +15,7 @@ from typing import Any, Final
 
 from perenne.config import Config
 from perenne.moving.remote import contents
-from perenne.nodeaccess import NodeAccess
+from perenne.nodeaccess import NodeAccess, told
 from perenne.restoring import source_of
 from replication.restore.engine import Engine, Progress, Until, planned
 from replication.restore.filling import PAST, Filling, Marker
@@ -84,12 +83,15 @@ class Outcome:
     def text(self) -> str:
         """For people."""
         found = self.found
+        proof = ", every digest and chain verified, and read back" if found.records and not found.wrong else ""
         lines = [
             f"{self.source}: {self.what}",
             f"{found.records} of {found.tip} records, {len(found.studies)} studies, {found.bytes / 1e6:.1f} MB in"
-            f" {found.seconds:.1f} s ({found.rate / 1e6:.0f} MB/s), every digest and chain verified, and read back",
-            f"the whole archive is about {found.whole_bytes / 1e9:.2f} GB: {_span(found.whole_seconds)} at this rate",
+            f" {found.seconds:.1f} s ({found.rate / 1e6:.0f} MB/s){proof}",
         ]
+        if found.records:  # nothing came back: nothing is known of the rest
+            whole = f"about {found.whole_bytes / 1e9:.2f} GB: {_span(found.whole_seconds)} at this rate"
+            lines.append(f"the whole archive is {whole}")
         lines.extend(f"MISSING: records {hole.first} to {hole.last}" for hole in self.holes)
         lines.extend(f"WRONG: {text}" for text in found.wrong)
         lines.extend(f"DIFFERS: {text}" for text in self.differs)
@@ -116,7 +118,9 @@ async def carried_out(config: Config, drill: Drill, store: ObjectStore, progress
             pieces = newest(plan, drill.newest) if drill.newest else drawn(plan, drill.sample, chance)
             found = await rehearse(store, plan, pieces, place, progress, chance)
             what = f"the newest {len(pieces)} objects" if drill.newest else f"{len(pieces)} objects drawn at random"
-        differs = compared_with(drill.nodes, found.instances)
+        scheme = "https" if config.http.tls else "http"
+        nodes = [node if "://" in node else f"{scheme}://{node}" for node in drill.nodes]
+        differs = compared_with(nodes, found.instances, NodeAccess.of(config))
         compared = len(found.instances) if drill.nodes else 0
         return Outcome(source_of(config), what, found, holes, compared, differs)
     finally:
@@ -151,40 +155,50 @@ async def _everything(
     return found
 
 
-def compared_with(nodes: Sequence[str], instances: Sequence[RecordHeader]) -> tuple[str, ...]:
+def compared_with(
+    nodes: Sequence[str], instances: Sequence[RecordHeader], access: NodeAccess | None = None
+) -> tuple[str, ...]:
     """Ask every node for the instances; say which it does not serve with the very bytes that came back. What was
-    deleted since (410) is no difference. A node that does not answer is named once.
+    deleted since (410) is no difference. A node that does not answer, or does not let us ask, is named once.
     """
+    access = access or NodeAccess()
     differs: list[str] = []
     for node in nodes:
-        address = urllib.parse.urlsplit(node if "://" in node else f"http://{node}")
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_S)
+        address = node if "://" in node else f"http://{node}"
+        connection = access.connection(address, TIMEOUT_S)
         try:
             for header in instances:
-                if why := _differs(node, connection, header):
+                if why := _differs(address, connection, access, header):
                     differs.append(f"{header.path} at {node}: {why}")
         except (OSError, http.client.HTTPException) as error:
-            differs.append(f"{node} cannot be compared with: no answer ({error})")
+            differs.append(f"{node} cannot be compared with: no answer ({told(error)})")
+        except _NotAllowed as error:
+            differs.append(f"{node} cannot be compared with: {error}")
         finally:
             connection.close()
     return tuple(differs)
 
 
-def _differs(node: str, connection: http.client.HTTPConnection, header: RecordHeader) -> str:
+class _NotAllowed(Exception):
+    """The node wants another token than ours; the text says so."""
+
+
+def _differs(address: str, connection: http.client.HTTPConnection, access: NodeAccess, header: RecordHeader) -> str:
     """Empty where the node serves these bytes; or holds them beside those that it serves, under a UID that came with
     several contents.
     """
     uid = header.path.rsplit("/", 1)[-1].removesuffix(".dcm").split(".v")[0]
-    connection.request("GET", f"/instances/{uid}")
+    connection.request("GET", f"/instances/{uid}", headers=access.headers)
     answer = connection.getresponse()
     body = answer.read()
     if answer.status == HTTPStatus.GONE:
         return ""
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        raise _NotAllowed("it says 401: it wants the token of [http] token_file, in the file that --config names")
     if answer.status != HTTPStatus.OK:
         return f"it says {answer.status}"
     served = digests_of(header.kind, [body]).digest
-    address = node if "://" in node else f"http://{node}"
-    if served == header.digest or {served, header.digest} <= contents(address, NodeAccess(), uid):
+    if served == header.digest or {served, header.digest} <= contents(address, access, uid):
         return ""
     return "it serves other bytes"
 

@@ -107,6 +107,30 @@ def leads(found: Found) -> bool:
     return state is not None and state.leader is not None and state.phase is Phase.ACTIVE and found.leader is not None
 
 
+def unfinished(found: Found) -> bool:
+    """Whether somebody was elected and has not begun to lead. Who then waits for a replica that is gone for good, such
+    as a tier, holds the lead for half a minute, lets go of it, and takes it again.
+    """
+    if found.leader is None:
+        return False
+    return found.state is None or not leads(found) or found.state.state.leader != found.leader
+
+
+def same(agreed: Plan, now: Plan) -> bool:
+    """Whether who agreed to one has agreed to the other: who goes on, with what, and what is lost with whom."""
+    return (
+        (agreed.chosen.member, agreed.chosen.end) if agreed.chosen else None,
+        agreed.loss,
+        set(agreed.left_out),
+        agreed.state.in_sync,
+    ) == (
+        (now.chosen.member, now.chosen.end) if now.chosen else None,
+        now.loss,
+        set(now.left_out),
+        now.state.in_sync,
+    )
+
+
 def doubtful(seen: Seen, plan: Plan) -> list[dict[str, Any]]:
     """Instances in a survivor's lost+found from where something may be lost: a person can offer them again."""
     after = plan.chosen.told.sequence if plan.chosen is not None else 0

@@ -225,6 +225,12 @@ class Restoring:
     def _nothing(self, report: Report) -> str:
         if self._wish.until.time_us is not None and report.complete and report.tip.sequence:
             return f"nothing was restored: nothing had been stored by {self._wish.until_text}"
+        if report.damaged or report.kept:
+            return (
+                "nothing was restored: without the objects named above no log begins. Bring them back (another copy of"
+                " the bucket, old versions of its objects). If there is none: begin a new archive with an empty tier,"
+                " and send it what is whole, `perenne lost-found resubmit` (docs/recovery.md)"
+            )
         return "nothing was restored: the tier holds no log from its beginning. Check [tier]"
 
     async def _finish_cluster(self, report: Report, filling: Filling, cluster: ClusterRecord) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from perenne.dimse.sender import AssociationAborted, AssociationRejected, Sender
 from perenne.lostfound import Saved, data_set, set_aside
+from perenne.lostobjects import is_object
 from perenne.nodeaccess import NodeAccess
 
 CONTEXTS: Final = 100
@@ -18,7 +19,7 @@ CALLING_AE: Final = "PERENNE-LOST"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the cluster said to one file. problem: why it was not taken; None when it was."""
+    """What the cluster said to one instance. problem: why it was not taken; None when it was."""
 
     saved: Saved
     problem: str | None
@@ -42,7 +43,7 @@ def held_back(address: str, access: NodeAccess, uid: str) -> str | None:
 
 def associations(wanted: Sequence[Saved]) -> Iterator[list[Saved]]:
     """Split so that each part needs no more contexts than an association has, classes kept together."""
-    ordered = sorted(wanted, key=lambda saved: (saved.sop_class_uid, saved.transfer_syntax_uid, saved.name))
+    ordered = sorted(wanted, key=lambda saved: (saved.sop_class_uid, saved.transfer_syntax_uid, saved.name, saved.at))
     part: list[Saved] = []
     kinds: set[tuple[str, str]] = set()
     for saved in ordered:
@@ -59,7 +60,8 @@ def associations(wanted: Sequence[Saved]) -> Iterator[list[Saved]]:
 async def resubmit(
     data_dir: Path, wanted: Sequence[Saved], host: str, port: int, called_ae: str, said: Callable[[Outcome], None]
 ) -> None:
-    """Send each file, and move it aside once it was answered with Success; `said` hears of each.
+    """Send each, and move its file aside once it was answered with Success; `said` hears of each. An object of the
+    tier stays where it is: whoever knows all that is in it moves it.
 
     Raises OSError, AssociationRejected, AssociationAborted: the rest is still where it was, and may be sent again.
     """
@@ -82,8 +84,16 @@ async def _one(sender: Sender, data_dir: Path, saved: Saved) -> str | None:
         return "answered without a status"
     if answer.status != 0:
         return f"answered {answer.status:04X} {answer.comment}".rstrip()
-    set_aside(data_dir, saved.name)
+    if not is_object(saved.name):
+        set_aside(data_dir, saved.name)
     return None
 
 
-__all__ = ["AssociationAborted", "AssociationRejected", "Outcome", "associations", "held_back", "resubmit"]
+def done_with(found: Sequence[Saved], outcomes: Sequence[Outcome]) -> list[str]:
+    """Objects of the tier of which everything was taken, and nothing that might still be wanted is left."""
+    taken = {(one.saved.name, one.saved.at) for one in outcomes if one.problem is None}
+    left = {saved.name for saved in found if not saved.settled and (saved.name, saved.at) not in taken}
+    return sorted({saved.name for saved in found if is_object(saved.name)} - left)
+
+
+__all__ = ["AssociationAborted", "AssociationRejected", "Outcome", "associations", "done_with", "held_back", "resubmit"]

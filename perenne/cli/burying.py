@@ -43,6 +43,17 @@ async def looked(leader: Leader, level: str, uids: Sequence[str], before: int = 
     return found
 
 
+async def nothing_under(leader: Leader, level: str, uids: Sequence[str], found: dict[str, Any]) -> list[str]:
+    """Of several UIDs, those under which nothing is stored: mistyped, or deleted before."""
+    if len(uids) < 2 or not found["instances"]:
+        return []
+    nothing: list[str] = []
+    for uid in uids:
+        if not (await leader.ask("look", level=level, uids=[uid], before=found["before"]))["instances"]:
+            nothing.append(uid)
+    return nothing
+
+
 def refusal(found: dict[str, Any]) -> str:
     """Why nothing would be deleted now, though it may be listed; empty when nothing stands against it."""
     absent: list[str] = found["absent"]
@@ -89,6 +100,8 @@ async def show(leader: Leader, level: str, uids: Sequence[str], found: dict[str,
     if found["instances"] > SHOWN:
         sys.stdout.write(f"  and {found['instances'] - SHOWN} more; --dry-run --json names all\n")
     sys.stdout.write(f"{found['instances']} instances of {found['studies']} studies, {bytes_text(found['bytes'])}\n")
+    for uid in found.get("nothing_under", ()):
+        sys.stdout.write(f"nothing is stored under {uid}: is it mistyped, or was it deleted before?\n")
 
 
 async def ask_for_approval(leader: Leader, wanted: Wanted) -> None:

@@ -61,8 +61,10 @@ def delete(
     study on legal hold, nothing is deleted. With retention.approval = "two-person" this keeps a request, and somebody
     else runs `perenne delete approve ID`. After Ctrl-C give the same command again.
 
-    Exit code 0 done (or kept as a request), 1 not done (with --dry-run: there is nothing, or it would be refused now),
-    2 bad usage.
+    Of several UIDs, those under which nothing is stored are named, and the others go; the exit code is 1 then.
+
+    Exit code 0 done (or kept as a request), 1 not done, or not for each UID (with --dry-run: there is nothing, or it
+    would be refused now), 2 bad usage.
     """
     if context.invoked_subcommand is not None:
         return
@@ -77,12 +79,13 @@ def delete(
     async def work() -> int:
         async with leader_at(keeper) as leader:
             found = await burying.looked(leader, level, uids)
+            found["nothing_under"] = await burying.nothing_under(leader, level, uids, found)
             if dry_run or not as_json:
                 await burying.show(leader, level, uids, found, as_json=as_json)
             if not found["instances"]:
                 return _nothing(as_json=as_json and not dry_run)
             if dry_run:
-                return burying.foreseen(found, as_json=as_json)
+                return burying.foreseen(found, as_json=as_json) or int(bool(found["nothing_under"]))
             burying.check_allowed(found)
             if not agreed(f"Delete these {found['instances']} instances?", yes=yes):
                 return 1
@@ -96,7 +99,7 @@ def delete(
                 request=request,
                 asked_us=asked_us,
             )
-            return await _carried_out(leader, wanted, found, as_json=as_json)
+            return await _carried_out(leader, wanted, found, as_json=as_json) or int(bool(found["nothing_under"]))
 
     raise carry_out(work(), as_json=as_json)
 
@@ -113,11 +116,15 @@ async def _carried_out(leader: Leader, wanted: Wanted, found: dict[str, Any], *,
     if found["two_person"]:
         await burying.ask_for_approval(leader, wanted)
         text = f"kept as {wanted.request}: a second person runs `perenne delete approve {wanted.request}`"
-        say({"ok": True, "request": wanted.request, "waits_for": "approval"}, text, as_json=as_json)
+        absent: list[str] = found["nothing_under"]
+        facts = {"ok": not absent, "request": wanted.request, "waits_for": "approval", "nothing_under": absent}
+        say(facts, text, as_json=as_json)
         return 0
     done = await burying.bury(leader, wanted, found["instances"], quiet=as_json)
     text = f"{done} instances deleted as {wanted.request}; `perenne delete undo {wanted.request}` brings them back"
-    say({"ok": True, "request": wanted.request, "deleted": done}, text, as_json=as_json)
+    nothing: list[str] = found["nothing_under"]
+    facts = {"ok": not nothing, "request": wanted.request, "deleted": done, "nothing_under": nothing}
+    say(facts, text, as_json=as_json)
     return 0
 
 

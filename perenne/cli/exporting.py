@@ -70,9 +70,9 @@ def take_out(wishes: Wishes) -> int:
     began = time.monotonic()
     with moving_bytes(quiet=wishes.as_json) as bar:
         sources = _sources(wishes, wanted, _teller(wishes, bar))
-        done = export(sources, None) if wishes.dry_run else _written(wishes, sources)
+        done = export(sources, None, wanted) if wishes.dry_run else _written(wishes, wanted, sources)
     _show(done, wishes, time.monotonic() - began)
-    return 1 if done.left or not done.found else 0
+    return 1 if done.left or done.absent or not done.found else 0
 
 
 def _wanted(wishes: Wishes) -> Wanted:
@@ -130,7 +130,7 @@ def _sources(wishes: Wishes, wanted: Wanted, passed: Callable[[int], None]) -> l
     return sources
 
 
-def _written(wishes: Wishes, sources: list[Source]) -> Exported:
+def _written(wishes: Wishes, wanted: Wanted, sources: list[Source]) -> Exported:
     folder = Path.cwd() if wishes.streamed else wishes.path if wishes.kind != "zip" else wishes.path.absolute().parent
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".perenne-export-", dir=None if wishes.streamed else folder) as name:
@@ -142,7 +142,7 @@ def _written(wishes: Wishes, sources: list[Source]) -> Exported:
             target = FileSetTarget(wishes.path, spool)
         else:
             target = Files(wishes.path, spool)
-        done = export(sources, target)
+        done = export(sources, target, wanted)
         if isinstance(target, FileSetTarget):
             done.invented = dict(target.invented)
         return done
@@ -178,6 +178,8 @@ def _show(done: Exported, wishes: Wishes, seconds: float) -> None:
         out.write("An older content of a UID lies in the data directory of every node: give --from DATA_DIR\n")
     if any(OLDER_OVER_HTTP not in left.why for left in done.left.values()):
         out.write("Another replica may have what is damaged here: give its --from DATA_DIR, or --url, too\n")
+    for uid in done.absent:
+        out.write(f"nothing is there of {uid}\n")
     if not done.left and not done.found:
         out.write("nothing of what is wanted is there\n")
 
@@ -196,5 +198,6 @@ def _document(done: Exported, wishes: Wishes, seconds: float) -> dict[str, Any]:
             {"sequence": sequence, "name": left.name, "why": left.why, "unsure": left.unsure}
             for sequence, left in sorted(done.left.items())
         ],
+        "absent": done.absent,
         "invented": done.invented,
     }

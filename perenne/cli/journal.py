@@ -128,6 +128,8 @@ def _judge(findings: Findings, results: Iterable[tuple[str, str, int, str]], due
             _judge_deleted(findings, address, uid, status, digest)
         elif status in (404, 410):
             findings.lost.append((address, uid))
+            if status == 410:  # an order that this journal knows nothing of, or a fault: a person has to say which
+                findings.reasons[address, "lost to this journal, since somebody deleted it there (HTTP 410)"] += 1
         elif status != 200:
             findings.unavailable.append((address, uid))
             findings.reasons[address, digest] += 1

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from perenne.cli.usage import read_config
-from perenne.lostfound import Saved, look, names, resubmitted
+from perenne.lostfound import Saved, entries, names, resubmitted, set_aside
+from perenne.lostobjects import is_object
 from perenne.nodeaccess import NodeAccess, own_address
-from perenne.resubmission import AssociationAborted, AssociationRejected, Outcome, held_back, resubmit
+from perenne.resubmission import AssociationAborted, AssociationRejected, Outcome, done_with, held_back, resubmit
 from storage.lostfound import DIRECTORY, RESUBMITTED
 
 app = typer.Typer(no_args_is_help=True)
@@ -46,18 +47,19 @@ def list_verb(directory: DirectoryArgument, as_json: JsonOption = False) -> None
 
     Example: `perenne lost-found list /var/lib/perenne`. Exit code 0 it could be listed, 2 bad usage.
     """
-    found = [look(directory, name, verify=False) for name in _opened(directory, [])]
-    for saved in found:
+    listed, instances = _opened(directory, []), 0
+    for saved in entries(directory, listed, verify=False):
+        instances += saved.sendable
         typer.echo(json.dumps(saved.document()) if as_json else _line(saved))
     if not as_json:
-        instances = sum(saved.sendable for saved in found)
-        typer.echo(f"{len(found)} files, {instances} instances; {resubmitted(directory)} resubmitted before")
+        typer.echo(f"{len(listed)} files, {instances} instances; {resubmitted(directory)} resubmitted before")
 
 
 def _line(saved: Saved) -> str:
     if saved.sequence is None:
         return f"{'-':>9} {'-':>5} {'damaged':9} {saved.bytes:>12} {saved.name}"
     what = saved.sop_instance_uid or saved.path
+    what += f" deleted by record {saved.deleted}" if saved.deleted else ""
     return f"{saved.sequence:>9} {saved.epoch:>5} {saved.kind:9} {saved.bytes:>12} {saved.name} {what}"
 
 
@@ -70,14 +72,34 @@ def inspect_verb(
     """Say everything about one file: its header, its UIDs, whether every byte is as its digest says, why it lies there.
 
     Example: `perenne lost-found inspect /var/lib/perenne 000000000017-3-a1b2c3d4e5f60718.tar`. It is a plain tar file:
-    `tar xOf` shows the instance. Exit code 0 it is a valid record, 1 it is damaged, 2 bad usage.
+    `tar xOf` shows the instance. Of an object of the tier (`beyond-…`) every record is checked, and what is damaged or
+    deleted is named. Exit code 0 every record is valid, 1 something is damaged, 2 bad usage.
     """
-    saved = look(directory, _opened(directory, [name])[0], verify=True)
+    (asked,) = _opened(directory, [name])
+    found = list(entries(directory, [asked], verify=True))
     if as_json:
-        typer.echo(json.dumps(saved.document()))
+        typer.echo("\n".join(json.dumps(saved.document()) for saved in found))
     else:
-        typer.echo("\n".join(f"{key:14}{value}" for key, value in _facts(saved).items() if value not in ("", None)))
-    raise typer.Exit(0 if saved.damage is None else 1)
+        facts = _of_object(directory, found) if is_object(asked) else _facts(found[0])
+        typer.echo("\n".join(f"{key:14}{value}" for key, value in facts.items() if value not in ("", None)))
+        if is_object(asked):
+            typer.echo("\n".join(_line(saved) + f": {saved.damage}" for saved in found if saved.damage))
+    raise typer.Exit(1 if any(saved.damage is not None and not saved.deleted for saved in found) else 0)
+
+
+def _of_object(directory: Path, found: list[Saved]) -> dict[str, object]:
+    records = [saved for saved in found if saved.sequence is not None]
+    damaged = sum(saved.damage is not None and not saved.deleted for saved in found)
+    return {
+        "file": found[0].name,
+        "bytes": (directory / DIRECTORY / found[0].name).stat().st_size,
+        "records": f"{records[0].sequence} to {records[-1].sequence}" if records else "none that can be read",
+        "instances": f"{sum(saved.sendable for saved in found)} can be sent",
+        "deleted": sum(bool(saved.deleted) for saved in found) or None,
+        "damaged": damaged or None,
+        "valid": None if damaged else "every byte is as its digests say",
+        "why": found[0].why,
+    }
 
 
 def _facts(saved: Saved) -> dict[str, object]:
@@ -128,9 +150,10 @@ def resubmit_verb(
     """Offer valid instances to the cluster again, through C-STORE like any modality.
 
     What the cluster has already is answered with Success and stored no second time. What was answered with Success
-    moves to lost+found/resubmitted/; nothing is deleted. What is damaged, or is no instance, stays where it is and is
-    named. So is what was deleted on purpose: a node is asked, by --config or --ask. Interrupted, it goes on where it
-    was when it is run again.
+    moves to lost+found/resubmitted/; nothing is deleted. Of an object of the tier that a restore kept (`beyond-…`) each
+    instance is sent by itself, and the file moves when nothing in it is left. What is damaged, or is no instance,
+    stays where it is and is named. So is what was deleted on purpose: a node is asked, by --config or --ask.
+    Interrupted, it goes on where it was when it is run again.
 
     Example: `perenne lost-found resubmit /var/lib/perenne --config /etc/perenne.toml --to n1.pacs.example:11112`. Exit
     code 0 everything that could be sent was taken, 1 something was not, 2 bad usage.
@@ -143,9 +166,10 @@ def resubmit_verb(
     with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as progress:
         checking = progress.add_task("checking", total=len(asked))
         found: list[Saved] = []
-        for one in asked:
-            found.append(look(directory, one, verify=True))
-            progress.advance(checking)
+        for saved in entries(directory, asked, verify=True):
+            progress.update(checking, completed=asked.index(saved.name))
+            found.append(saved)
+        progress.update(checking, completed=len(asked))
         sendable = [saved for saved in found if saved.sendable]
         outcomes: list[Outcome] = []
         wanted: list[Saved] = []
@@ -164,6 +188,8 @@ def resubmit_verb(
             _tell(outcome.saved, "taken" if outcome.problem is None else outcome.problem, as_json=as_json)
 
         broken = "" if dry_run else _send(directory, wanted, host, port, ae, said)
+        for done in [] if dry_run else done_with(found, outcomes):
+            set_aside(directory, done)
     _report(found, outcomes, broken, dry_run=dry_run, as_json=as_json)
 
 
@@ -194,22 +220,25 @@ def _tell(saved: Saved, result: str, *, as_json: bool) -> None:
 
 
 def _report(found: list[Saved], outcomes: list[Outcome], broken: str, *, dry_run: bool, as_json: bool) -> None:
-    said = {outcome.saved.name for outcome in outcomes}
+    said = {(outcome.saved.name, outcome.saved.at) for outcome in outcomes}
     for saved in found:
-        if not saved.sendable:
+        if saved.deleted:
+            _tell(saved, f"stays: it was deleted on purpose, by record {saved.deleted}", as_json=as_json)
+        elif not saved.sendable and (saved.damage or not is_object(saved.name)):
             _tell(saved, f"stays: {saved.damage or 'no instance'}", as_json=as_json)
-        elif dry_run and saved.name not in said:
+        elif saved.sendable and dry_run and (saved.name, saved.at) not in said:
             _tell(saved, "would be sent", as_json=as_json)
     taken = sum(outcome.problem is None for outcome in outcomes)
     wanted = sum(saved.sendable for saved in found)
-    counts = {"files": len(found), "instances": wanted, "taken": taken, "broken_off": broken}
+    files = len({saved.name for saved in found})
+    counts = {"files": files, "instances": wanted, "taken": taken, "broken_off": broken}
     if broken:
         sys.stderr.write(f"perenne: {broken}\n")
     if as_json:
         typer.echo(json.dumps(counts))
     elif dry_run:
-        typer.echo(f"{wanted - len(said)} of {len(found)} files would be sent")
+        typer.echo(f"{wanted - len(said)} instances of {files} files would be sent")
     else:
-        typer.echo(f"{taken} of {wanted} instances taken, and moved to {DIRECTORY}/{RESUBMITTED}")
+        typer.echo(f"{taken} of {wanted} instances taken; what has nothing left lies in {DIRECTORY}/{RESUBMITTED}")
     if not dry_run and taken < wanted:
         raise typer.Exit(1)

@@ -128,9 +128,10 @@ def export_verb(
     written silently; given several sources, it is taken from the next that has it whole. Both versions of a UID that
     came with two contents are written. Nothing is overwritten: what is there already with the right digest is skipped,
     so an export that was interrupted goes on (a zip begins anew); another file of that name is named.
+    --from reads the log, which also has what was deleted: it is written like the rest. --url leaves it out.
 
-    Exit code 0 everything that is wanted was written, 1 something was left out or there was nothing, 2 bad usage, 130
-    interrupted.
+    Exit code 0 everything that is wanted was written, 1 something was left out, or there was nothing of a UID that was
+    asked for, or nothing at all, 2 bad usage, 130 interrupted.
     """
     from perenne.cli.exporting import BadUsage, Wishes, take_out
     from perenne.cli.status import NoCluster

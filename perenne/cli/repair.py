@@ -121,12 +121,17 @@ def repair_running(
     return int(any(found.get("left") or "error" in found for found in results.values()))
 
 
+_NOTHING: Final = "nothing is known to be damaged (what `perenne verify` finds, a node learns when it reads it)"
+
+
 def _line(found: dict[str, Any], *, dry_run: bool) -> str:
     if "error" in found:
         return str(found["error"])
     left = ", ".join(map(str, found["left"]))
     if dry_run:
-        return f"damaged: {left}" if left else "nothing is known to be damaged"
+        return f"damaged: {left}" if left else _NOTHING
+    if not found["damaged"] and not left:
+        return _NOTHING
     text = f"{found['damaged']} damaged, {found['repaired']} repaired, {len(found['left'])} left"
     return f"{text}: {left}" if left else text
 

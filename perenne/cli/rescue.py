@@ -37,7 +37,8 @@ def failover(
     it. Else it asks every survivor, and the bucket where there is one, chooses the longest verified log, and names
     exactly what may be lost: records from and to, and what lost+found of a survivor still has of it. Every replica that
     is given up must be named by --without. It may not come back with the disk that it had: keep that disk, `perenne log
-    extract` reads it.
+    extract` reads it. A node that was elected and waits for what is gone holds the lead for half a minute at a time;
+    this waits until it lets go.
 
     Example: `perenne failover --accept-loss --config /etc/perenne.toml --without n1 --dry-run`, then without --dry-run.
     Exit code 0 a node leads, 1 refused or nobody led in time, 2 bad usage.

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,11 +20,13 @@ from perenne.nodeaccess import NodeAccess
 from perenne.rescue import Seen, plan_failover, plan_rebuild
 from perenne.survey import Reach
 from replication.coordination.port import CoordinationCorrupt, CoordinationUnavailable
-from replication.coordination.surgery import Interfered
+from replication.coordination.surgery import Interfered, Surgery
 from replication.core.rescue import Bucket, Plan, Refused
 from replication.core.values import ClusterState
 
 __all__ = ["bucket", "configured", "fail", "plan_failover", "plan_rebuild", "reach", "reached", "run"]
+LET_GO_S: Final = 120.0
+"""Who waits in vain for the tier holds the lead for about half a minute at a time."""
 NAMED: Final = 20
 """Instances named one by one in the text; `--json` names all."""
 
@@ -78,8 +81,7 @@ def run(
 ) -> None:
     try:
         with reach.surgery() as surgery:
-            seen = rescue.look(reach, surgery, urls)
-            plan = plan_from(seen)
+            seen, plan = _decided(reach, surgery, urls, plan_from, time.monotonic() + LET_GO_S)
             facts = document(seen, plan)
             if not as_json:
                 typer.echo("\n".join(lines(seen, plan)))
@@ -88,7 +90,7 @@ def run(
             if dry_run:
                 raise _end(facts | {"result": "nothing was changed"}, as_json=as_json, code=0)
             _agreed(seen, yes)
-            rescue.carry_out(surgery, seen, plan)
+            _carried_out(reach, surgery, urls, plan_from, seen, plan)
             after = surgery.wait_for(rescue.leads, seconds)
     except (CoordinationUnavailable, CoordinationCorrupt, Interfered) as error:
         raise fail(str(error)) from error
@@ -96,6 +98,52 @@ def run(
         text = f"written, but nobody led within {seconds:.0f} s: `perenne status` says why"
         raise _end(facts | {"result": text}, as_json=as_json, code=1)
     raise _end(facts | {"result": f"{after.leader.id} leads", "leader": after.leader.id}, as_json=as_json, code=0)
+
+
+def _decided(
+    reach: Reach, surgery: Surgery, urls: Sequence[str], plan_from: Callable[[Seen], Plan | Refused], deadline: float
+) -> tuple[Seen, Plan | Refused]:
+    """Look and plan; wait while somebody holds the lead who was elected and cannot begin to lead."""
+    waited = False
+    while True:
+        seen = rescue.look(reach, surgery, urls)
+        plan = plan_from(seen)
+        holder, left = seen.found.leader, deadline - time.monotonic()
+        if not isinstance(plan, Refused) or holder is None or not rescue.unfinished(seen.found) or left <= 0:
+            return seen, plan
+        if not waited:
+            waited = True
+            typer.echo(
+                f"{holder.id} was elected and has not begun to lead: waiting until it does or lets go, a minute or so",
+                err=True,
+            )
+        surgery.wait_for(lambda found: not rescue.unfinished(found), left)
+
+
+def _carried_out(
+    reach: Reach,
+    surgery: Surgery,
+    urls: Sequence[str],
+    plan_from: Callable[[Seen], Plan | Refused],
+    seen: Seen,
+    plan: Plan,
+) -> None:
+    """Write what was agreed to. While a person reads and types, an election may have come in between: then look again,
+    and write the same. Raises Interfered, CoordinationUnavailable; typer.Exit where it is the same no longer.
+    """
+    deadline = time.monotonic() + LET_GO_S
+    while True:
+        try:
+            return rescue.carry_out(surgery, seen, plan)
+        except Interfered:
+            if time.monotonic() > deadline:
+                raise
+        seen, again = _decided(reach, surgery, urls, plan_from, deadline)
+        if isinstance(again, Refused):
+            raise fail(f"nothing was written: {'; '.join(again.reasons)}")
+        if not rescue.same(plan, again):
+            raise fail("nothing was written: what would be done is no longer what was shown; look again")
+        plan = again
 
 
 def _end(facts: dict[str, Any], *, as_json: bool, code: int) -> typer.Exit:

@@ -112,7 +112,8 @@ async def _links(store: ObjectStore, run: Run, result: TierVerified, *, first: b
         links = await asyncio.to_thread(read_run, run, data)
     except (NotThere, ObjectDamaged, RecordCorrupt, FormatError) as error:
         if first:
-            result.wrong.append(f"{run.key}: {error}")
+            why = str(error).removeprefix(f"{run.key}: ")
+            result.wrong.append(f"{run.key}: {why}")
         return None
     if first and result.study:
         result.instances += sum(

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from perenne.moving.holdings import Holding, Missing
+from perenne.moving.holdings import Holding, Missing, uids_of
 from perenne.moving.proof import Damaged, proved
+from perenne.moving.selection import Wanted
 from perenne.moving.targets import NotWritten, Target
 
 Source = Callable[[], Iterator[Holding | Missing]]
@@ -21,7 +22,7 @@ class Left:
 
 @dataclass(slots=True)
 class Exported:
-    """found: instances that are wanted, each counted once."""
+    """found: instances that are wanted, each counted once. absent: UIDs that were asked for, and that nothing has."""
 
     found: int = 0
     written: int = 0
@@ -30,17 +31,39 @@ class Exported:
     left: dict[int, Left] = field(default_factory=dict[int, Left])
     """By sequence in the log; taken out again when another source has it."""
     invented: dict[str, int] = field(default_factory=dict[str, int])
+    absent: list[str] = field(default_factory=list[str])
 
 
-def export(sources: Iterable[Source], target: Target | None) -> Exported:
+class _Asked:
+    """The UIDs that were asked for by name, until something of each was seen."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._left = tuple(set(uids) for uids in (wanted.studies, wanted.series, wanted.instances))
+
+    def see(self, path: str) -> None:
+        for left, uid in zip(self._left, uids_of(path), strict=True):
+            if uid == "unknown":  # its name cannot tell: it may be any of them
+                left.clear()
+            left.discard(uid)
+
+    @property
+    def absent(self) -> list[str]:
+        return sorted(uid for left in self._left for uid in left)
+
+
+def export(sources: Iterable[Source], target: Target | None, wanted: Wanted) -> Exported:
     """Ask one source after the other for what those before could not give. target: None to see what is there.
 
     Raises NotWritten when the whole cannot be completed, OSError.
     """
-    done, seen = Exported(), set[int]()
+    done, seen, asked = Exported(), set[int](), _Asked(wanted)
     try:
         for source in sources:
             for one in source():
+                if isinstance(one, Holding):
+                    asked.see(one.path)
+                elif not one.unsure:
+                    asked.see(one.name)
                 _take(one, target, done, seen)
         if target is not None:
             target.finish()
@@ -48,6 +71,7 @@ def export(sources: Iterable[Source], target: Target | None) -> Exported:
         if target is not None:
             target.abandon()
         raise
+    done.absent = asked.absent
     return done
 
 

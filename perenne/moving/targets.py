@@ -149,6 +149,7 @@ class Zip:
         self._part.rename(self._path)
 
     def abandon(self) -> None:
+        self._zip.fp = None  # else it writes an end when it is collected, and what was streamed looks whole
         if self._part is not None:
             self._file.close()
             self._part.unlink(missing_ok=True)

@@ -79,6 +79,14 @@ def test_what_was_cut_is_listed_inspected_and_reaches_the_cluster_once(tmp_path:
 
     code, found = lines("list", str(data_dir))
     assert code == 0
+    rotten = bytearray((lost / names[0]).read_bytes())
+    rotten[-600] ^= 1
+    evidence = lost / "000000000001-1-damaged.bin"
+    evidence.write_bytes(rotten)
+    assert "4 instances" not in run("list", str(data_dir)).stdout, "what lay in the place of a repaired record is none"
+    shown = run("inspect", str(data_dir), evidence.name)
+    assert shown.exit_code == 1 and "repaired" in shown.stdout and "not committed" not in shown.stdout
+    evidence.unlink()
     assert [one["sequence"] for one in found] == [1, 2, 3, None]
     assert [one["sop_instance_uid"] for one in found[:3]] == [uid for uid, _ in sent]
 

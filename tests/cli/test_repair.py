@@ -257,6 +257,7 @@ def test_verify_tells_whether_a_restore_from_the_tier_would_succeed(
     assert tier_verified(san, capsys, deep=False)[0] == 0, "names and sizes do not show it"
     code, facts = tier_verified(san, capsys, deep=True)
     assert code == 1 and altered.name in str(facts["wrong"])
+    assert f"{altered.name}: log/" not in str(facts["wrong"]), "it is named once in a line"
     lost.unlink()
     code, facts = tier_verified(san, capsys, deep=False)
     assert code == 1 and facts["wrong"] == ["no object holds records 1 to 4"]

@@ -60,6 +60,8 @@ def test_two_persons_delete_a_study_and_one_brings_it_back(tmp_path: Path) -> No
         assert "on legal hold" in anna.types(*wish, code=1)["cause"]
         anna.types(*held, "remove", STUDY, "--reason", "settled")
 
+        mistyped = ("--study", "1.2.3.4.5")
+        assert anna.types("delete", "--study", STUDY, *mistyped, "--dry-run", code=1)["nothing_under"] == ["1.2.3.4.5"]
         plan = anna.types("delete", "--study", STUDY, "--dry-run")
         assert {item["instance"] for item in plan["items"]} == {uid for uid, _ in images}
         request = anna.types(*wish)["request"]
@@ -81,6 +83,12 @@ def test_two_persons_delete_a_study_and_one_brings_it_back(tmp_path: Path) -> No
             0,
             "0 acknowledged, 4 deleted, 0 of them back, 8 answers from 2 nodes: 0 lost, 0 altered, 0 unavailable\n",
         )
+
+        sender = Journal(tmp_path / "sender.jsonl")  # it knows nothing of the delete
+        sender.note(ACKNOWLEDGED, images[0][0], dataset=digest_of(images[0][1]))
+        sender.close()
+        checked = rig.perenne("check-journal", str(tmp_path / "sender.jsonl"), *(urls(cluster)))
+        assert checked.returncode == 1 and "somebody deleted it there (HTTP 410): 1 times" in checked.stdout
 
         assert store(cluster.nodes[1], images[0])[0][0] == 0
         cluster.wait_for(lambda: read(cluster, images[0][0]) == {200}, "it was stored again, and is a new one")

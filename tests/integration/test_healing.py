@@ -108,5 +108,7 @@ def test_a_read_is_answered_from_the_tier_when_the_disk_is_bad_and_the_peer_is_g
         altered(san, sent[1][1])  # undone
         done = rig.perenne(*asked)
         assert (done.returncode, done.stdout) == (0, f"{first.id}: 1 damaged, 1 repaired, 0 left\n")
+        done = rig.perenne(*asked)
+        assert done.returncode == 0 and "nothing is known to be damaged" in done.stdout, "it does not say: none"
         assert get(first, sent[1][0]) == sent[1][1]
         assert rig.extracted(first)[sent[0][0]] == sent[0][1]

@@ -3,6 +3,7 @@
 Method: the cluster that the imports fill, its data directories damaged in copies, and the readers of others.
 """
 
+import gc
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,8 +19,13 @@ import pytest
 from pydicom.fileset import FileSet
 
 from perenne.local.cluster import LocalCluster
+from perenne.moving.exporting import export
+from perenne.moving.holdings import Holding
 from perenne.moving.remote import OLDER_OVER_HTTP
-from storage.digest import part10_meta_length
+from perenne.moving.selection import Wanted
+from perenne.moving.targets import Zip
+from storage.digest import digests_of, part10_meta_length
+from storage.position import RecordKind
 from tests.integration.rig import made, sendable
 from tests.moving.console import perenne
 from tests.moving.sources import image, part10, slices, tree
@@ -83,6 +90,10 @@ def test_a_study_comes_out_of_a_node_that_runs_and_out_of_the_cluster(cluster: L
         assert exported(str(far), "--cluster", described, *choice, code=code)["written"] == len(there)
         assert datasets(below(here)) == datasets(below(far)) == there
         assert below(here) == below(far)
+    for source in (["--from", directory], ["--cluster", described]):
+        half = ["--study", study, "--study", "1.2.3.4.5", *source]
+        assert exported(str(tmp_path / f"half{source[0]}"), *half, code=1)["absent"] == ["1.2.3.4.5"]
+        assert exported(str(tmp_path / f"both{source[0]}"), *half[:2], "--study", "1.2.3", *source)["absent"] == []
     assert exported(str(tmp_path / "x"), "--from", directory, "--patient-id", "P-1", "--dry-run")["found"] == 20
     assert not (tmp_path / "x").exists()
     assert (tmp_path / "here-0" / study / f"{STUDY}.0" / f"{one}.dcm").exists()
@@ -242,3 +253,27 @@ def test_bad_usage_of_export_is_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("query", ["limit=9999999", "after=-1", "study=1.2;x", "from=2024", "patient=4711"])
 def test_a_list_that_cannot_be_meant_is_refused(cluster: LocalCluster, query: str) -> None:
     assert cluster.nodes[0].get(f"/instances?{query}")[0] == 400
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_zip_that_was_interrupted_gets_no_end(
+    tmp_path: Path, streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's ZipFile writes one when it is collected: a stream that lacks images would pass for whole."""
+    content = b"an image"
+    digest = digests_of(RecordKind.INSTANCE, [content]).digest
+    stream = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(stream, write_through=True))
+
+    def images() -> Iterator[Holding]:
+        yield Holding(1, "1.2/1.2.3/1.2.3.4.dcm", len(content), digest, [lambda: iter([content])])
+        raise KeyboardInterrupt
+
+    target = Zip(None if streamed else tmp_path / "study.zip", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        export([images], target, Wanted())
+    del target
+    gc.collect()
+    assert (content in stream.getvalue()) is streamed
+    assert b"PK\5\6" not in stream.getvalue()
+    assert not list(tmp_path.iterdir())

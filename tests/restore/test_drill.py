@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from monitoring.drill import DrillMetrics
 from perenne.cli.commands import app
 from perenne.drill import compared_with
+from perenne.nodeaccess import NodeAccess
 from replication.tier.keys import Run
 from storage.digest import digests_of
 from storage.disk import RealDisk
@@ -146,3 +147,67 @@ def test_what_was_deleted_is_no_difference_and_a_silent_node_is_named_once() -> 
     server.server_close()
     (said,) = compared_with([address], [header, header])
     assert "no answer" in said
+
+
+def test_a_node_that_wants_a_token_is_shown_it_and_named_once_where_there_is_none() -> None:
+    ours = b"what came back"
+
+    class Locked(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.headers["Authorization"] == "Bearer secret"
+            self.send_response(200 if known else 401)
+            self.send_header("Content-Length", str(len(ours) if known else 0))
+            self.end_headers()
+            self.wfile.write(ours if known else b"")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    digests = digests_of(RecordKind.INSTANCE, [ours])
+    position, path = LogPosition(1, 2), "study/series/1.2.dcm"
+    header = RecordHeader(position, RecordKind.INSTANCE, digests.dataset, digests.digest, 0, path, len(ours))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Locked)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"127.0.0.1:{server.server_address[1]}"
+    shown = NodeAccess(headers={"Authorization": "Bearer secret"})
+    assert compared_with([address], [header, header], shown) == ()
+    (said,) = compared_with([address], [header, header])
+    assert "401" in said and "token" in said
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_drill_with_a_configuration_shows_its_token(place: Path) -> None:
+    """A locked cluster is what the chart installs: a drill that could not ask it would always fail."""
+    asked: list[str | None] = []
+
+    class Locked(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers["Authorization"])
+            self.send_error(410)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    (place / "token").write_text("s" * 40 + "\n")
+    (place / "token").chmod(0o600)
+    with (place / "node.toml").open("a") as file:
+        file.write(f'[http]\ntoken_file = "{place}/token"\n')
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Locked)
+    Thread(target=server.serve_forever, daemon=True).start()
+    code, facts = drill(place, "--newest", "1", "--node", f"127.0.0.1:{server.server_address[1]}")
+    server.shutdown()
+    server.server_close()
+    assert (code, facts["differs"]) == (0, []), facts
+    assert asked and set(asked) == {f"Bearer {'s' * 40}"}
+
+
+def test_a_drill_that_brought_nothing_back_does_not_say_that_all_is_verified(place: Path) -> None:
+    for path in (place / "san" / "log").rglob("*.tar"):
+        content = bytearray(path.read_bytes())
+        content[600] ^= 1
+        path.write_bytes(content)
+    done = CliRunner().invoke(app, ["drill", "--config", str(place / "node.toml"), "--all"])
+    assert done.exit_code == 1
+    assert "THE DRILL FAILED" in done.stdout
+    assert "verified" not in done.stdout and "at this rate" not in done.stdout

@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from perenne.lostfound import entries
 from replication.restore import cutting, engine, filling
 from replication.restore.engine import Until
 from replication.restore.fetching import Fetching
@@ -132,6 +133,8 @@ def test_a_lost_object_is_named_and_the_rest_is_kept(small: Path, tier: Reached,
         saved = (tmp_path / "data" / kept.saved).read_bytes()
         assert saved == asyncio.run(tier.store.get(kept.run.key))
         assert len(kept.records) == kept.run.last - kept.run.first + 1
+        shown = [one.sequence for one in entries(tmp_path / "data", [Path(kept.saved).name], verify=True)]
+        assert shown == list(range(kept.run.first, kept.run.last + 1)), "lost-found shows each"
     assert (61, f"{STUDY}/{STUDY}.0/{uid(61)}.dcm") in report.aside_names()
     assert "MISSING: records 41 to 60" in report.text()
 
