@@ -22,6 +22,11 @@ def _evicted(node: LocalNode) -> int:
     return int(node.status()["capacity"]["tier_only_segments"])
 
 
+def _ranges_read(node: LocalNode) -> int:
+    """Since it was started."""
+    return int(node.status()["capacity"]["ranges_read"])
+
+
 def _restarted(own: TieredArena, node: LocalNode, extra: str) -> None:
     own.process(node).kill()
     node.extra = extra
@@ -43,9 +48,8 @@ def _evicting(own: TieredArena) -> Generator[LocalNode]:
             yield node
             own.heal()
             own.wait_whole()
+            own.wait_for(lambda: _ranges_read(node) > 0, f"{node.id} reads something back from the bucket", 30)
         own.operator.done["segments evicted"] += _evicted(node)
-        if not node.status()["capacity"]["ranges_read"]:
-            raise FaultFailed(f"{node.id} read nothing back from the bucket")
         debts = debts_of(own.operator.journal_path)
         findings = served([node], debts)
         if findings.exit_code:
