@@ -197,5 +197,6 @@ def test_a_pynetdicom_scu_echoes_and_stores_on_interleaved_associations() -> Non
             assert sorted(rig.archive.kept) == sorted(sample.sop_instance_uid for sample in files)
             await rig.all_gone()
             assert rig.ledger.closed.count("released") == 3
+            assert set(rig.ledger.closed) <= {"released", "peer-aborted"}, "pynetdicom aborts where it lost an answer"
 
     run(main, twice=False)

@@ -111,36 +111,39 @@ def _bucket_went_on(own: TieredArena, before: int) -> None:
     own.operator.done["stubs in the bucket"] += stubs_in_bucket(own) - before
 
 
-@fault("compaction of the bucket while leaders are killed", tier=True)
-def bucket_leaders_killed(arena: Arena) -> None:
+def _twice(arena: Arena, strike: Callable[[TieredArena], None]) -> None:
+    """While segments of the bucket are compacted, from the first stub on."""
     own = tiered(arena)
     there, before = stubs_in_bucket(own), _prepared(arena)
     with arena.operator.calm():
         with arena.operator.busy(lambda: _permitting(arena)):
             arena.until(_more(arena, before), _WAIT_S)
             for _ in range(2):
-                arena.hold(0, 2)
-                leader = arena.leading()
-                arena.process(leader).kill()
-                arena.start_node(leader)
+                strike(own)
         arena.wait_whole()
         _bucket_went_on(own, there)
+
+
+@fault("compaction of the bucket while leaders are killed", tier=True)
+def bucket_leaders_killed(arena: Arena) -> None:
+    def strike(own: TieredArena) -> None:
+        own.hold(0, 2)
+        leader = own.leading()
+        own.process(leader).kill()
+        own.start_node(leader)
+
+    _twice(arena, strike)
 
 
 @fault("compaction of the bucket while it is killed and started", tier=True)
 def bucket_killed(arena: Arena) -> None:
-    own = tiered(arena)
-    there, before = stubs_in_bucket(own), _prepared(arena)
-    with arena.operator.calm():
-        with arena.operator.busy(lambda: _permitting(arena)):
-            arena.until(_more(arena, before), _WAIT_S)
-            for _ in range(2):
-                arena.hold(0, 1)
-                own.store.kill()
-                arena.hold(0.2, 2)
-                own.start_store()
-        arena.wait_whole()
-        _bucket_went_on(own, there)
+    def strike(own: TieredArena) -> None:
+        own.hold(0, 1)
+        own.store.kill()
+        own.hold(0.2, 2)
+        own.start_store()
+
+    _twice(arena, strike)
 
 
 @fault("compaction, then the leader and its disk lost while no other node is left", tier=True)
