@@ -15,7 +15,7 @@ from storage.deletion import Tombstone
 from storage.position import LogPoint, RecordHeader
 from storage.rewriting import Compacted
 from tests.simulation.bucket import Bucket
-from tests.simulation.checks_apart import gone_with_reason, rescued
+from tests.simulation.checks_apart import elected, gone_with_reason, rescued
 from tests.simulation.checks_compacting import knows_its_stubs, leads_with_all, may_go, rewritten
 from tests.simulation.deletes import Fates
 from tests.simulation.history import History
@@ -50,6 +50,7 @@ class Checks(Observer):
         self.reclaimed = Reclaimed(self.history)
         self.leaders: dict[int, Identity] = {}
         self.epoch = 0
+        self.last_state: ClusterState | None = None
         self.elections = 0
         self.acknowledgements = 0
         self.deletes = 0
@@ -375,15 +376,15 @@ class Checks(Observer):
             machine = self._machine_of(state.leader.member)
             through_tier = state.leader.member not in state.in_sync
             self.takeovers += through_tier
-            if through_tier and state.tier is None:
-                raise Violation(f"{state.leader.id} won epoch {state.epoch}, and is in no set")
+            if self.last_state is not None and not self.restored:
+                elected(self, self.last_state, state)
             if through_tier:
                 pass  # it rebuilds first: judged when it is active
-            elif machine is not None and not machine.harm and not self._holds(machine, point):  # 5, 13
+            elif machine is not None and not machine.harm and not self._holds(machine, point):  # 5
                 raise Violation(f"{state.leader.id} won epoch {state.epoch} without record {point.sequence}")
             if machine is not None and machine.harm and not self._holds(machine, point):
                 self.world.say("zk", f"{state.leader.id} leads after harm to its disk")
-        self.epoch = state.epoch
+        self.epoch, self.last_state = state.epoch, state
         self.highest_epoch = max(self.highest_epoch, state.epoch)
         if not self.restored:  # what was put back tells of a time when less was committed
             self._judge_active(state, point)

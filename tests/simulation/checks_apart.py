@@ -6,6 +6,7 @@ Numbers are those of protocol section 14.
 from typing import TYPE_CHECKING
 
 from replication.core.rescue import Plan
+from replication.core.values import ClusterState
 from storage.position import LogPoint, RecordKind
 from tests.simulation.process import Process
 from tests.simulation.world import Violation
@@ -37,6 +38,23 @@ def rescued(checks: "Checks", plan: Plan, tip: LogPoint) -> int:
     checks.restored = checks.bereft = False
     checks.forgotten += last - kept
     return last - kept
+
+
+def elected(checks: "Checks", before: ClusterState, state: ClusterState) -> None:
+    """13: what an election wrote shows by itself that the winner had a right to it: the set and the claim that it was
+    judged by, as they stood, and a promise that was on its disk first. Raises Violation.
+    """
+    assert state.leader is not None, "somebody won"
+    who = f"{state.leader.id} won epoch {state.epoch}"
+    if (state.in_sync, state.tier, state.floor) != (before.in_sync, before.tier, before.floor):
+        raise Violation(f"{who} and changed the set, the claim or the floor that it was judged by")
+    if state.change.counter != before.change.counter + 1:
+        raise Violation(f"{who} with change {state.change.counter} after {before.change.counter}")
+    if state.leader.member not in before.in_sync and before.tier is None:
+        raise Violation(f"{who}, and is in no set")
+    machine = checks.by_name[state.leader.id]
+    if machine.incarnation == state.leader.member.incarnation and not machine.harm and machine.promise < state.epoch:
+        raise Violation(f"{who}, and its disk has promised {machine.promise} only")
 
 
 def gone_with_reason(checks: "Checks", process: Process) -> None:
