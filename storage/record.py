@@ -7,10 +7,12 @@ The header bytes are canonical: a header has exactly one encoding, and decoding 
 import json
 import re
 import zlib
+from binascii import unhexlify
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+from msgspec import Struct
 
 from storage.digest import digests_of
 from storage.errors import FormatError, RecordCorrupt
@@ -23,11 +25,12 @@ HEADER_LIMIT: Final = 16 * 1024
 _PAX_NAME: Final = b"././@PaxHeader"
 _SIZE_LIMIT: Final = 8**11
 _COMMENT: Final = re.compile(
-    rb"\d+ comment=seq=(\d+) epoch=(\d+) kind=([a-z]+) dataset=([0-9a-f]{64}) digest=([0-9a-f]{64})"
+    rb"\d+ comment=seq=(\d+) epoch=(\d+) kind=(instance|tombstone|epoch|note) dataset=([0-9a-f]{64}) digest=([0-9a-f]{64})"
     rb" chain=([0-9a-f]{64}) time=(-?\d+)(?: size=(\d+) tombstone=(\d+))? *\n"
 )
 _PAX_PATH: Final = re.compile(rb"\d+ path=([^\n\0]+)\n")
 _PAX_SIZE: Final = re.compile(rb"\d+ size=(\d+)\n")
+_KINDS: Final = {kind.value.encode(): kind for kind in RecordKind}
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 STUB_SUFFIX: Final = ".deleted.txt"
 """Behind the name of an instance whose payload was taken away: nobody takes what is left of it for an image."""
@@ -35,8 +38,7 @@ _STUB_ROOM: Final = 64
 """What a stub's comment says beside: two numbers and their names."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecodedRecord:
+class DecodedRecord(Struct, frozen=True, gc=False):
     """The header of a record as found. payload_offset and length count from the record's first byte.
 
     tombstone: of a stub, the sequence of the tombstone that covers it; 0 where the payload is here.
@@ -137,23 +139,21 @@ def decode_header(view: memoryview | bytes) -> DecodedRecord:
 
     Raises RecordCorrupt on anything that `encode_header` would not have written.
     """
-    data = bytes(view[:HEADER_LIMIT])
     try:
-        pax_size = int(data[124:135], 8)
+        pax_size = int(bytes(view[124:135]), 8)
         member = BLOCK + pax_size
-        if pax_size <= 0 or pax_size % BLOCK or len(data) < member + BLOCK:
+        offset = member + BLOCK
+        if pax_size <= 0 or pax_size % BLOCK or offset > HEADER_LIMIT or len(view) < offset:
             raise ValueError("its extended header is cut off or absurd")
-        pax = data[BLOCK:member]
-        comment = _COMMENT.match(pax)
+        data = bytes(view[:offset])
+        comment = _COMMENT.match(data, BLOCK, member)
         if comment is None:
             raise ValueError("its comment is not ours")
-        rest = pax[comment.end() :]
-        ustar = data[member : member + BLOCK]
-        path, size = _decode_path(ustar), int(ustar[124:135], 8)
-        if found := _PAX_PATH.match(rest):
-            path = found[1]
-            rest = rest[found.end() :]
-        if found := _PAX_SIZE.match(rest):
+        at = comment.end()
+        path, size = _decode_path(data, member), int(data[member + 124 : member + 135], 8)
+        if found := _PAX_PATH.match(data, at, member):
+            path, at = found[1], found.end()
+        if found := _PAX_SIZE.match(data, at, member):
             size = int(found[1])
         sequence, epoch, kind, dataset, digest, chain, time_us, size_before, covered_by = comment.groups()
         name, tombstone = path.decode(), int(covered_by or 0)
@@ -163,15 +163,14 @@ def decode_header(view: memoryview | bytes) -> DecodedRecord:
             name = name.removesuffix(STUB_SUFFIX)
         header = RecordHeader(
             LogPosition(int(epoch), int(sequence)),
-            RecordKind(kind.decode()),
-            bytes.fromhex(dataset.decode()),
-            bytes.fromhex(digest.decode()),
+            _KINDS[kind],
+            unhexlify(dataset),
+            unhexlify(digest),
             int(time_us),
             name,
             size if covered_by is None else int(size_before),
         )
-        proof = bytes.fromhex(chain.decode())
-        offset = member + BLOCK
+        proof = unhexlify(chain)
         if covered_by is None:
             canonical = encode_header(header, proof)
             length = offset + size + trailing_padding(size)
@@ -180,7 +179,7 @@ def decode_header(view: memoryview | bytes) -> DecodedRecord:
             canonical, length = whole[:offset], len(whole)
     except (ValueError, FormatError) as error:
         raise RecordCorrupt(0, str(error)) from error
-    if data[:offset] != canonical:
+    if data != canonical:
         raise RecordCorrupt(header.position.sequence, "its header is not canonical")
     return DecodedRecord(header, proof, offset, length, tombstone)
 
@@ -265,8 +264,9 @@ def _split_path(path: str) -> tuple[bytes, bytes] | None:
     return None
 
 
-def _decode_path(ustar: bytes) -> bytes:
-    name, prefix = ustar[:100].rstrip(b"\0"), ustar[345:500].rstrip(b"\0")
+def _decode_path(data: bytes, at: int) -> bytes:
+    """The name in the ustar header at `at`."""
+    name, prefix = data[at : at + 100].rstrip(b"\0"), data[at + 345 : at + 500].rstrip(b"\0")
     return prefix + b"/" + name if prefix else name
 
 
