@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from perenne.config import Config
+from perenne.hands import ProcessHands, spare_processors
 from perenne.moving.remote import contents
 from perenne.nodeaccess import NodeAccess, told
 from perenne.restoring import source_of
@@ -136,7 +137,9 @@ async def _everything(
     size = cluster.segment_bytes if cluster is not None else config.cluster.segment_bytes
     filling = Filling.begin(place / "data", Marker(PAST, source_of(config), identity, size))
     try:
-        report = await Engine(store, filling, Until(), progress, keep_beyond=False).run()
+        jobs = spare_processors()
+        hands = ProcessHands(config.tier, jobs) if jobs > 1 else None
+        report = await Engine(store, filling, Until(), progress, keep_beyond=False, hands=hands).run()
     finally:
         filling.close()
     found = Rehearsed(report.tip.sequence, report.objects, 0, report.bytes, report.seconds)

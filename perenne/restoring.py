@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from perenne.config import Config
+from perenne.config import Config, TierConfig
 from perenne.config_tier import blocking_store
 from replication.coordination.port import ClusterRecord, CoordinationCorrupt, CoordinationUnavailable, NodeRetired
 from replication.coordination.restoring import FileRebuilding, Rebuilding, Seen, ZooKeeperRebuilding, told
@@ -17,6 +17,7 @@ from replication.core.values import CasOutcome, Member, ReplicaId
 from replication.restore.engine import Engine, Progress, Until
 from replication.restore.filling import PAST, Filling, Marker, NotEmpty
 from replication.restore.report import Report
+from replication.restore.segments import Hands
 from replication.restore.state import lacking, restored_state, written_already
 from replication.tier.claims import Claims
 from replication.tier.keys import LOG, MARKER, parse_marker, parse_run
@@ -56,9 +57,14 @@ class Wish:
 
 def patient(config: Config) -> RetryingStore:
     """The tier of the configuration, with threads of its own. Raises Refused."""
-    blocking = blocking_store(config.tier, os.environ)
-    pool = ThreadPoolExecutor(config.tier.connections, "perenne-tier")
-    return RetryingStore(blocking, pool, Patience(give_up_s=max(PATIENCE_S, config.tier.give_up_ms / 1000)))
+    return patient_with(config.tier)
+
+
+def patient_with(tier: TierConfig) -> RetryingStore:
+    """The same of its section alone. Raises Refused."""
+    blocking = blocking_store(tier, os.environ)
+    pool = ThreadPoolExecutor(tier.connections, "perenne-tier")
+    return RetryingStore(blocking, pool, Patience(give_up_s=max(PATIENCE_S, tier.give_up_ms / 1000)))
 
 
 def source_of(config: Config) -> str:
@@ -72,8 +78,11 @@ class Restoring:
     it must stop: run again, it goes on.
     """
 
-    def __init__(self, config: Config, wish: Wish, store: ObjectStore, progress: Progress) -> None:
+    def __init__(
+        self, config: Config, wish: Wish, store: ObjectStore, progress: Progress, hands: Hands | None = None
+    ) -> None:
         self._config = config
+        self._hands = hands
         self._wish = wish
         self._store = store
         self._progress = progress
@@ -90,7 +99,12 @@ class Restoring:
                 await self._may_install(seen, filling)
                 await self._claim(filling, cluster)
                 engine = Engine(
-                    self._store, filling, self._wish.until, self._progress, keep_beyond=self._wish.keep_beyond
+                    self._store,
+                    filling,
+                    self._wish.until,
+                    self._progress,
+                    keep_beyond=self._wish.keep_beyond,
+                    hands=self._hands,
                 )
                 report = await engine.run()
                 if note:

@@ -259,15 +259,19 @@ class LogAppender(LogReader):
         if batch:
             segment.file.pwrite(batch, offset)
 
+    def begins_segment(self, epoch: int, length: int) -> bool:
+        """Whether the next record begins a segment: a pure function of sizes and epochs. length: bytes of all of it."""
+        if not self._segments:
+            return True
+        segment = self._segments[-1]
+        room = segment.end_offset + length + RECORD_ALIGNMENT <= segment.size
+        slots = segment.last - segment.first + 1 < capacity(self._identity.segment_bytes)
+        return segment.header.epoch != epoch or not room or not slots
+
     def _segment_for(self, epoch: int, length: int) -> Segment:
-        """Return the segment of the next record: a pure function of sizes and epochs."""
-        if self._segments:
-            segment = self._segments[-1]
-            room = segment.end_offset + length + RECORD_ALIGNMENT <= segment.size
-            slots = segment.last - segment.first + 1 < capacity(self._identity.segment_bytes)
-            if segment.header.epoch == epoch and room and slots:
-                self._arm(segment)
-                return segment
+        if not self.begins_segment(epoch, length):
+            self._arm(self._segments[-1])
+            return self._segments[-1]
         size = segment_file_bytes(self._identity.segment_bytes, length)
         temporary = f"log/next-{self._end.sequence + 1}"
         self._spares.take(temporary, size)

@@ -1,13 +1,15 @@
 """The log of one node: append, group commit, truncation, repair, and whole segments from a peer.
 
-`append`, `sync`, `truncate_after`, `repair`, `install_segment`, `cut_torn_tail` and `close` belong to one
-thread (`storage.writer`); everything of `LogReader` may be called from any thread at any time.
+`append`, `sync`, `truncate_after`, `repair`, `install_segment`, `install_assembled`, `cut_torn_tail` and `close` belong
+to one thread (`storage.writer`); everything of `LogReader` may be called from any thread at any time.
 """
 
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from storage.appender import LogIdentity
+from storage.assembling import Assembled, headed
 from storage.damage import DamageRegister
 from storage.disk import Disk
 from storage.errors import LogContradiction, RecordCorrupt
@@ -19,7 +21,7 @@ from storage.reader import BytesPayload, Payload, StoredRecord
 from storage.record import DecodedRecord, decode_header
 from storage.recovery import RecoveryReport, Tail, recover
 from storage.rewriting import Rewriter
-from storage.segment import Segment, SegmentInfo, verify_rest
+from storage.segment import Segment, SegmentInfo, open_segment, verify_rest
 from storage.table import (
     ENTRIES_OFFSET,
     ENTRY_BYTES,
@@ -169,6 +171,22 @@ class Log(Rewriter):
         self.sync()
         identity = (self._identity.cluster_id, self._identity.segment_bytes)
         segment, end, stubs = verified_segment(self._disk, staged_name, *identity, self._end)
+        return self._installed(staged_name, segment, end, stubs)
+
+    def install_assembled(self, made: Assembled) -> LogPoint:
+        """Take over a segment that was made of proved records, as the next one. Returns the new end.
+
+        Raises LogContradiction when it does not continue this log, and leaves the staged file; StorageFull.
+        """
+        self._refuse_if_unfit()
+        self.sync()
+        self._refuse_if_no_successor(made.head, made.chain)
+        header = headed(self._disk, made, self._identity.cluster_id, self._identity.segment_bytes, self._end)
+        segment = open_segment(self._disk, made.staged, header, direct=False)
+        segment.last, segment.end_offset = made.end.sequence, made.end_offset
+        return self._installed(made.staged, segment, made.end, made.stubs)
+
+    def _installed(self, staged_name: str, segment: Segment, end: LogPoint, stubs: Mapping[int, int]) -> LogPoint:
         self.damage.note(*stubs)  # before they are there: after a crash no stub is believed unseen
         self.waiting.update(stubs)
         self._guarded(lambda: self._take_over(staged_name, segment, end))

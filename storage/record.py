@@ -25,8 +25,8 @@ HEADER_LIMIT: Final = 16 * 1024
 _PAX_NAME: Final = b"././@PaxHeader"
 _SIZE_LIMIT: Final = 8**11
 _COMMENT: Final = re.compile(
-    rb"\d+ comment=seq=(\d+) epoch=(\d+) kind=(instance|tombstone|epoch|note) dataset=([0-9a-f]{64}) digest=([0-9a-f]{64})"
-    rb" chain=([0-9a-f]{64}) time=(-?\d+)(?: size=(\d+) tombstone=(\d+))? *\n"
+    rb"\d+ comment=seq=(\d+) epoch=(\d+) kind=(instance|tombstone|epoch|note) dataset=([0-9a-f]{64})"
+    rb" digest=([0-9a-f]{64}) chain=([0-9a-f]{64}) time=(-?\d+)(?: size=(\d+) tombstone=(\d+))? *\n"
 )
 _PAX_PATH: Final = re.compile(rb"\d+ path=([^\n\0]+)\n")
 _PAX_SIZE: Final = re.compile(rb"\d+ size=(\d+)\n")

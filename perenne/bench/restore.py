@@ -150,11 +150,14 @@ def restored(arguments: Sequence[str]) -> Restored:
 
 
 def _resident(pid: int) -> float:
+    """MiB of a process and of those that it started."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0.0  # it has just ended
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
+    own = next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
+    return own + sum(_resident(int(child)) for child in children)
 
 
 def copied_rate(config: Path, to: Path) -> float:

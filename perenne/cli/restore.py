@@ -39,6 +39,16 @@ def restore_verb(
     cluster_id: Annotated[
         str, typer.Option(help="The cluster's id, for a tier that does not name it; else a new one is made.")
     ] = "",
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Processes that fetch and prove whole segments beside each other; 1: none but this one. Else as many"
+            " as there are processors, at most 4; each takes about 150 MB of memory.",
+            metavar="N",
+            show_default=False,
+        ),
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be restored.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -90,7 +100,7 @@ def restore_verb(
     from perenne.cli.restore_run import carry_out
 
     try:
-        raise typer.Exit(carry_out(settings, wish, as_json=as_json, dry_run=dry_run))
+        raise typer.Exit(carry_out(settings, wish, jobs=jobs, as_json=as_json, dry_run=dry_run))
     except Unusable as error:
         if as_json:
             sys.stdout.write(json.dumps({"finished": False, "cause": str(error)}) + "\n")

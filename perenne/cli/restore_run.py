@@ -6,6 +6,7 @@ import sys
 
 from perenne.cli.bar import Bar
 from perenne.config import Config
+from perenne.hands import ProcessHands, spare_processors
 from perenne.restoring import Restoring, Unusable, Wish, patient
 from replication.coordination.port import CoordinationUnavailable
 from replication.restore.engine import planned
@@ -15,14 +16,15 @@ from storage.errors import LogLocked, StorageError
 from storage.metadata import RESTORE_FILE
 
 
-def carry_out(config: Config, wish: Wish, *, as_json: bool, dry_run: bool) -> int:
-    """Return the exit code. Raises Unusable."""
+def carry_out(config: Config, wish: Wish, *, jobs: int, as_json: bool, dry_run: bool) -> int:
+    """Return the exit code. jobs: processes at once, 0 for as many as make sense. Raises Unusable."""
+    jobs = jobs or spare_processors()
     try:
         store = patient(config)
     except Refused as error:
         raise Unusable(str(error)) from error
     try:
-        return asyncio.run(_carried_out(config, wish, store, as_json=as_json, dry_run=dry_run))
+        return asyncio.run(_carried_out(config, wish, store, jobs, as_json=as_json, dry_run=dry_run))
     except LogLocked as error:
         raise Unusable(f"{wish.to}: {error}") from error
     except (TierError, StorageError, CoordinationUnavailable, OSError) as error:
@@ -39,12 +41,15 @@ def _stopped(why: str, *, as_json: bool) -> int:
     return 1
 
 
-async def _carried_out(config: Config, wish: Wish, store: ObjectStore, *, as_json: bool, dry_run: bool) -> int:
+async def _carried_out(
+    config: Config, wish: Wish, store: ObjectStore, jobs: int, *, as_json: bool, dry_run: bool
+) -> int:
     try:
         if dry_run:
             return _show_plan(await planned(store), wish, as_json=as_json)
+        hands = ProcessHands(config.tier, jobs) if jobs > 1 else None
         with Bar("restoring", quiet=as_json) as bar:
-            report = await Restoring(config, wish, store, bar).run()
+            report = await Restoring(config, wish, store, bar, hands).run()
     finally:
         await store.close()
     sys.stdout.write((json.dumps(report.document(), indent=2) if as_json else report.text()) + "\n")

@@ -51,12 +51,13 @@ class View(Struct, frozen=True):
 class CutRecord(Struct, frozen=True):
     """One whole record: its digests match, its padding is zero, and its header is canonical: `head`, where at hand.
 
-    tombstone: of a deleted instance whose payload was taken away; then `payload` is empty.
+    tombstone: of a deleted instance whose payload was taken away; then `payload` is empty. length: bytes of all of it.
     """
 
     header: RecordHeader
     chain: bytes
     payload: Payload
+    length: int
     head: bytes | None = None
     tombstone: int = 0
 
@@ -160,7 +161,9 @@ class Cutter:
         self._expect(decoded)
         if decoded.tombstone:
             verify_rest(decoded, iter((record[decoded.payload_offset :],)))
-            return self._passed(CutRecord(header, decoded.chain, BytesPayload(b""), None, decoded.tombstone))
+            return self._passed(
+                CutRecord(header, decoded.chain, BytesPayload(b""), decoded.length, tombstone=decoded.tombstone)
+            )
         payload = record[decoded.payload_offset : decoded.payload_offset + header.size]
         hasher = PayloadHasher(header.kind)
         hasher.update(payload)
@@ -169,7 +172,7 @@ class Cutter:
         if padding.strip(b"\0"):
             raise RecordCorrupt(self.next, "its padding is not zero")
         head = bytes(record[: decoded.payload_offset])
-        return self._passed(CutRecord(header, decoded.chain, View(payload), head))
+        return self._passed(CutRecord(header, decoded.chain, View(payload), decoded.length, head))
 
     def _expect(self, decoded: DecodedRecord) -> None:
         position = decoded.header.position
@@ -210,9 +213,9 @@ class Cutter:
 
     def _end_large(self, large: _Large) -> CutRecord:
         self._large = None
-        header = large.decoded.header
-        self._prove(header, large.hasher)
-        return self._passed(CutRecord(header, large.decoded.chain, large.spool.payload()))
+        decoded = large.decoded
+        self._prove(decoded.header, large.hasher)
+        return self._passed(CutRecord(decoded.header, decoded.chain, large.spool.payload(), decoded.length))
 
     def _nothing_more(self, data: memoryview) -> None:
         """Only the zeros of a sealed segment may follow the last record."""

@@ -14,6 +14,7 @@ from replication.restore.fetching import Arrived, Fetching
 from replication.restore.filling import Filling
 from replication.restore.plan import AskHead, Plan, Planner, below
 from replication.restore.report import Report
+from replication.restore.segments import Assembling, Hands
 from replication.tier.contents import Link
 from replication.tier.keys import LOG, PREFIX_BYTES, Run, parse_run
 from replication.tier.port import NotThere, ObjectDamaged, ObjectStore, Refused, Unreachable
@@ -23,6 +24,8 @@ from storage.errors import FormatError, RecordCorrupt
 LISTINGS: Final = 4
 """Listings that must agree before a gap is believed: a late one becomes true within seconds."""
 LIST_AGAIN_S: Final = 0.5
+STRETCH: Final = 256
+"""So many objects are read in a row before it is looked for segments again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,25 @@ class Engine:
     """One run over one tier into one directory."""
 
     def __init__(
-        self, store: ObjectStore, filling: Filling, until: Until, progress: Progress, *, keep_beyond: bool = True
+        self,
+        store: ObjectStore,
+        filling: Filling,
+        until: Until,
+        progress: Progress,
+        *,
+        keep_beyond: bool = True,
+        hands: Hands | None = None,
     ) -> None:
+        """hands: processes that make whole segments, where there are any to spare; `run` closes them."""
         self._store = store
         self._fetching = Fetching(store)
         self._filling = filling
         self._until = until
         self._progress = progress
         self._keep_beyond = keep_beyond
+        # Up to a time: which record is too late is found record by record.
+        self._assembling = Assembling(store, hands, filling) if hands is not None and until.time_us is None else None
+        self._assembled_bytes = 0
         self._bad: dict[Run, str] = {}
         self._damaged: set[Run] = set()
         self._prover = ThreadPoolExecutor(1, "perenne-restore-prove")
@@ -68,7 +82,11 @@ class Engine:
         began = time.monotonic()
         filling = self._filling
         try:
-            plan = await self._to_the_end()
+            try:
+                plan = await self._to_the_end()
+            finally:
+                if self._assembling is not None:
+                    await self._assembling.close()
             filling.sync()
             wanted = self._until.sequence
             if wanted is not None and filling.end.sequence == wanted < plan.tip.sequence:
@@ -84,11 +102,13 @@ class Engine:
                 tip=plan.tip,
                 records=self._records,
                 objects=self._objects,
-                bytes=self._fetching.bytes,
+                bytes=self._bytes,
                 seconds=time.monotonic() - began,
                 resumed=filling.resumed,
                 stopped_at=self._stopped,
             )
+            if self._assembling is not None and self._assembling.lost:
+                report.notes.append(f"{self._assembling.lost}: the rest was restored by one process")
             if plan.hole is not None and not self._stopped:
                 report.holes = (plan.hole, *plan.holes)
                 await self._set_aside(plan, report)
@@ -123,10 +143,45 @@ class Engine:
             if self._stopped or not plan.pieces or await self._read(plan):
                 return plan
 
+    @property
+    def _bytes(self) -> int:
+        return self._fetching.bytes + self._assembled_bytes
+
     async def _read(self, plan: Plan) -> bool:
         """Append what the plan's pieces hold. Returns whether all of it went well."""
         self._total = plan.tip.sequence if self._until.sequence is None else min(plan.tip.sequence, plan.reaches)
-        pieces = {piece.run: piece for piece in plan.pieces}
+        if self._assembling is None:
+            return await self._read_along(plan.pieces)
+        self._assembling.follow(plan.pieces)
+        ordinary: list[Piece] = []
+        for piece in plan.pieces:
+            takes = await self._assembling.takes(piece)
+            if ordinary and (takes or len(ordinary) >= STRETCH):
+                if not await self._read_along(ordinary):
+                    return False
+                if self._stopped:
+                    return True
+                ordinary = []
+            if not takes or not await self._take_over(self._assembling, piece):
+                ordinary.append(piece)
+        return await self._read_along(ordinary)
+
+    async def _take_over(self, assembling: Assembling, piece: Piece) -> bool:
+        """Have a whole segment, made elsewhere. False where the ordinary way must have its records."""
+        made = await assembling.take(piece)
+        if made is None:
+            return False
+        taken = await asyncio.get_running_loop().run_in_executor(self._writer, self._filling.take_over, made)
+        if taken:
+            self._objects += 1
+            self._records += made.records
+            self._assembled_bytes += made.bytes
+            self._progress(self._filling.end.sequence, self._total, self._bytes)
+        return taken
+
+    async def _read_along(self, wanted: Sequence[Piece]) -> bool:
+        """The ordinary way: record by record."""
+        pieces = {piece.run: piece for piece in wanted}
         reading: _Reading | None = None
         writing: _Writing | None = None
         async with contextlib.aclosing(self._fetching.all(pieces)) as coming:
@@ -162,7 +217,7 @@ class Engine:
             why = str(error)
         finally:
             self._records += reading.counted()
-            self._progress(self._filling.end.sequence, self._total, self._fetching.bytes)
+            self._progress(self._filling.end.sequence, self._total, self._bytes)
         if reading.stopped_at:
             self._stopped = reading.stopped_at
             return True

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from replication.restore.cutting import SPOOLED, CutRecord
+from storage.assembling import Assembled
 from storage.disk import DiskFile, RealDisk
-from storage.errors import FormatError
+from storage.errors import FormatError, LogContradiction
 from storage.log import Log, LogIdentity
 from storage.metadata import RESTORE_FILE, NodeIdentity, PromiseFile, write_identity
 from storage.position import LogPoint
@@ -65,6 +66,8 @@ class Filling:
         self.log = log
         self.resumed = resumed
         self._unsynced = 0
+        self._whole = False
+        """Whether the last segment came as one: then nothing more belongs to it."""
         for name in disk.list(_SPOOL):
             disk.remove(f"{_SPOOL}/{name}")
 
@@ -103,6 +106,7 @@ class Filling:
 
     def take(self, record: CutRecord) -> None:
         """Append one record, and sync from time to time. Raises LogContradiction, StorageFull, SegmentPoisoned."""
+        self._whole = False
         if record.tombstone:
             self.log.append_stub(record.header, record.chain, record.tombstone)
         else:
@@ -112,6 +116,26 @@ class Filling:
             self._sweep(record.header.position.sequence)
         elif self._unsynced >= _SYNC_BYTES:
             self.sync()
+
+    def staged(self, name: str) -> str:
+        """Where a file may be made that the log takes over later."""
+        self.disk.make_directory(_SPOOL)
+        return f"{_SPOOL}/{name}"
+
+    def take_over(self, made: Assembled) -> bool:
+        """Have a whole segment, if it continues the log where a segment begins; else it is thrown away.
+
+        Raises StorageFull, SegmentPoisoned.
+        """
+        try:
+            if self._whole or self.log.begins_segment(made.head.position.epoch, made.head_length):
+                self.log.install_assembled(made)
+                self._whole = True
+                return True
+        except LogContradiction:
+            pass  # whether it is damage, or another branch, is found where its records are read one by one
+        self.disk.remove(made.staged)
+        return False
 
     def sync(self) -> None:
         self.log.sync()
@@ -153,6 +177,8 @@ class Filling:
         self.root.mkdir()
 
     def close(self) -> None:
+        for name in self.disk.list(_SPOOL):
+            self.disk.remove(f"{_SPOOL}/{name}")
         self.log.close()
 
 

@@ -162,7 +162,7 @@ class _Taking:
         if self._before is not None and not record.link.follows(self._before.chain):
             raise RecordCorrupt(record.link.sequence, "it does not continue the object before it")
         self._before = None
-        self.newest = CutRecord(record.header, record.chain, Unkept().payload())
+        self.newest = CutRecord(record.header, record.chain, Unkept().payload(), record.length)
         self.headers.append(record.header)
 
 

@@ -1,0 +1,173 @@
+"""Whole segments that other processes make: the same bytes as the ordinary way, and whatever is wrong is left to it."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perenne.config import TierConfig
+from perenne.hands import ProcessHands
+from replication.restore.engine import Engine, Until
+from replication.restore.filling import Filling
+from replication.restore.report import Report
+from replication.restore.segments import assembled
+from replication.tier.keys import Run
+from storage.assembling import Assembled
+from storage.log import Log
+from storage.position import LogPoint
+from storage.walk import Fault, Walk
+from tests.restore.archive import Archive, groups, marker, put, reopened, restored, segments, silent
+from tests.tier.rig import Reached, directory_reached
+
+SMALL = 64 * 1024
+"""Objects of tests are smaller than real ones; groups of few records are smaller still."""
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs in six segments or so: most are full, one ends with its epoch, the last is open."""
+    root = tmp_path_factory.mktemp("archive") / "data"
+    made = Archive.begin(root)
+    made.epoch(1)
+    made.instances(500, size=20_000)
+    made.epoch(4)
+    made.instances(300, size=20_000)
+    made.sealed()
+    return root
+
+
+@pytest.fixture
+def tier(tmp_path: Path) -> Reached:
+    return directory_reached(tmp_path / "san")
+
+
+@pytest.fixture
+def packed(archive: Path, tier: Reached) -> list[Run]:
+    """As a node leaves it: sealed segments as whole objects, the last one's records in groups."""
+    log = reopened(archive)
+    *sealed, last = [(segment.first, segment.last or 0) for segment in log.segments()]
+    spans = [*sealed, *(span for span in groups(log, 7, last[0]) if span[0] >= last[0])]
+    runs = asyncio.run(put(tier.store, log, spans))
+    log.close()
+    return runs
+
+
+@pytest.fixture
+def hands(tmp_path: Path) -> Iterator[ProcessHands]:
+    made = ProcessHands(TierConfig(kind="directory", directory=tmp_path / "san"), 2, SMALL)
+    yield made
+    made.close()
+
+
+def with_hands(tier: Reached, to: Path, hands: ProcessHands, until: Until | None = None) -> Report:
+    filling = Filling.begin(to, marker())
+    try:
+        return asyncio.run(Engine(tier.store, filling, until or Until(), silent, hands=hands).run())
+    finally:
+        filling.close()
+
+
+def faults(root: Path) -> list[Fault]:
+    walk = Walk(root, verify=True)
+    return [found for path in walk.segments() for found in walk.segment(path) if isinstance(found, Fault)]
+
+
+def test_segments_come_back_byte_for_byte(
+    archive: Path,
+    tier: Reached,
+    packed: list[Run],
+    hands: ProcessHands,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed: list[int] = []
+    install = Log.install_assembled
+
+    def noted(log: Log, made: Assembled) -> LogPoint:
+        installed.append(made.head.position.sequence)
+        return install(log, made)
+
+    monkeypatch.setattr(Log, "install_assembled", noted)
+    report = with_hands(tier, tmp_path / "data", hands)
+    assert report.complete and report.records == 802 and report.objects == len(packed)
+    assert installed == [run.first for run in packed if run.last - run.first >= 15]
+    assert segments(tmp_path / "data") == segments(archive)
+    assert not faults(tmp_path / "data")
+    assert not list((tmp_path / "data" / "staging").iterdir())
+    log = reopened(tmp_path / "data")
+    assert log.intact and log.end.sequence == 802
+    assert log.read(500).header.position.sequence == 500
+    log.close()
+
+
+def alter(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_segment_is_named_as_the_ordinary_way_names_it(
+    tier: Reached, packed: list[Run], hands: ProcessHands, tmp_path: Path
+) -> None:
+    """One byte in its middle: what lies before it is restored, and the rest is a gap."""
+    alter(tmp_path / "san" / packed[1].key, 1_000_000)
+    one = restored(tier.store, tmp_path / "one")
+    two = with_hands(tier, tmp_path / "two", hands)
+    assert not two.complete and packed[1].first < two.end.sequence < packed[1].last
+    assert (two.end, two.damaged, two.holes) == (one.end, one.damaged, one.holes)
+    assert segments(tmp_path / "two") == segments(tmp_path / "one")
+
+
+def test_what_continues_something_else_is_not_taken_over(archive: Path, tier: Reached, tmp_path: Path) -> None:
+    """The file is proved by itself; the log alone knows what lies before it."""
+    log = reopened(archive)
+    first, second, third = (segment for segment in log.segments()[:3])
+    (run,) = asyncio.run(put(tier.store, log, [(third.first, third.last or 0)]))
+    asyncio.run(put(tier.store, log, [(first.first, first.last or 0), (second.first, second.last or 0)]))
+    log.close()
+    filling = Filling.begin(tmp_path / "data", marker())
+    staged = filling.staged("segment-x")
+    made = asyncio.run(assembled(tier.store, run, filling.root, staged, filling.marker.segment_bytes))
+    assert isinstance(made, Assembled) and made.head.position.sequence == third.first
+    assert not filling.take_over(made)
+    assert filling.end.sequence == 0 and not filling.disk.exists(staged)
+    filling.close()
+
+
+def test_an_end_in_the_middle_of_a_segment_is_kept_to(
+    tier: Reached, packed: list[Run], hands: ProcessHands, tmp_path: Path
+) -> None:
+    wanted = packed[2].first + 5
+    report = with_hands(tier, tmp_path / "data", hands, Until(sequence=wanted))
+    assert report.end.sequence == wanted
+    assert not faults(tmp_path / "data")
+
+
+def test_a_process_that_is_killed_costs_nothing(
+    archive: Path, tier: Reached, packed: list[Run], hands: ProcessHands, tmp_path: Path
+) -> None:
+    filling = Filling.begin(tmp_path / "scratch", marker())
+    one = asyncio.run(
+        hands.assemble(packed[0], filling.root, filling.staged("segment-y"), filling.marker.segment_bytes)
+    )
+    assert isinstance(one, Assembled)
+    filling.close()
+    for hand in hands.processes():
+        os.kill(hand, signal.SIGKILL)
+    report = with_hands(tier, tmp_path / "data", hands)
+    assert report.complete and segments(tmp_path / "data") == segments(archive)
+    assert any("a process that restores segments ended" in note for note in report.notes)
+
+
+def test_it_goes_on_where_a_restore_was_stopped(
+    archive: Path, tier: Reached, packed: list[Run], hands: ProcessHands, tmp_path: Path
+) -> None:
+    """Half a segment is there already: its rest comes record by record, and what follows as segments again."""
+    with_stop = restored(tier.store, tmp_path / "data", Until(sequence=packed[1].first + 3))
+    assert with_stop.end.sequence == packed[1].first + 3
+    report = with_hands(tier, tmp_path / "data", hands)
+    assert report.complete and report.resumed
+    assert segments(tmp_path / "data") == segments(archive)
