@@ -1,7 +1,16 @@
 """The checks themselves: each here must notice a bug that is played for it."""
 
+# pyright: reportPrivateUsage=false
+
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 
+from replication.core.election import Candidacy
+from replication.core.election import Stage as Candidate
+from replication.core.statewriter import StateWriter
+from replication.core.values import Phase
 from replication.tier.bodies import Body
 from replication.tier.keys import parse_run
 from replication.tier.port import Stored
@@ -54,3 +63,36 @@ def test_a_payload_without_its_header_is_no_copy() -> None:
         content.medium[at : at + len(head)] = bytes(len(head))
         with pytest.raises(Violation, match="acknowledged as record 2, is on"):
             stage.reckon()
+
+
+def _shrinks(candidacy: Candidacy) -> None:
+    """A winner that throws the others out while it is at it."""
+    assert candidacy.writer is not None, "TAKING has a writer"
+    me, state = candidacy._situation.me, candidacy.base.state
+    alone = frozenset({me.member})
+    state = replace(state, epoch=candidacy.epoch, leader=me, phase=Phase.RECOVERING, in_sync=alone)
+    candidacy.writer.write(state, take_lead=True)
+
+
+def _takes_at_once(candidacy: Candidacy) -> None:
+    """A winner whose promise is on its way to the disk still."""
+    candidacy.epoch = 1 + candidacy.base.state.epoch
+    candidacy.stage = Candidate.TAKING
+    candidacy.writer = StateWriter(candidacy._situation, candidacy.base)
+    candidacy._take()
+
+
+@pytest.mark.parametrize(
+    ("where", "bug", "found"),
+    [("_take", _shrinks, "changed the set"), ("_promise", _takes_at_once, "its disk has promised 1 only")],
+    ids=["the set it was judged by", "the promise"],
+)
+def test_an_election_shows_that_it_was_won_by_right(
+    monkeypatch: pytest.MonkeyPatch, where: str, bug: Callable[[Candidacy], None], found: str
+) -> None:
+    with Stage(3) as stage:
+        stage.stored(stage.leader, "1.1")
+        monkeypatch.setattr(Candidacy, where, bug)
+        stage.strike("kill", stage.leader)
+        with pytest.raises(Violation, match=found):
+            stage.run(20_000)
