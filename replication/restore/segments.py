@@ -82,6 +82,7 @@ class Assembling:
         self._candidates: Iterator[Run] = iter(())
         self._sizes: dict[Run, asyncio.Task[int]] = {}
         self._unasked: deque[Run] = deque()
+        self._asking = 0
         self._made: dict[Run, asyncio.Task[Assembled | str]] = {}
         self.lost = ""
         """Why there are no hands any more."""
@@ -133,13 +134,15 @@ class Assembling:
         return await self._hands.assemble(run, filling.root, staged, filling.marker.segment_bytes)
 
     async def _size(self, run: Run) -> int:
-        if run not in self._sizes:
-            self._sizes[run] = asyncio.create_task(self._asked(run))
-        while self._unasked and sum(not task.done() for task in self._sizes.values()) < _HEADS_AHEAD:
-            ahead = self._unasked.popleft()
-            if ahead not in self._sizes:
-                self._sizes[ahead] = asyncio.create_task(self._asked(ahead))
+        self._ask(run)
+        while self._unasked and self._asking < _HEADS_AHEAD:
+            self._ask(self._unasked.popleft())
         return await self._sizes[run]
+
+    def _ask(self, run: Run) -> None:
+        if run not in self._sizes:
+            self._asking += 1
+            self._sizes[run] = asyncio.create_task(self._asked(run))
 
     async def _asked(self, run: Run) -> int:
         """Bytes of an object; 0 where the ordinary way must find out what became of it."""
@@ -147,6 +150,8 @@ class Assembling:
             return (await self._store.head(run.key)).size
         except NotThere:
             return 0
+        finally:
+            self._asking -= 1
 
 
 def _whole(piece: Piece) -> bool:
