@@ -176,7 +176,7 @@ def unaccounted(
         if node is not None and node.fenced is None:
             found.append(f"{name} answers and is not lost: leave out --without {name}, or stop it first")
         elif node is None and name not in expected:
-            found.append(f"--without {name}: no such node is known")
+            found.append(f"--without {name}: no such node is known; leave it out")
     return tuple(found)
 
 

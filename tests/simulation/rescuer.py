@@ -50,6 +50,8 @@ class Rescuer:
     failed_over: int = 0
     forgotten: int = 0
     given_up: set[str] = field(default_factory=set[str])
+    unknown: set[str] = field(default_factory=set[str])
+    """Nodes that a refusal says nobody knows."""
 
     @property
     def needed(self) -> bool:
@@ -93,7 +95,7 @@ class Rescuer:
     def _without(self) -> set[str]:
         """Disks that do not open any more, and whoever a refusal named; a bucket that lost what it had confirmed."""
         broken = {machine.name for machine in self.cluster.machines.values() if machine.stops and machine.harm}
-        return broken | self.given_up | ({TIER} if self.cluster.bucket.harm else set[str]())
+        return (broken - self.unknown) | self.given_up | ({TIER} if self.cluster.bucket.harm else set[str]())
 
     def _bucket(self) -> Bucket | None:
         if self.cluster.shape.tier is TierMode.OFF:
@@ -101,8 +103,12 @@ class Rescuer:
         return bucket(cast(BlockingStore, Names(tuple(sorted(self.cluster.bucket.objects)))))
 
     def _heed(self, refused: Refused) -> None:
-        """Stop a node that would freeze its new leader, and keep its disk, as the refusal says."""
+        """Stop a node that would freeze its new leader, and keep its disk, as the refusal says; name nobody of whom the
+        service knows nothing any more.
+        """
         for machine in self.cluster.machines.values():
+            if any(f"--without {machine.name}: no such node" in why for why in refused.reasons):
+                self.unknown.add(machine.name)
             if any(f"--without {machine.name}" in why and "keep its disk" in why for why in refused.reasons):
                 self.cluster.world.say(machine.name, "is given up, and its disk kept")
                 self.given_up.add(machine.name)

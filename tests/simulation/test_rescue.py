@@ -40,6 +40,19 @@ def test_a_coordination_service_that_lost_its_data_is_rebuilt_and_nothing_is_los
         assert (stage.cluster.rescuer.rebuilt, stage.cluster.rescuer.forgotten) == (1, 0)
 
 
+def test_who_names_a_lost_node_that_the_empty_service_never_heard_of_is_told_to_leave_it_out() -> None:
+    """Seed 40037728 at 8e938ed: its disk does not open, so it never registered there."""
+    with Stage(3, operator=True) as stage:
+        stage.stored(stage.leader, "1.1")
+        lost = stage.followers[0]
+        lost.stops, lost.harm = "its disk does not open", "played"
+        stage.strike("kill", lost)
+        stage.strike("lose_history", stage.leader)
+        nobody_leads(stage)
+        stage.reckon()
+        assert (stage.cluster.rescuer.rebuilt, stage.cluster.rescuer.unknown) == (1, {lost.name})
+
+
 def test_a_plan_is_not_carried_out_when_somebody_wrote_after_it_was_made() -> None:
     """The person who reads the plan takes his time, and somebody is elected and gone again."""
     with Stage(2) as stage:
