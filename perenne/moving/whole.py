@@ -173,7 +173,7 @@ class _Walk:
 
     def _next_tag(self) -> int:
         group, element = self._tags(self._data, self._at)
-        return group << 16 | element
+        return int(group << 16 | element)
 
     def _need(self, size: int) -> None:
         if not self._has(size):
