@@ -212,6 +212,8 @@ class Scrubber:
             complete = self.plan.segment_done(depth, done.segment.last)
         if complete:
             _LOG.info("a scrub is complete", extra={"depth": depth.value})
+            if depth is Depth.LIGHT and self._replicator.tiering is not None:
+                self._replicator.tiering.audit()
             await self._replicator.comparer.compare()
         if complete or (done.segment is not None and self._now_s() - self._saved_s >= SAVE_S):
             self._saved_s = self._now_s()
