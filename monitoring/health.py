@@ -33,6 +33,9 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
     capacity: Mapping[str, Any] = facts.get("capacity") or {}
     if why := capacity.get("why_not"):
         reasons.append(f"too little room, and nothing is evicted: {why}")
+    failover: Mapping[str, Any] = facts.get("failover") or {}
+    if why := failover.get("why_not"):
+        reasons.append(str(why))
     if damaged := facts["disk"]["damaged_records"]:
         reasons.append(f"{damaged} damaged records")
     scrub: Mapping[str, Any] = facts.get("scrub") or {}
