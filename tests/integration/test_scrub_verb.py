@@ -5,6 +5,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+from perenne.local.processes import wait_until
 from tests.integration import rig
 from tests.integration.rig import damaged, rot, running_cluster, standalone, store
 from tests.integration.test_damage import big, other
@@ -44,11 +45,11 @@ def test_a_scrub_that_is_asked_for_finds_what_rotted_and_has_it_mended(tmp_path:
 def test_ctrl_c_ends_the_watching_and_the_same_again_joins_the_pass(tmp_path: Path) -> None:
     """A standalone node is asked through its data directory."""
     with standalone(tmp_path / "n", rig.SOLO + SLOW) as node:
-        rig.wait_until(node.ready, [rig.signalled(node.running)], "it takes stores")
+        wait_until(node.ready, [rig.signalled(node.running)], "it takes stores")
         assert {status for status, _ in store(node, *(large(number) for number in range(3)))} == {0}
         asked = (*rig.PERENNE, "scrub", "--config", str(node.config))
         watching = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        rig.wait_until(lambda: scrub(node)["underway"] == "deep", [rig.signalled(node.running)], "the pass has begun")
+        wait_until(lambda: scrub(node)["underway"] == "deep", [rig.signalled(node.running)], "the pass has begun")
         watching.send_signal(signal.SIGINT)
         out, error = watching.communicate(timeout=60)
         assert (watching.returncode, out) == (130, "")
