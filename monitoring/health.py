@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 OK, DEGRADED, DOWN = "ok", "degraded", "cannot store"
+_SHOWN = 5
 _APART_S = 10
 """Without ZooKeeper stores go on, as long as nobody fails: by then a person should know."""
 
@@ -28,9 +29,13 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
     packing: Mapping[str, Any] = tier.get("packing") or {}
     if spoiled := packing.get("spoiled"):
         reasons.append(f"{spoiled} segments have another content under their name in the tier (docs/tier.md)")
+    reasons += _lost(tier.get("audit") or {})
     capacity: Mapping[str, Any] = facts.get("capacity") or {}
     if why := capacity.get("why_not"):
         reasons.append(f"too little room, and nothing is evicted: {why}")
+    failover: Mapping[str, Any] = facts.get("failover") or {}
+    if why := failover.get("why_not"):
+        reasons.append(str(why))
     if damaged := facts["disk"]["damaged_records"]:
         reasons.append(f"{damaged} damaged records")
     scrub: Mapping[str, Any] = facts.get("scrub") or {}
@@ -48,3 +53,37 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
     if away:
         reasons.append(f"{', '.join(away)} not connected")
     return (DEGRADED if reasons and word == OK else word), list(dict.fromkeys(reasons))
+
+
+def _lost(audit: Mapping[str, Any]) -> list[str]:
+    """What the tier has lost, and what a person can do.
+
+    >>> _lost({"missing": [[1, 90], [91, 99]], "altered": [], "found": 2, "why": ""})
+    ['the tier has lost records 1 to 90 and 91 to 99: they are being put again']
+    >>> _lost({"missing": [[7, 7]], "altered": ["log/a.tar"], "found": 1, "why": "it is evicted"})[0]
+    'the tier has lost record 7, and this node cannot put it again: it is evicted (docs/recovery.md, The tier fails)'
+    """
+    said: list[str] = []
+    if missing := audit.get("missing"):
+        spans = [f"{first} to {last}" if first != last else f"{first}" for first, last in missing]
+        what = f"record{'s' if spans != [spans[0]] or ' ' in spans[0] else ''} {_listed(spans)}"
+        them = "them" if what.startswith("records") else "it"
+        why, are = audit.get("why"), "they are" if them == "them" else "it is"
+        said.append(
+            f"the tier has lost {what}, and this node cannot put {them} again: {why} (docs/recovery.md, The tier fails)"
+            if why
+            else f"the tier has lost {what}: {are} being put again"
+        )
+    if altered := audit.get("altered"):
+        said.append(
+            f"{len(altered)} objects of the tier are not as long as their records, such as {altered[0]}: copy them"
+            " away, delete them, and they are put again (docs/recovery.md, The tier fails)"
+        )
+    return said
+
+
+def _listed(spans: list[str]) -> str:
+    shown, more = spans[:_SHOWN], len(spans) - _SHOWN
+    if more > 0:
+        return f"{', '.join(shown)} and {more} more stretches"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

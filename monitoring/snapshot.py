@@ -201,6 +201,14 @@ def _tier(s: ReplicatorStatistics) -> Plain:
             "On the leader: objects of dead branches in the tier; they never surface",
             (tier.orphans or 0) if tier is not None else 0,
         ),
+        "perenne_tier_objects_missing": (
+            "On the leader: objects that the tier has lost, and that are not back yet; looked at with each light scrub",
+            len(tier.audit.missing) if tier is not None and tier.audit is not None else 0,
+        ),
+        "perenne_tier_objects_altered": (
+            "On the leader: objects of the tier that are not as long as their records; looked at with each light scrub",
+            len(tier.audit.altered) if tier is not None and tier.audit is not None else 0,
+        ),
         "perenne_tier_kept_objects": (
             "On the leader: small objects that the bucket does not let go, such as by an object lock",
             packing.kept if packing is not None else 0,
@@ -224,6 +232,10 @@ def _tier_counted(s: ReplicatorStatistics) -> Plain:
         "perenne_tier_put_bytes": (
             "Payload bytes of the records in the objects that this node put into the tier",
             tier.put_bytes if tier is not None else 0,
+        ),
+        "perenne_tier_objects_lost": (
+            "Objects that this leader found missing in the tier although they had been there, since it leads",
+            tier.audit.found if tier is not None and tier.audit is not None else 0,
         ),
         "perenne_tier_packed_segments": (
             "Sealed segments that this leader made one object of, read back and proved",

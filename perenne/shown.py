@@ -12,7 +12,8 @@ from perenne import VERSION
 from perenne.config import Config
 from perenne.standing import StandingReport
 from replication.api import InstanceBytes, ReplicatorStatistics
-from replication.core.values import Phase
+from replication.core.succession import why_no_failover
+from replication.core.values import TIER_MEMBER, Phase
 from replication.evicting import Evictor
 from replication.register import Register
 from replication.replicator import Replicator
@@ -104,6 +105,13 @@ class Shown:
             "lost_and_found": saved,
         }
 
+    def _failover(self, s: ReplicatorStatistics) -> dict[str, object] | None:
+        """Whether another node could lead; None where that is not asked: who follows, or is meant to be alone."""
+        if self._parts.config.standalone or not self.is_leader() or not s.registered:
+            return None
+        why = why_no_failover(s.node_id, s.in_sync, tuple(s.connected), TIER_MEMBER.id)
+        return {"possible": not why, "why_not": why or None}
+
     async def standing(self) -> dict[str, object]:
         return await self._parts.standing.document()
 
@@ -149,6 +157,7 @@ class Shown:
                 "damaged_records": s.damaged_records,
                 "damaged": self._replicator.log.damaged()[:100],
             },
+            "failover": self._failover(s),
             "refusal": self.why_not_ready(),
             "frozen": s.frozen,
             "not_standing": s.not_standing,

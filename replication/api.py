@@ -144,13 +144,28 @@ class PackingReport:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What the bucket has lost of what this leader knows to have been there (`replication.core.audit`).
+
+    missing: first and last record of each object's worth that is not back yet. altered: names of objects that are not
+    as long as their records. found: how often something was missing since this leadership began. why: why it is not
+    put again; empty while that is under way.
+    """
+
+    missing: tuple[tuple[int, int], ...] = ()
+    altered: tuple[str, ...] = ()
+    found: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TierReport:
     """The tier as this node sees it; what the leader alone knows is None elsewhere.
 
     usable: it answers, and may enter the in-sync set. complete_upto: the last record below which nothing is missing in
     the bucket. behind: committed records that are not there yet. counted_upto: of `tierfloor` as last read. failed: why
     the last request was not done. orphans: objects of dead branches; None before the whole bucket was listed. lag: as
-    of any replica, from record 1 on before the bucket was listed.
+    of any replica, from record 1 on before the bucket was listed. audit: what became of that since; None elsewhere.
     """
 
     mode: str
@@ -165,6 +180,7 @@ class TierReport:
     orphans: int | None
     packing: PackingReport | None
     lag: ReplicaLag | None = None
+    audit: AuditReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from replication.coordination.port import Operation
 from replication.core import effects as fx
@@ -24,6 +24,12 @@ REPAIR_S: Final = 20.0
 """Whoever asked for a repair is told what is left after so long."""
 
 
+class Scrub(Protocol):
+    """Of `replication.scrubber`. Raises ValueError for what is no depth."""
+
+    def __call__(self, depth: str, *, begin: bool) -> dict[str, Any]: ...
+
+
 class Operations:
     """Of one node."""
 
@@ -34,6 +40,9 @@ class Operations:
         self._handed_over = asyncio.Event()
         self._orders = Orders(replicator)
         self._retiring: Operation | None = None
+        self._scrubbing = ""
+        self.scrub: Scrub | None = None
+        """Begins a pass, or says how far it is; None on a node that has no scrub."""
         self.when_retired: Callable[[str], None] = void
         """Called with the reason once this node is off the register, and is to end."""
 
@@ -59,6 +68,9 @@ class Operations:
                 self._repairing = operation.id
                 replicator.spawn(self._repair(operation))
             return
+        if operation.verb == "scrub" and operation.arguments.get("node", replicator.me.id) == replicator.me.id:
+            self._scrub(operation)
+            return
         leadership = replicator.core.leadership
         if operation.verb != "switchover" or self._underway is not None or leadership is None:
             return
@@ -67,6 +79,17 @@ class Operations:
         self._underway = operation
         to = operation.arguments.get("to")
         replicator.feed(ev.HandOverRequested(ReplicaId(to) if to else None, replicator.runtime.wall_us(), final=False))
+
+    def _scrub(self, operation: Operation) -> None:
+        """Answer at once: a pass takes hours, and goes on by itself."""
+        if operation.id == self._scrubbing or self.scrub is None:
+            return  # it may be announced more than once
+        self._scrubbing, asked = operation.id, operation.arguments
+        try:
+            facts = self.scrub(asked.get("depth", ""), begin=asked.get("look") != "only")
+        except ValueError as error:
+            facts = {"error": str(error)}
+        self._replicator.coordinator.finish(operation, json.dumps({"node": self._replicator.me.id} | facts))
 
     def _retire(self, operation: Operation) -> None:
         me, asked = self._replicator.me, operation.arguments

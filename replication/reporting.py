@@ -1,6 +1,7 @@
 """A frozen snapshot of one node's replication, for metrics, `/status` and load balancers."""
 
 from replication.api import (
+    AuditReport,
     CapacityReport,
     CompactionReport,
     PackingReport,
@@ -125,6 +126,7 @@ def _tier(replicator: Replicator, leadership: Leadership | None) -> TierReport |
         put_bytes=tiering.put_bytes,
         orphans=len(side.orphans) if side is not None and side.surveyed else None,
         packing=_packing(side) if side is not None else None,
+        audit=_audit(side) if side is not None else None,
         lag=tier_lag(replicator, leadership) if side is not None and leadership is not None else None,
     )
 
@@ -145,6 +147,14 @@ def _capacity(replicator: Replicator, leadership: Leadership | None) -> Capacity
         both_segments=len(both) if both is not None else None,
         both_bytes=sum(segment.bytes for segment in both) if both is not None else None,
     )
+
+
+def _audit(side: TierSide) -> AuditReport | None:
+    audit = side.audit
+    if audit is None:
+        return None
+    altered = tuple(run.key for run in audit.altered)
+    return AuditReport(tuple(audit.missing), altered, audit.found, audit.why)
 
 
 def _packing(side: TierSide) -> PackingReport | None:

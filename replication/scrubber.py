@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from replication.api import ScrubReport
 from storage.disk import Disk
@@ -70,6 +70,10 @@ class ScrubReading:
         self._log = log
         self._directory = directory
         self._open: dict[Depth, _Open] = {}
+
+    def forget(self, depth: Depth) -> None:
+        """The next step of this depth begins anew."""
+        self._open.pop(depth, None)
 
     def step(self, read: Read) -> Step:
         """Read on where the last step of this depth ended, or begin at `read.following`."""
@@ -153,6 +157,9 @@ class Scrubber:
         self._bytes = 0
         self._found = 0
         self._frames = 0
+        self._wanted: set[Depth] = set()
+        self._wake = asyncio.Event()
+        replicator.operations.scrub = self.ordered
         self._faults: dict[int, str] = {}
         """By segment, what is wrong with it and could not be written anew."""
 
@@ -160,6 +167,25 @@ class Scrubber:
         """Nothing happens on a disk without files."""
         if self._reading is not None:
             self._replicator.spawn(self._run(self._reading))
+
+    def ordered(self, depth: str, *, begin: bool) -> dict[str, Any]:
+        """An operator wants a pass of this depth, or asks how far it is. Raises ValueError for another word."""
+        wanted = Depth(depth)
+        if begin and self._reading is not None:
+            self._wanted.add(wanted)
+            self._wake.set()
+        one, upto = self.plan.progress.passes[wanted], self._replicator.log.durable.sequence
+        waits = wanted in self._wanted
+        running = waits or one.began_s is not None
+        return {
+            "running": running,
+            "done": 0 if waits or not running else max(0, one.following - 1),
+            "upto": one.upto if running and not waits else upto,
+            "verified_s": one.verified_s,
+            "found": self._found,
+            "damaged": list(self._replicator.log.damaged()[:100]),
+            "faults": list(self.report().faults),
+        }
 
     def close(self) -> None:
         """Wait for the step under way; before the log is closed."""
@@ -185,10 +211,18 @@ class Scrubber:
         await loop.run_in_executor(self._thread, self._step_back)
         while True:
             durable = replicator.log.durable.sequence
+            while self._wanted:
+                depth = self._wanted.pop()
+                if self.plan.ask(depth, self._wall_s(), durable=durable):
+                    reading.forget(depth)
+                    _LOG.info("a scrub was asked for", extra={"depth": depth.value})
             activity = replicator.log.end.sequence + replicator.lookups.reads
             now = self.plan.next(self._now_s(), self._wall_s(), durable=durable, activity=activity)
             if isinstance(now, Wait):
-                await asyncio.sleep(now.seconds)
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(now.seconds):
+                        await self._wake.wait()
                 continue
             try:
                 done = await loop.run_in_executor(self._thread, reading.step, now)
@@ -212,6 +246,8 @@ class Scrubber:
             complete = self.plan.segment_done(depth, done.segment.last)
         if complete:
             _LOG.info("a scrub is complete", extra={"depth": depth.value})
+            if depth is Depth.LIGHT and self._replicator.tiering is not None:
+                self._replicator.tiering.audit()
             await self._replicator.comparer.compare()
         if complete or (done.segment is not None and self._now_s() - self._saved_s >= SAVE_S):
             self._saved_s = self._now_s()

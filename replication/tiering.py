@@ -33,6 +33,7 @@ from replication.tier.keys import (
     run_name,
 )
 from replication.tier.lending import lend
+from replication.tier.measuring import unlike
 from replication.tier.port import NotThere, ObjectStore, Refused, TierError
 from replication.tier.probe import Trust, probe, trusted
 from replication.tier.streaming import stream_run
@@ -94,6 +95,8 @@ class Tiering:
         match effect:
             case fx.ListTier():
                 self._replicator.spawn(self._list(effect))
+            case fx.AuditTier():
+                self._replicator.spawn(self._audit(effect))
             case fx.PutRun():
                 self._replicator.spawn(self._put(effect))
             case fx.PackSegment():
@@ -110,6 +113,10 @@ class Tiering:
                 self._replicator.spawn(self._fetch(effect))
             case _:
                 raise AssertionError(f"nobody carries out {effect}")
+
+    def audit(self) -> None:
+        """See whether the bucket still holds everything; the leader alone does."""
+        self._feed(ev.TierAuditDue())
 
     async def close(self) -> None:
         await self._store.close()
@@ -159,6 +166,17 @@ class Tiering:
             if run is not None:
                 found.append(run)
         return tuple(found)
+
+    async def _audit(self, effect: fx.AuditTier) -> None:
+        try:
+            runs = await self._runs(0, 0)
+            altered = await unlike(self._store, self._replicator.log, runs, self._hashing)
+        except TierError as error:
+            self._answer(ev.TierAudited(effect.request, None, reason=str(error)), str(error))
+            return
+        for run in altered:
+            _LOG.error("an object of the tier is not as long as its records", extra={"key": run.key})
+        self._answer(ev.TierAudited(effect.request, runs, altered))
 
     async def _mark(self, effect: fx.PutMarker) -> None:
         reason = ""

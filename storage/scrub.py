@@ -134,6 +134,8 @@ class ScrubPlan:
         self._active_s = float("-inf")
         self._free_s = float("-inf")
         """When what was read last is paid for at the allowed rate."""
+        self._asked: set[Depth] = set()
+        """Passes under way that somebody asked for: they come first, and go on under load, slowly."""
 
     def next(self, now_s: float, wall_s: float, *, durable: int, activity: int) -> Wait | Read:
         """What to do now. durable: the last record that is on stable storage."""
@@ -155,6 +157,15 @@ class ScrubPlan:
             return Wait(min(self._free_s - now_s, LONGEST_WAIT_S))
         return Read(depth, one.following, one.upto, self._step(busy))
 
+    def ask(self, depth: Depth, wall_s: float, *, durable: int) -> bool:
+        """Somebody wants a pass now. False when one that was asked for is under way: it goes on."""
+        if depth in self._asked:
+            return False
+        self._asked.add(depth)
+        one = self.progress.passes[depth]
+        one.began_s, one.upto, one.following = wall_s, durable, 1
+        return True
+
     def read(self, now_s: float, size: int) -> None:
         """So much was read since the last `Read`."""
         rate = self._rate(now_s - self._active_s < QUIET_S)
@@ -166,18 +177,20 @@ class ScrubPlan:
         one.following = last + 1
         if one.following <= one.upto:
             return False
-        self._complete(one)
+        self._complete(depth)
         return True
 
     def nothing_left(self, depth: Depth) -> None:
         """There is no segment any more in what the pass was to read."""
-        self._complete(self.progress.passes[depth])
+        self._complete(depth)
 
     def age_s(self, depth: Depth, wall_s: float) -> float:
         """For how long nothing proves that all records are sound: since the last complete pass began."""
         return max(0.0, wall_s - self._since(depth))
 
-    def _complete(self, one: Pass) -> None:
+    def _complete(self, depth: Depth) -> None:
+        self._asked.discard(depth)
+        one = self.progress.passes[depth]
         one.verified_s, one.began_s, one.upto, one.following = one.began_s, None, 0, 0
 
     def _since(self, depth: Depth) -> float:
@@ -186,6 +199,8 @@ class ScrubPlan:
 
     def _due(self, wall_s: float) -> Depth | None:
         """The one that is the longest without, measured in its intervals: so neither starves the other."""
+        if self._asked:
+            return Depth.LIGHT if Depth.LIGHT in self._asked else Depth.DEEP
         due: list[tuple[float, Depth]] = []
         for depth in Depth:
             one, every = self.progress.passes[depth], self._settings.every_s(depth)
@@ -199,7 +214,7 @@ class ScrubPlan:
         return max(LOOK_S, min([*left, LONGEST_WAIT_S]))
 
     def _overdue(self, depth: Depth, wall_s: float) -> bool:
-        return wall_s - self._since(depth) > OVERDUE * self._settings.every_s(depth)
+        return depth in self._asked or wall_s - self._since(depth) > OVERDUE * self._settings.every_s(depth)
 
     def _rate(self, busy: bool) -> float:
         return self._settings.bytes_per_s * (UNDER_LOAD if busy else 1.0)

@@ -21,6 +21,7 @@ from perenne.cli import (
     rescue,
     restore,
     retention,
+    scrub,
     tier,
 )
 from perenne.cli.certs import certs
@@ -43,6 +44,7 @@ app.add_typer(lostfound.app, name="lost-found", help="What was taken out of a lo
 app.command("failover")(rescue.failover)
 app.add_typer(rescue.coordination, name="coordination", help="The cluster state in ZooKeeper.")
 app.command("restore")(restore.restore_verb)
+app.command("scrub")(scrub.scrub_verb)
 app.command("drill")(drill.drill_verb)
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
 app.add_typer(config_app, name="config")

@@ -58,9 +58,8 @@ def verify(
     would fail. Exit code 0 all is well, 1 something is wrong with the data, 2 bad usage.
 
     Example: `perenne verify /var/lib/perenne`, `perenne verify --tier --config node.toml --light`. What it finds
-    in a node that runs, the node does not know yet: it has it mended when the record is read, or at its next deep
-    scrub. To have it mended now, read it: `curl -o FILE http://NODE:8080/instances/UID`; or stop the node, and
-    `perenne repair DIRECTORY --from …`.
+    in a node that runs, the node does not know yet: `perenne scrub --node NODE` has it look now, and mend it. Of a node
+    that does not run: `perenne repair DIRECTORY --from …`.
     """
     if not tier:
         from perenne.cli.verify import verify_directory

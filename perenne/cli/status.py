@@ -97,12 +97,15 @@ def _tier(tier: dict[str, Any]) -> str:
     said = f"[red]{escape(tier['failed'])}" if tier["failed"] else "answers"
     notes = [f"{tier['orphans']} orphans"] if tier.get("orphans") else []
     packing: dict[str, Any] = tier.get("packing") or {}
+    audit: dict[str, Any] = tier.get("audit") or {}
+    notes += [f"[red]{len(audit[name])} {what}[/red]" for name, what in _LOST.items() if audit.get(name)]
     notes += [f"{packing[name]} {what}" for name, what in _NOTES.items() if packing.get(name)]
     if packing.get("outgrown_kept") and packing.get("outgrown"):
         notes.append(f"[red]they stay: {escape(packing['outgrown_kept'])}[/red]")
     return ", ".join((f"tier ({tier['mode']}): {place}", behind, said, *notes))
 
 
+_LOST = {"missing": "objects lost", "altered": "objects of another length"}
 _NOTES = {
     "kept": "replaced objects that the bucket keeps",
     "spoiled": "[red]segments with another content[/red]",

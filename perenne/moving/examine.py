@@ -1,6 +1,8 @@
 """From something found (a file, a member of an archive) to an instance that can be sent, or the reason why not."""
 
 import re
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -35,6 +37,7 @@ from perenne.moving.part10 import (
     kind_of_other,
     lacks_pixels,
 )
+from perenne.moving.whole import where_cut
 from storage.dataset import UnreadableDataSet
 
 _UID: Final = re.compile(r"[0-9.]{1,64}")
@@ -146,10 +149,12 @@ class Examiner:
             return LeftOut(find.name, findings.REFUSED, "its data set has no SOP Class UID or SOP Instance UID", uid)
         if not is_storage(sop_class):
             return LeftOut(find.name, findings.REFUSED, f"class {sop_class} is no storage class", uid)
-        digest, at = blake3(), 0
-        for piece in content.pieces():
-            digest.update(memoryview(piece)[max(encoding.offset - at, 0) :])
-            at += len(piece)
+        digest = blake3()
+        pieces = _hashed(content, encoding.offset, digest)
+        cut = where_cut(pieces, encoding.offset, encoding.transfer_syntax)
+        if cut:
+            return LeftOut(find.name, findings.UNREADABLE, f"it is cut short within {cut}", uid)
+        deque(pieces, maxlen=0)  # the rest is hashed, too
         return Instance(
             find.name,
             find.stamp,
@@ -179,6 +184,14 @@ def _upto(content: Content, most: int) -> list[bytes]:
         if most < PIECE:
             break
     return parts
+
+
+def _hashed(content: Content, offset: int, digest: blake3) -> Iterator[bytes]:
+    """The whole content; the digest takes what comes from `offset` on."""
+    for piece in content.pieces():
+        digest.update(memoryview(piece)[offset:])
+        offset = max(0, offset - len(piece))
+        yield piece
 
 
 def _names_directory(head: bytes) -> bool:

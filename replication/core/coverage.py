@@ -1,7 +1,7 @@
 """Which records of this log the tier is known to hold: a set of sequences, kept as spans; and what else lies there."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from replication.core.ledger import Ledger
@@ -11,10 +11,12 @@ from replication.tier.keys import PREFIX_BYTES, Run
 class Coverage:
     """Sequences of records that were put and confirmed, or that a listing showed on this very branch."""
 
-    def __init__(self) -> None:
+    def __init__(self, spans: Iterable[tuple[int, int]] = ()) -> None:
         self._firsts: list[int] = []
         self._lasts: list[int] = []
         """Of the same spans: in order, apart from each other by at least one record."""
+        for first, last in spans:
+            self.add(first, last)
 
     def add(self, first: int, last: int) -> None:
         """Note `first` to `last`."""
@@ -37,6 +39,25 @@ class Coverage:
             return None
         at = bisect_left(self._firsts, start)
         return start, min(last, self._firsts[at] - 1) if at < len(self._firsts) else last
+
+    def gaps(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """All records within `first` to `last` that are not there, in order."""
+        while (found := self.gap(first, last)) is not None:
+            yield found
+            first = found[1] + 1
+
+    def spans(self) -> list[tuple[int, int]]:
+        return list(zip(self._firsts, self._lasts, strict=True))
+
+    def within(self, first: int, last: int) -> "Coverage":
+        """What of it lies from `first` to `last`."""
+        return Coverage((max(first, a), min(last, b)) for a, b in self.spans() if a <= last and first <= b)
+
+    def remove(self, first: int, last: int) -> None:
+        """Forget `first` to `last`."""
+        kept = [(a, min(b, first - 1)) for a, b in self.spans() if a < first]
+        kept += [(max(a, last + 1), b) for a, b in self.spans() if b > last]
+        self._firsts, self._lasts = [a for a, _ in kept], [b for _, b in kept]
 
 
 @dataclass(frozen=True, slots=True)

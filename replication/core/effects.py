@@ -179,6 +179,10 @@ class ListTier(TierRequest, frozen=True):
     before: int = 0
 
 
+class AuditTier(TierRequest, frozen=True):
+    """List every object, and measure those whose length this node's log knows; answer with TierAudited."""
+
+
 class PutRun(TierRequest, frozen=True):
     """Put the records from `first` on, up to `last` at most, as one object; answer with TierStored.
 
@@ -297,6 +301,7 @@ Effect = (
     | RelayProposal
     | Settle
     | ListTier
+    | AuditTier
     | PutRun
     | PackSegment
     | DeleteRuns

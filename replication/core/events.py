@@ -138,6 +138,22 @@ class TierListed(Struct, frozen=True):
     deletes: bool = True
 
 
+class TierAuditDue(Struct, frozen=True):
+    """It is time to see whether the bucket still holds everything."""
+
+
+class TierAudited(Struct, frozen=True):
+    """Every object of the bucket. runs: None when it could not be listed or measured, for this `reason`.
+
+    altered: those of them that are not as long as their records.
+    """
+
+    request: int
+    runs: tuple[Run, ...] | None
+    altered: tuple[Run, ...] = ()
+    reason: str = ""
+
+
 class TierStored(Struct, frozen=True):
     """Everything from the asked record to `last` was put and confirmed; None when it was not, for this `reason`.
 
@@ -320,6 +336,8 @@ class DataPathChanged(Struct, frozen=True):
 
 TierEvent = (
     TierListed
+    | TierAuditDue
+    | TierAudited
     | TierStored
     | TierPacked
     | TierOutgrown

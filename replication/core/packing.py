@@ -40,6 +40,13 @@ class Packing:
         self._near: list[Run] = []
         """Those that hold records of the segment looked at, or of one before it."""
         self._proved = Coverage()
+        """Records in whole segments that were read back in this leadership."""
+        self._lost: list[EpochSpan] = []
+        """Segments that were passed, and of which the bucket has lost something since."""
+        self._putting_back = False
+        self.not_back = ""
+        """Why one of them could not be put again."""
+        self._stubs_here: dict[int, int] = {}
         self._objects: dict[int, tuple[Run, ...]] = {}
         """Of each segment that was passed: its first record, and the objects that it is; one, as a rule."""
         self._stubs: dict[int, int] = {}
@@ -100,6 +107,8 @@ class Packing:
             if span is None or span.last > situation.told.sequence or not self._look(span, limit, coming):
                 break
             self._pass(span)
+        if self._request is None and self._lost:
+            self._put_back(self._lost.pop(0))
         if self._request is None and self._stubs and situation.now_ms >= self._rest_until_ms:
             self._look_again(min(self._stubs), limit)
 
@@ -133,6 +142,31 @@ class Packing:
             self._settled[first] = stubs
             self._ask(span, repeating=True)
 
+    def holds(self, first: int, last: int) -> bool:
+        """Whether these records are in segments that were read back, and that were not lost since."""
+        return self._proved.upto(first) >= last
+
+    def lost(self, first: int, last: int) -> bool:
+        """The bucket has lost these records, all of one segment. Returns whether that is seen to here: a segment that
+        was passed is put again as a whole, and one that was not will be.
+        """
+        self._proved.remove(first, last)
+        self.not_back = ""
+        span = self._situation.ledger.sealed_at(first)
+        if span is not None and span.first < self._next and span not in self._lost:
+            self._lost.append(span)
+        return span is not None
+
+    def _put_back(self, span: EpochSpan) -> None:
+        most = max((run.form.stubs for run in self._objects[span.first]), default=0)
+        if self._situation.ledger.point_at(span.last) is None:
+            self.not_back = f"record {span.last} is damaged here"
+        elif most > self._stubs_here.get(span.first, 0):
+            self.not_back = f"records {span.first} to {span.last} were compacted in the tier, and not yet here"
+        else:
+            self._putting_back = True
+            self._ask(span, repeating=True)
+
     def _ask(self, span: EpochSpan, *, repeating: bool = False) -> None:
         self._segment, self._repeating = span, repeating
         self._request = self._situation.next_request()
@@ -149,7 +183,7 @@ class Packing:
     def _pass(self, span: EpochSpan) -> None:
         """Go on behind it; what reaches beyond it is looked at with the next one again."""
         if self._repeating:
-            self._repeating = False
+            self._repeating = self._putting_back = False
             return
         self._objects[span.first] = tuple(run for run in self._near if _is_of(run, span))
         self._next = span.last + 1
@@ -175,6 +209,7 @@ class Packing:
     def _outgrew(self, event: TierOutgrown) -> None:
         self.outgrown_kept = event.kept or ("" if self.deletes else "the tier does not delete")
         self.outgrown = sum(1 for first, stubs in event.stubs if self._fuller(first, stubs))
+        self._stubs_here = dict(event.stubs)
         self._stubs = {} if self.outgrown_kept else dict(event.stubs)
 
     def _fuller(self, first: int, stubs: int) -> bool:
@@ -186,8 +221,9 @@ class Packing:
         assert span is not None, "asked for"
         if event.reason:
             if self._repeating and not event.lasting:
-                del self._settled[span.first]
+                self._settled.pop(span.first, None)
             self.spoiled += event.lasting
+            self.not_back = event.reason if self._putting_back else self.not_back
             if self._repeating or event.lasting:
                 self._pass(span)
             return
@@ -204,6 +240,8 @@ class Packing:
         held = self._objects[span.first] if self._repeating else self._near
         doomed = tuple(run for run in held if self._replaced(run, own))
         self._keep(span, [*(run for run in held if run != own), own])
+        if self._putting_back:
+            doomed = ()  # what is left of it stays as evidence
         if doomed and self.deletes:
             self._doomed = doomed
             return

@@ -9,10 +9,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from replication.core.audit import Audit
 from replication.core.coverage import Coverage, listed
 from replication.core.effects import AskTier, CountTier, DropStaged, ListTier, PutMarker, PutRun
 from replication.core.events import (
     TierAnswered,
+    TierAuditDue,
+    TierAudited,
     TierCounted,
     TierDeleted,
     TierEvent,
@@ -73,6 +76,7 @@ class TierSide:
         self.orphans: tuple[Run, ...] = ()
         """Objects of dead branches."""
         self.packing: Packing | None = None
+        self.audit: Audit | None = None
         self.entering: LogPoint | None = None
         """The commit point at which the tier is about to enter: it is filled from there on before it is claimed."""
         self.counted = 0
@@ -152,6 +156,8 @@ class TierSide:
             counted = self.counted if claimed_from is not None else situation.told.sequence
             coming = min((put.first for put in self._puts), default=0)
             self.packing.tend(min(situation.told.sequence, counted), coming)
+        if self.audit is not None and self.surveyed:
+            self.audit.tend(idle=not self._busy)
         if not self._busy and situation.now_ms - self._progress_ms >= ASK_MS:
             self._asking = situation.next_request()
             self._begins()
@@ -240,6 +246,10 @@ class TierSide:
                 self._listed(event, epoch, counter)
             case TierStored():
                 self._stored(event)
+            case TierAuditDue() if self.audit is not None:
+                self.audit.want()
+            case TierAudited() if self.audit is not None:
+                self.audit.audited(event)
             case TierPacked() | TierDeleted() | TierOutgrown():
                 if self.packing is not None:
                     self.packing.said(event)
@@ -274,6 +284,7 @@ class TierSide:
         if self.coverage is None or self.packing is None:
             self.coverage = Coverage()
             self.packing = Packing(situation, self.coverage)
+            self.audit = Audit(situation, self.coverage, self.packing)
             self.surveyed = self._since <= 1
         else:
             self.surveyed = True
@@ -285,6 +296,10 @@ class TierSide:
         self._succeeded()
 
     def _stored(self, event: TierStored) -> None:
+        again = self.audit.stored(event) if self.audit is not None else None
+        if again is not None:
+            self._tell_packing(again, event)
+            return
         asked = next((put for put in self._puts if put.request == event.request), None)
         if asked is None or self.coverage is None:
             return
@@ -295,10 +310,13 @@ class TierSide:
             self.coverage.add(asked.first, event.last)
             if asked.alone_ms is not None:
                 self._took_ms.append(self._situation.now_ms - asked.alone_ms)
-            end = self._situation.ledger.point_at(event.last)
-            if end is not None and self.packing is not None:
-                self.packing.put(run_name(asked.first, end, event.form))
+            self._tell_packing(asked.first, event)
             self._succeeded()
+
+    def _tell_packing(self, first: int, event: TierStored) -> None:
+        end = self._situation.ledger.point_at(event.last) if event.last is not None else None
+        if end is not None and self.packing is not None:
+            self.packing.put(run_name(first, end, event.form))
 
     def _marker_put(self, event: TierMarked) -> None:
         if event.request != self._marking:

@@ -15,7 +15,6 @@ from replication.restore.filling import Filling
 from replication.restore.plan import AskHead, Plan, Planner, below
 from replication.restore.report import Report
 from replication.restore.segments import Assembling, Hands
-from replication.tier.contents import Link
 from replication.tier.keys import LOG, PREFIX_BYTES, Run, parse_run
 from replication.tier.port import NotThere, ObjectDamaged, ObjectStore, Refused, Unreachable
 from replication.tier.tip import Piece
@@ -68,6 +67,9 @@ class Engine:
         self._assembling = Assembling(store, hands, filling) if hands is not None and until.time_us is None else None
         self._assembled_bytes = 0
         self._bad: dict[Run, str] = {}
+        """Objects that supply nothing any more."""
+        self._doubtful: dict[Run, str] = {}
+        """Damaged ones whose sound records are still wanted."""
         self._damaged: set[Run] = set()
         self._prover = ThreadPoolExecutor(1, "perenne-restore-prove")
         self._writer = ThreadPoolExecutor(1, "perenne-restore-write")
@@ -137,7 +139,8 @@ class Engine:
     async def _along(self, runs: list[Run]) -> Plan:
         """Follow plans over one listing until one of them is done, or only a new listing can help."""
         while True:
-            plan = await plan_over(self._fetching, runs, self._filling.end.sequence, self._bad, self._failed)
+            end = self._filling.end.sequence
+            plan = await plan_over(self._fetching, runs, end, self._bad, self._failed, self._doubtful)
             if self._until.sequence is not None:
                 plan = below(plan, self._until.sequence)
             if self._stopped or not plan.pieces or await self._read(plan):
@@ -240,12 +243,16 @@ class Engine:
         if damaged:
             self._damaged.add(run)
 
+    def _altered(self) -> dict[Run, str]:
+        """Objects that do not hold what their names say, and what was found in them."""
+        return self._doubtful | {run: self._bad[run] for run in self._damaged}
+
     async def _set_aside(self, plan: Plan, report: Report) -> None:
         """Nothing behind the gap is thrown away."""
         if not self._keep_beyond:
             report.notes.append("what lies beyond the gap was left in the tier, and is not copied")
             return
-        wanted = {piece.run: False for piece in plan.beyond} | {run: True for run in self._damaged}
+        wanted = {piece.run: False for piece in plan.beyond} | dict.fromkeys(self._altered(), True)
         for run in sorted(wanted):
             report.kept.append(await keep(self._fetching, self._filling.disk, run, damaged=wanted[run]))
 
@@ -253,8 +260,9 @@ class Engine:
         """Of the objects that were not used: which hold the same records again, and which are of dead branches?"""
         orphans: list[Run] = []
         known = {kept.run for kept in report.kept}
-        report.damaged = {run: self._bad[run] for run in sorted(self._damaged)}
-        for run in set(plan.unused) - self._damaged:
+        altered = self._altered()
+        report.damaged = dict(sorted(altered.items()))
+        for run in set(plan.unused) - set(altered):
             point = self._filling.log.point_at(run.last)
             if run in known or run.last > report.end.sequence:
                 if run not in known and not report.holes and not self._stopped:
@@ -272,23 +280,30 @@ async def plan_over(
     base: int = 0,
     bad: dict[Run, str] | None = None,
     failed: Callable[[Run, str, bool], None] | None = None,
+    doubtful: dict[Run, str] | None = None,
 ) -> Plan:
-    """Answer a planner's questions. failed(object, why, damaged): it cannot be read. Raises Unreachable, Refused."""
+    """Answer a planner's questions. Raises Unreachable, Refused.
+
+    failed(object, why, damaged): it cannot be read. doubtful: takes those of which only the record asked for cannot be.
+    """
     planner = Planner(runs, base, bad)
     while (question := planner.wanted) is not None:
-        link: Link | None = None
+        run = question.run
         try:
             if isinstance(question, AskHead):
-                link = await fetching.head(question.run)
-            else:
-                link = await fetching.link(question.run, question.sequence)
+                planner.head(await fetching.head(run))
+                continue
+            chain = await fetching.chain(run, question.sequence, question.above)
+            if chain is None and doubtful is not None:
+                doubtful[run] = f"record {question.sequence} in it cannot be read"
+            planner.chain(chain)
         except (NotThere, ObjectDamaged, RecordCorrupt, FormatError) as error:
             if failed is not None:
-                failed(question.run, str(error), not isinstance(error, NotThere))
-        if isinstance(question, AskHead):
-            planner.head(link)
-        else:
-            planner.link(link)
+                failed(run, str(error), not isinstance(error, NotThere))
+            if isinstance(question, AskHead):
+                planner.head(None)
+            else:
+                planner.unreadable(str(error))
     assert planner.plan is not None, "a planner that asks nothing has its plan"
     return planner.plan
 

@@ -10,21 +10,21 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Final
 
-from replication.restore.cutting import Cutter, Unkept
+from replication.restore.seams import HeaderSearch
 from replication.tier.contents import Link
 from replication.tier.keys import Run
 from replication.tier.port import ObjectStore, TierError
-from storage.errors import FormatError
-from storage.record import HEADER_LIMIT, decode_header
+from storage.record import HEADER_LIMIT, RECORD_ALIGNMENT, decode_header
 from storage.table import PAGE, data_offset, decode_segment_header
 
 PIECE: Final = 16 * 1024 * 1024
 """Most objects of the synchronous path fit into one."""
 AHEAD: Final = 4
 WITHIN: Final = 3
+TAIL: Final = 1024 * 1024
+"""Bytes at the end of an object in which the header of its last record is looked for first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Fetching:
         self._piece = piece
         self.bytes = 0
         """That arrived so far."""
+        self._chains: dict[tuple[Run, int], bytes] = {}
+        """What was asked for already: plans are made again, and objects never change under their names."""
 
     async def all(self, runs: Iterable[Run]) -> AsyncGenerator[Arrived, None]:
         """Yield every object's pieces in order; after an error, the next object. Close it to stop early."""
@@ -96,17 +98,39 @@ class Fetching:
         decoded = decode_header(data)
         return Link(decoded.header, decoded.chain)
 
-    async def link(self, run: Run, sequence: int) -> Link:
-        """One record's link, everything before it in the object proved. Raises TierError, StorageError."""
-        cutter = Cutter(run, lambda _: Unkept())
-        async with contextlib.aclosing(self.all([run])) as pieces:
+    async def chain(self, run: Run, sequence: int, above: Link) -> bytes | None:
+        """The chain up to one record, as the record's header in the object says it; None where it cannot be read.
+
+        above: the record behind it, which proves it. Raises TierError.
+        """
+        if (run, sequence) not in self._chains:
+            found = await self._at_the_end(run, above) if sequence == run.last else None
+            found = found or await self._looked_for(HeaderSearch(run, sequence))
+            if found is None:
+                return None
+            self._chains[run, sequence] = found
+        return self._chains[run, sequence]
+
+    async def _at_the_end(self, run: Run, above: Link) -> bytes | None:
+        """Look at the last bytes alone: enough, unless the last record is large. An image may hold a forged header, so
+        what does not fit says nothing here.
+        """
+        start = (await self._store.head(run.key)).size - TAIL
+        start -= start % RECORD_ALIGNMENT
+        if start <= 0:
+            return None
+        data = await self._store.get_range(run.key, start, self._piece)
+        found = HeaderSearch(run, run.last).feed(data, last=True)
+        return found if found is not None and above.follows(found) else None
+
+    async def _looked_for(self, looking: HeaderSearch) -> bytes | None:
+        async with contextlib.aclosing(self.all([looking.run])) as pieces:
             async for piece in pieces:
                 if piece.error is not None:
                     raise piece.error
-                for record in chain(cutter.feed(piece.data), cutter.finish() if piece.last else ()):
-                    if record.link.sequence == sequence:
-                        return record.link
-        raise FormatError(f"{run.key} does not hold record {sequence}")
+                if (found := looking.feed(piece.data, last=piece.last)) is not None:
+                    return found
+        return None
 
 
 async def _end(tasks: Iterable["asyncio.Task[bytes]"]) -> None:

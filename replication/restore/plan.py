@@ -3,6 +3,7 @@
 The tip is the object with the highest (epoch of its last record, sequence), readable or not. From there the plan goes
 down: within an epoch equal numbers are equal records (protocol, invariant 4), so the widest object serves; below an
 epoch's own EPOCH record lies an older epoch, and the chain decides which: orphans of dead branches offer records too.
+A damaged object may decide it as well, for the chain stands apart from payloads; what is whole in it is taken.
 What no object supplies is a hole. Nothing is believed for good here: the chain of every record is checked when it is
 read, upwards from the first, and whatever fails is planned around.
 """
@@ -58,14 +59,18 @@ class AskHead:
 
 
 @dataclass(frozen=True, slots=True)
-class AskLink:
-    """Read the object as far as record `sequence`, and answer with that record's link, or None if it cannot be read."""
+class AskChain:
+    """Look for the chain up to record `sequence` in the object; payloads do not matter. Answer with `chain`.
+
+    above: the record behind it, for whoever wants to see at once whether it fits.
+    """
 
     run: Run
     sequence: int
+    above: Link
 
 
-Question = AskHead | AskLink
+Question = AskHead | AskChain
 
 
 class Planner:
@@ -89,6 +94,10 @@ class Planner:
         self._stretches: list[tuple[Piece, ...]] = []
         self._holes: list[Hole] = []
         self._rivals: list[Run] = []
+        self._undecided: list[Run] = []
+        """Rivals that were asked and do not show which branch they are of."""
+        self._doubtful: dict[Run, str] = {}
+        """What is not whole, and supplies records all the same."""
         self._above: Link | None = None
         self._tip = max((run.end for run in self._runs), default=LogPosition(0, 0))
         self._epoch = self._tip.epoch
@@ -109,32 +118,55 @@ class Planner:
             self._need = piece.last
         elif link.header.kind is RecordKind.EPOCH:
             self._above = link
-            self._rivals = self._older()
+            self._rivals, self._undecided = self._older(), []
             self._ask_rival(certain=not self._rivals)
             return
         else:
             self._open_hole(certain=True)
         self._go_on()
 
-    def link(self, link: Link | None) -> None:
-        """The record before the epoch, as one of the rivals has it."""
-        assert isinstance(self.wanted, AskLink) and self._above is not None, "asked for"
-        run, self.wanted = self.wanted.run, None
-        if link is None:
-            self._forget(run, f"record {self._need} in it cannot be read")
-        elif self._above.follows(link.chain):
-            self._take(run)
+    def chain(self, chain: bytes | None) -> None:
+        """Up to the record before the epoch, as one of the rivals has it; None when only that cannot be read in it."""
+        asked = self._asked()
+        run = asked.run
+        if chain is None:
+            self._doubtful[run] = f"record {self._need} in it cannot be read"
+            self._undecided.append(run)
+        elif asked.above.follows(chain):
+            self._epoch = run.epoch
+            if same := self._holding(run.epoch):
+                self._take(same[0])
+            else:
+                self._open_hole(certain=True, known_from=run.first)
             self._go_on()
             return
-        self._rivals = [rival for rival in self._rivals if rival.epoch != run.epoch or (link is None and rival != run)]
+        self._pass_over(run, whole_epoch=chain is not None)
+
+    def unreadable(self, why: str) -> None:
+        """Nothing of the rival can be read."""
+        run = self._asked().run
+        if run not in self._bad:
+            self._forget(run, why)
+        self._pass_over(run, whole_epoch=False)
+
+    def _asked(self) -> AskChain:
+        asked, self.wanted = self.wanted, None
+        assert isinstance(asked, AskChain), "asked for"
+        return asked
+
+    def _pass_over(self, run: Run, *, whole_epoch: bool) -> None:
+        """Ask the next one. whole_epoch: of one epoch all are of the same branch, at this record."""
+        self._rivals = [one for one in self._rivals if one != run and not (whole_epoch and one.epoch == run.epoch)]
         self._ask_rival(certain=False)
 
     def _ask_rival(self, *, certain: bool) -> None:
-        if self._rivals:
-            self.wanted = AskLink(self._rivals[0], self._need)
-        else:
-            self._open_hole(certain=certain)
-            self._go_on()
+        if self._rivals and self._above is not None:
+            self.wanted = AskChain(self._rivals[0], self._need, self._above)
+            return
+        if self._undecided:  # the others are of dead branches
+            self._epoch = max(run.epoch for run in self._undecided)
+        self._open_hole(certain=certain)
+        self._go_on()
 
     # Downwards
 
@@ -155,8 +187,11 @@ class Planner:
         self._stretch.append(Piece(run, first, self._need))
         self._epoch, self._need = run.epoch, first - 1
 
-    def _open_hole(self, *, certain: bool) -> None:
-        """Nothing proves or supplies record `need`: what lies below begins anew, with the highest that is left."""
+    def _open_hole(self, *, certain: bool, known_from: int | None = None) -> None:
+        """Nothing proves or supplies record `need`: what lies below begins anew, with the highest that is left.
+
+        known_from: from there on the records are known to be of this epoch, and older ones do not supply them.
+        """
         if self._stretch:
             self._stretches.append(tuple(reversed(self._stretch)))
             self._stretch = []
@@ -164,11 +199,15 @@ class Planner:
         top = max(left, key=lambda run: (run.epoch, min(run.last, self._need)), default=None)
         ends = min(top.last, self._need) if top is not None else 0
         ends = max(ends, self._base)
+        if known_from is not None and top is not None and top.epoch < self._epoch:
+            ends = max(self._base, min(ends, known_from - 1))
         if top is not None and ends == self._need:
             # An older epoch offers the very record that the newer one is known to hold, or contradicts it.
             certain, ends = False, max(self._base, self._need - 1)
         why = tuple(
-            f"{run.key}: {text}" for run, text in self._bad.items() if run.last > ends and run.first <= self._need
+            f"{run.key}: {text}"
+            for run, text in {**self._doubtful, **self._bad}.items()
+            if run.last > ends and run.first <= self._need
         )
         self._holes.append(Hole(ends + 1, self._need, why, certain))
         self._need = ends
@@ -179,7 +218,9 @@ class Planner:
         return [run for run in self._candidates() if run.epoch == epoch]
 
     def _older(self) -> list[Run]:
-        return [run for run in self._candidates() if run.epoch < self._epoch]
+        """Objects of older epochs that hold record `need`; behind them what is damaged, which may show its chain."""
+        damaged = [run for run in self._runs if run in self._bad and run.first <= self._need <= run.last]
+        return [run for run in (*self._candidates(), *reversed(damaged)) if run.epoch < self._epoch]
 
     def _candidates(self) -> list[Run]:
         while self._by_last and self._by_last[-1].last >= self._need:

@@ -1,6 +1,7 @@
 """Damage that nobody has met yet: found by the scrub, mended from a peer or from the tier."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,47 @@ def altered(mount: Path, data: bytes) -> None:
 
 def whole(cluster: LocalCluster) -> bool:
     return bool(rig.leader(cluster).status()["tier"]["behind"] == 0)
+
+
+def audit(cluster: LocalCluster) -> dict[str, Any]:
+    facts: dict[str, Any] = rig.leader(cluster).status()["tier"]["audit"]
+    return facts
+
+
+def objects(mount: Path) -> dict[str, Path]:
+    return {path.name: path for path in (mount / "log").rglob("*.tar")}
+
+
+def test_what_the_tier_loses_is_noticed_and_put_again(tmp_path: Path, san: Path) -> None:
+    with running_cluster(tmp_path / "c", nodes=2, extra=SCRUB + tier(san)) as cluster:
+        leader, sent = rig.leader(cluster), [big(number) for number in range(1, 80)]
+        assert {status for status, _ in store(leader, *sent)} == {0}
+        cluster.wait_for(lambda: whole(cluster), "the bucket has followed")
+        sealed = lambda: leader.status()["tier"]["packing"]["segments"] >= 1  # noqa: E731
+        cluster.wait_for(sealed, "a segment is one object")
+        before = {name: path.read_bytes() for name, path in objects(san).items()}
+        packed, newest = min(before), max(before)
+        assert packed != newest
+        for name in (packed, newest):
+            objects(san)[name].unlink()
+        cluster.wait_for(lambda: audit(cluster)["found"] >= 2, "both are missed")
+        cluster.wait_for(lambda: not audit(cluster)["missing"], "and put again")
+        assert objects(san)[packed].read_bytes() == before[packed]
+        assert metric(leader, "perenne_tier_objects_lost_total") == audit(cluster)["found"]
+        done = rig.perenne("verify", "--tier", "--deep", "--config", str(leader.config))
+        assert done.returncode == 0, done.stdout
+
+        path = objects(san)[packed]
+        path.chmod(0o644)
+        os.truncate(path, path.stat().st_size - 5000)
+        cluster.wait_for(lambda: audit(cluster)["altered"], "what was cut is named")
+        cluster.wait_for(lambda: audit(cluster)["why"], "and why it is not put again")
+        assert metric(leader, "perenne_tier_objects_missing") == 1
+        done = rig.perenne("status", "--cluster", str(cluster.directory / "cluster.json"))
+        assert done.returncode == 1 and "copy them away, delete them" in " ".join(done.stdout.split())
+        path.unlink()
+        cluster.wait_for(lambda: not audit(cluster)["missing"] and not audit(cluster)["altered"], "deleted, it is back")
+        assert objects(san)[packed].read_bytes() == before[packed]
 
 
 def test_a_read_is_answered_from_the_tier_when_the_disk_is_bad_and_the_peer_is_gone(tmp_path: Path, san: Path) -> None:

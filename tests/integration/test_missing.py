@@ -3,6 +3,7 @@
 Method: real nodes that are killed or retired, a tier that is moved away, and what /metrics answers.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -107,6 +108,30 @@ def test_a_retired_node_is_missed_by_nobody(tmp_path: Path) -> None:
         assert lag(found, gone.id) == (-1, -1, -1) and connected(found, gone.id) == -1
         stored(first, 0, 20)
         assert scraped(first)["perenne_under_replicated_records"] == 0
+
+
+def test_who_is_left_alone_says_that_nobody_could_take_over(tmp_path: Path) -> None:
+    """The tier is the other copy, so stores go on, and nothing else would tell of it."""
+    mount = tmp_path / "san"
+    mount.mkdir()
+    blocking_store(TierConfig(kind="directory", directory=mount), {}).prepare()
+    extra = f'[tier]\nkind = "directory"\ndirectory = "{mount}"\n'
+    with rig.running_cluster(tmp_path / "cluster", nodes=2, extra=extra) as cluster:
+        first, gone = rig.leader(cluster), rig.follower(cluster)
+        asked = ("status", "--cluster", str(cluster.directory / "cluster.json"), "--json")
+        cluster.wait_for(
+            lambda: first.status()["failover"] == {"possible": True, "why_not": None}, "another could lead"
+        )
+        assert gone.status()["failover"] is None
+        done = rig.perenne("node", "retire", gone.id, "--zookeeper", f"127.0.0.1:{cluster.zookeeper_port}")
+        assert done.returncode == 0, done.stderr
+        cluster.wait_for(lambda: "tier" in first.status()["in_sync"], "the tier takes its place")
+        cluster.wait_for(lambda: first.status()["failover"]["possible"] is False, "and it is known who is registered")
+        stored(first, 0, 5)
+        done = rig.perenne(*asked)
+        reasons = [node["reasons"] for node in json.loads(done.stdout)["nodes"] if node["node"] == first.id]
+        assert done.returncode == 1 and len(reasons) == 1
+        assert any(why.startswith("no failover is possible: no other node") for why in reasons[0])
 
 
 def test_the_tier_lacks_what_it_lacks_in_the_same_series(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ def test_what_the_archive_refuses_is_named_with_its_reason(tmp_path: Path) -> No
     (uid, one), (_, other) = made(1, filler=b"one "), made(1, filler=b"two ")
     source = tree(tmp_path / "old", [part10(one, uid), part10(other, uid)])
     (source / "cut").write_bytes(part10(one[:60], uid))
+    (source / "broken off").write_bytes(part10(one, uid)[:-2])
     journal = tmp_path / "journal.jsonl"
     refusing = '[cluster]\nallow_solo = true\nconflict_policy = "refuse"\n'
     with standalone(tmp_path / "n", refusing) as node:
@@ -176,9 +177,11 @@ def test_what_the_archive_refuses_is_named_with_its_reason(tmp_path: Path) -> No
         assert not list(events(journal))
         done = perenne(*arguments, "--associations", "1")
         assert done.exit_code == 1
-        assert "1 acknowledged" in done.stdout and "2 refused or unreadable" in done.stdout
+        assert "1 acknowledged" in done.stdout and "3 refused or unreadable" in done.stdout
         lines = [json.loads(line) for line in (tmp_path / "journal.jsonl.left-out").read_text().splitlines()]
         assert {(line["what"], line.get("status")) for line in lines} == {("refused", 0x0111), ("unreadable", None)}
+        broken = next(line for line in lines if line["name"].endswith("broken off"))
+        assert (broken["why"], broken["uid"]) == ("it is cut short within its pixel data (7FE0,0010)", uid)
         refused = next(line for line in lines if line["what"] == "refused")
         assert "F000001" in refused["name"] and refused["uid"] == uid
 

@@ -59,6 +59,14 @@ def test_a_sound_log_is_found_sound(log: Log, tmp_path: Path, depth: Depth) -> N
     assert scrubbed(log, tmp_path, depth) == ([], {})
 
 
+def test_a_pass_that_begins_anew_does_not_go_on_in_the_middle(log: Log, tmp_path: Path) -> None:
+    reading, upto = ScrubReading(log, tmp_path), log.durable.sequence
+    assert reading.step(Read(Depth.DEEP, 9, upto, 1)).segment is None, "the second segment is being read"
+    reading.forget(Depth.DEEP)
+    done = reading.step(Read(Depth.DEEP, 1, upto, 1 << 30))
+    assert done.segment is not None and done.segment.first == 1
+
+
 def place(log: Log, sequence: int) -> tuple[str, int]:
     entry = log.entry(sequence)
     assert entry is not None

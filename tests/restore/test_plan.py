@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 from replication.restore.plan import AskHead, Hole, Plan, Planner, below
 from replication.tier.contents import Link, read_run
 from replication.tier.keys import Run
+from storage.position import LogPosition
 from tests.tier.paper_bucket import Log, PaperBucket, appended, grouped
 
 
-def planned(bucket: PaperBucket, base: int = 0, bad: dict[Run, str] | None = None) -> Plan:
-    """Answer from the paper bucket; what is damaged there cannot be read."""
+def planned(
+    bucket: PaperBucket, base: int = 0, bad: dict[Run, str] | None = None, hidden: LogPosition | None = None
+) -> Plan:
+    """Answer from the paper bucket; what is damaged there cannot be read. hidden: a record that nobody can read."""
     planner = Planner(bucket.objects, base, bad)
     while (asked := planner.wanted) is not None:
         links: dict[int, Link] = {}
@@ -20,8 +23,12 @@ def planned(bucket: PaperBucket, base: int = 0, bad: dict[Run, str] | None = Non
             links = {link.sequence: link for link in read_run(asked.run, bucket.objects[asked.run])}
         if isinstance(asked, AskHead):
             planner.head(links.get(asked.run.first))
+        elif not links:
+            planner.unreadable("damaged")
+        elif hidden == LogPosition(asked.run.epoch, asked.sequence):
+            planner.chain(None)
         else:
-            planner.link(links.get(asked.sequence))
+            planner.chain(links[asked.sequence].chain)
     assert planner.plan is not None
     return planner.plan
 
@@ -119,6 +126,47 @@ def test_no_rival_that_fits_is_a_hole_that_nothing_proves() -> None:
     assert plan.hole is not None and not plan.hole.certain
 
 
+DEAD = appended(LOG[:8], 2, range(5))[8:]
+"""Records 9 to 14 of epoch 2, in the place of 9 and 10 of epoch 1."""
+
+
+def test_a_damaged_object_at_a_seam_shows_which_branch_the_log_took() -> None:
+    """Its records up to 6 are restored already; the dead branch offers 9 and 10, and gets nothing to say."""
+    bucket = filled(LOG, DEAD)
+    damaged = next(run for run in bucket.objects if run.first == 1)
+    plan = planned(bucket, base=6, bad={damaged: "altered"})
+    assert plan.hole == Hole(7, 10, (f"{damaged.key}: altered",))
+    assert plan.pieces == () and spans(plan) == []
+    assert [(piece.first, piece.last) for piece in plan.beyond] == [(11, 15)]
+
+
+def test_below_a_damaged_object_its_epoch_goes_on() -> None:
+    bucket = filled(LOG, DEAD, cuts=(3, 6))
+    damaged = next(run for run in bucket.objects if run.first == 7)
+    plan = planned(bucket, bad={damaged: "altered"})
+    assert spans(plan) == [(1, 1, 3), (1, 4, 6)] and plan.hole is not None
+    assert (plan.hole.first, plan.hole.last, plan.hole.certain) == (7, 10, True)
+
+
+def test_older_epochs_do_not_supply_what_a_damaged_object_held() -> None:
+    """Epoch 1 died at record 3, and two of its objects reach into the place of epoch 2, whose one object is damaged."""
+    old = appended((), 1, range(8))
+    log = appended(appended(old[:3], 2, range(4)), 3, range(2))
+    bucket = filled(old, log[3:], cuts=(3,))
+    damaged = next(run for run in bucket.objects if run.epoch == 2)
+    plan = planned(bucket, bad={damaged: "altered"})
+    assert plan.hole is not None and (plan.hole.first, plan.hole.last, plan.hole.certain) == (4, 8, True)
+    assert spans(plan) == [(1, 1, 3)]
+
+
+def test_where_the_last_record_before_a_seam_cannot_be_read_the_others_are_taken() -> None:
+    bucket = filled(LOG, DEAD)
+    run = next(run for run in bucket.objects if run.first == 1)
+    plan = planned(bucket, hidden=LogPosition(1, 10))
+    assert spans(plan) == [(1, 1, 9)]
+    assert plan.hole == Hole(10, 10, (f"{run.key}: record 10 in it cannot be read",), certain=False)
+
+
 def test_two_chains_at_the_tip_are_no_log() -> None:
     bucket = filled(LOG, appended(LOG[:10], 3, (7, 7, 7, 7))[10:])
     plan = planned(bucket)
@@ -136,7 +184,7 @@ def test_below_a_position_nothing_above_matters() -> None:
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_whatever_is_lost_the_plan_says_exactly_what_is_left(seed: int) -> None:
-    """Groups at random, some lost: pieces, holes and pieces beyond make up the log, and orphans are in none of them."""
+    """Groups at random, some lost or damaged: pieces, holes and pieces beyond are the log, and orphans in none."""
     chance = random.Random(seed)
     log: Log = ()
     bucket = PaperBucket()
@@ -153,15 +201,17 @@ def test_whatever_is_lost_the_plan_says_exactly_what_is_left(seed: int) -> None:
     assert [n for _, a, b in spans(planned(bucket)) for n in range(a, b + 1)] == list(range(1, len(log) + 1))
 
     lost = [run for run in own[:-1] if chance.random() < 0.3]
+    damaged = {run: "altered" for run in own[:-1] if run not in lost and chance.random() < 0.3}
     for run in lost:
         del bucket.objects[run]
-    plan = planned(bucket)
+    plan = planned(bucket, bad=damaged)
     holes = [plan.hole, *plan.holes] if plan.hole is not None else []
     told = [range(piece.first, piece.last + 1) for piece in (*plan.pieces, *plan.beyond)]
     told += [range(hole.first, hole.last + 1) for hole in holes]
     assert sorted(number for span in told for number in span) == list(range(1, len(log) + 1))
-    gone = {n for run in lost for n in range(run.first, run.last + 1)}
-    gone -= {n for run in bucket.objects for n in range(run.first, run.last + 1) if _holds(bucket, run, log, n)}
+    gone = {n for run in (*lost, *damaged) for n in range(run.first, run.last + 1)}
+    sound = bucket.objects.keys() - damaged.keys()
+    gone -= {n for run in sound for n in range(run.first, run.last + 1) if _holds(bucket, run, log, n)}
     assert bool(holes) == bool(gone) or any(not hole.certain for hole in holes)
 
 

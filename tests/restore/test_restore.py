@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -34,6 +35,8 @@ from tests.restore.archive import (
 from tests.tier.rig import Reached, directory_reached
 
 INSTANCES = 2_000
+Place = Callable[[int], Callable[[bytes], int]]
+"""Where in an object's bytes something of one record lies."""
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +161,73 @@ def test_an_altered_object_gives_what_is_whole_and_names_what_is_not(
     assert (tmp_path / "data" / report.kept[0].saved).read_bytes() == data[: -512 - 1024 - (-len(body_of(data)) % 512)]
 
 
+def altered(root: Path, run: Run, at: Callable[[bytes], int]) -> bytes:
+    """Flip one bit of the object in a directory tier, where at(its bytes) says; return what it holds now."""
+    path = root / run.key
+    data = bytearray(path.read_bytes())
+    data[at(bytes(data))] ^= 1
+    path.write_bytes(data)
+    return bytes(data)
+
+
 def body_of(file: bytes | bytearray) -> bytes:
     """The object in a file of a directory tier: what stands before the end of tar and the seal (docs/tier.md)."""
     return bytes(file[: -512 - 1024])
+
+
+def in_payload(number: int) -> Callable[[bytes], int]:
+    return lambda data: data.index(instance(number, 600)) + 100
+
+
+def in_header(number: int) -> Callable[[bytes], int]:
+    return lambda data: data.index(f"comment=seq={number} ".encode()) + 8
+
+
+@pytest.mark.parametrize(
+    ("place", "damaged", "certain"),
+    [(in_payload, 33, True), (in_header, 33, True), (in_payload, 71, True), (in_header, 71, False)],
+)
+def test_an_object_below_a_seam_gives_what_is_whole(
+    small: Path,
+    tier: Reached,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: Place,
+    damaged: int,
+    certain: bool,
+) -> None:
+    """A packed segment ends where an epoch does: the chain that the next epoch proves stands in the last header."""
+    monkeypatch.setattr(engine, "Fetching", partial(Fetching, piece=8_192))
+    wide, behind = upload(tier.store, small, 100)
+    assert (wide.first, wide.last, behind.first) == (1, 71, 72)
+    dead = Archive.begin(tmp_path / "dead")
+    dead.epoch(1)
+    dead.instances(30)
+    dead.epoch(2)
+    dead.instances(60)
+    asyncio.run(put(tier.store, dead.log, [(32, 92)]))
+    dead.sealed()
+    data = altered(tmp_path / "san", wide, place(damaged))
+    report = restored(tier.store, tmp_path / "data")
+    assert (report.end.epoch, report.end.sequence, report.records) == (1, damaged - 1, damaged - 1)
+    assert [(hole.first, hole.last, hole.certain) for hole in report.holes] == [(damaged, 71, certain)]
+    assert wide.key in report.holes[0].why[0] and [*report.damaged] == [wide]
+    legible = range(damaged if place is in_payload else damaged + 1, 72)
+    assert [number for number, _ in report.missing_names()] == list(legible)
+    assert [kept.run for kept in report.kept] == [wide, behind]
+    assert (tmp_path / "data" / report.kept[0].saved).read_bytes() == body_of(data)
+
+
+def test_an_object_at_a_seam_is_read_once(small: Path, tier: Reached, tmp_path: Path) -> None:
+    made = Archive.begin(tmp_path / "long")
+    made.epoch(1)
+    made.instances(40, size=100_000)
+    made.epoch(2)
+    made.sealed()
+    (wide, _) = upload(tier.store, tmp_path / "long", 100)
+    report = restored(tier.store, tmp_path / "data")
+    size = asyncio.run(tier.store.head(wide.key)).size
+    assert report.complete and size < report.bytes < size + 100_000
 
 
 def test_another_object_serves_for_a_damaged_one(small: Path, tier: Reached, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from tests.simulation.guard import Guard
 
 PACKING = "replication/core/packing.py"
 DRIVER = "replication/packing.py"
+AUDIT = "replication/core/audit.py"
 CORE = "tests/core/test_packing.py::"
+AUDITED = "tests/core/test_audit.py::"
 COMPACTED = "tests/core/test_packing_compacted.py::"
 STORES = "tests/tier/test_packing.py::"
 SIMULATED = "tests/simulation/test_tier.py::"
@@ -142,5 +144,40 @@ PACKING_GUARDS = (
         "        return not of_another and self._proved.upto(run.first) >= run.last\n",
         "        return self._proved.upto(run.first) >= run.last\n",
         shown_by=CORE + "test_a_put_that_is_answered_late_may_have_put_the_object_of_a_segment",
+    ),
+    Guard(
+        "what one listing lacks is not lost",
+        AUDIT,
+        "        if lacking and not self._again:\n",
+        "        if False:\n",
+        shown_by=AUDITED + "test_what_one_listing_shows_and_the_other_does_not_is_not_lost",
+    ),
+    Guard(
+        "an object whose last record is damaged here is not lost",
+        AUDIT,
+        "            held.add(run.first, run.last)\n",
+        "            pass\n",
+        shown_by=AUDITED + "test_an_object_whose_last_record_is_damaged_here_is_not_called_lost",
+    ),
+    Guard(
+        "what is lost proves nothing any more",
+        PACKING,
+        "        self._proved.remove(first, last)\n",
+        "",
+        shown_by=AUDITED + "test_small_objects_are_not_deleted_on_the_strength_of_a_segment_that_is_gone",
+    ),
+    Guard(
+        "fewer stubs do not take the place of an object that is gone",
+        PACKING,
+        "        elif most > self._stubs_here.get(span.first, 0):\n",
+        "        elif False:\n",
+        shown_by=AUDITED + "test_a_form_with_fewer_stubs_is_not_put_in_the_place_of_one_that_is_gone",
+    ),
+    Guard(
+        "what is put again replaces nothing",
+        PACKING,
+        "        if self._putting_back:\n            doomed = ()",
+        "        if False:\n            doomed = ()",
+        shown_by=AUDITED + "test_what_is_put_again_replaces_nothing",
     ),
 )

@@ -175,3 +175,38 @@ def test_a_clock_that_is_set_back_while_the_node_runs_does_not_put_a_scrub_off()
         back.now_s += act.seconds if isinstance(act, Wait) else 0.0
     assert begun is not None
     assert plan.age_s(Depth.DEEP, wall_s + back.now_s) > 0
+
+
+def test_a_pass_that_is_asked_for_begins_at_once_and_anew() -> None:
+    """Of records that a pass had read already, nobody knows how they are now."""
+    node = played(light_every_s=0).until(2)
+    begun = len(node.reads)
+    assert node.reads[-1][1].following > 1, "a deep pass is under way"
+    assert node.plan.ask(Depth.DEEP, node.wall_s, durable=1000)
+    node.left = 64 * MIB
+    asked_s = node.wall_s
+    node.until(3600)
+    assert node.reads[begun][1].following == 1
+    assert node.plan.progress.passes[Depth.DEEP].verified_s == asked_s
+
+
+def test_what_was_asked_for_is_joined_when_it_is_asked_for_again() -> None:
+    node = played(light_every_s=0, deep_every_s=0)
+    assert node.plan.ask(Depth.DEEP, node.wall_s, durable=1000)
+    node.until(2)
+    began, following = node.plan.progress.passes[Depth.DEEP].began_s, node.reads[-1][1].following
+    assert following > 1 and not node.plan.ask(Depth.DEEP, node.wall_s, durable=1000)
+    node.until(3600)
+    assert node.plan.progress.passes[Depth.DEEP].verified_s == began
+    assert [a.following <= b.following for (_, a), (_, b) in _pairs(node.reads, Depth.DEEP)].count(False) == 0
+    assert node.plan.ask(Depth.DEEP, node.wall_s, durable=1000), "it has ended"
+
+
+def test_what_was_asked_for_goes_before_what_is_due_and_on_under_load() -> None:
+    node = played()
+    node.turn()
+    node.busy = True
+    node.plan.ask(Depth.LIGHT, node.wall_s, durable=1000)
+    node.until(7200)
+    assert {act.depth for _, act in node.reads[1:]} == {Depth.LIGHT}
+    assert node.plan.progress.passes[Depth.LIGHT].verified_s is not None
