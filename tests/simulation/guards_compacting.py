@@ -213,7 +213,7 @@ COMPACTING_GUARDS = (
     Guard(
         "what was mended while it was compacted is not undone",
         REWRITING,
-        "        if old.repairs != compacted.repairs or self._damaged_in(sealed.span):\n",
+        "        if old is not compacted.old or old.repairs != compacted.repairs or self._damaged_in(sealed.span):\n",
         "        if False:\n",
         shown_by=REWRITTEN + "test_what_was_mended_meanwhile_is_not_undone",
     ),
