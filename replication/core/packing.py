@@ -5,8 +5,8 @@ in the bucket: the object that reaches furthest is never replaced. A small objec
 objects that were read back and proved in this leadership. Where a segment is missing altogether, in a tier that was
 configured later or was away for long, it goes up as one object at once. The log is looked through once, oldest first.
 
-A segment that was compacted here goes up once more, under the name of its form, and the object with the payloads goes
-then as a small one does (ADR 0014). Nothing with fewer stubs ever takes the place of one with more.
+A segment that was compacted here goes up once more, under the name of its form (ADR 0014). The object with the payloads
+goes then, once nobody reads evicted records from it. Nothing with fewer stubs ever takes the place of one with more.
 """
 
 from bisect import insort
@@ -46,6 +46,12 @@ class Packing:
         """Of segments here that may have more stubs than their objects: how many."""
         self._settled: dict[int, int] = {}
         """With how many stubs a segment was put once more: it is not tried again before it has others."""
+        self._own: dict[int, Run] = {}
+        """Of each segment that was put or found, the object that was read back and proved last."""
+        self._unread: dict[int, int] = {}
+        """Of a segment here: nobody reads an object of it that has fewer stubs than this, nor ever will."""
+        self._retained: dict[int, int] = {}
+        """Objects of a segment with fewer stubs than this stay: the bucket was asked, and does not let go of them."""
         self._repeating = False
         """Whether what was asked for is of a segment that was passed already."""
         self._next = 1
@@ -127,11 +133,22 @@ class Packing:
         stubs = self._stubs.pop(first)
         span = self._situation.ledger.sealed_at(first)
         most = max((run.form.stubs for run in self._objects.get(first, ())), default=0)
-        if span is None or not self._fuller(first, stubs) or most > stubs or self._settled.get(first) == stubs:
+        if span is None or not self._fuller(first, stubs) or most > stubs:
             return
-        if span.last <= limit and self._coverage.upto(span.last + 1) > span.last:
+        if self._settled.get(first) == stubs:
+            self._let_go(span)
+        elif span.last <= limit and self._coverage.upto(span.last + 1) > span.last:
             self._settled[first] = stubs
             self._ask(span, repeating=True)
+
+    def _let_go(self, span: EpochSpan) -> None:
+        """Delete what was left beside the object that was put, if nobody reads it any more."""
+        own = self._own.get(span.first)
+        if own is None or self._retained.get(span.first, 0) >= own.form.stubs:
+            return
+        doomed = tuple(run for run in self._objects[span.first] if self._replaced(run, own))
+        if doomed:
+            self._segment, self._repeating, self._doomed = span, True, doomed
 
     def _ask(self, span: EpochSpan, *, repeating: bool = False) -> None:
         self._segment, self._repeating = span, repeating
@@ -173,9 +190,12 @@ class Packing:
             self._again_ms = self._situation.now_ms + RETRY_MS
 
     def _outgrew(self, event: TierOutgrown) -> None:
-        self.outgrown_kept = event.kept or ("" if self.deletes else "the tier does not delete")
-        self.outgrown = sum(1 for first, stubs in event.stubs if self._fuller(first, stubs))
-        self._stubs = {} if self.outgrown_kept else dict(event.stubs)
+        why_not = event.kept or ("" if self.deletes else "the tier does not delete")
+        fuller = [first for first, stubs in event.stubs if self._fuller(first, stubs)]
+        self.outgrown = len(fuller)
+        self.outgrown_kept = why_not or (event.readers if any(first in event.read for first in fuller) else "")
+        self._stubs = {} if why_not else dict(event.stubs)
+        self._unread = {first: stubs for first, stubs in self._stubs.items() if first not in event.read}
 
     def _fuller(self, first: int, stubs: int) -> bool:
         """Whether the bucket has payloads of this segment that it has not got here any more."""
@@ -200,7 +220,7 @@ class Packing:
         if end is None:
             self._pass(span)  # damaged meanwhile: the next leadership looks at it anew
             return
-        own = run_name(span.first, end, event.form)
+        own = self._own[span.first] = run_name(span.first, end, event.form)
         held = self._objects[span.first] if self._repeating else self._near
         doomed = tuple(run for run in held if self._replaced(run, own))
         self._keep(span, [*(run for run in held if run != own), own])
@@ -220,11 +240,12 @@ class Packing:
     def _replaced(self, run: Run, own: Run) -> bool:
         """Whether each record of it is in another object that was proved.
 
-        own: the one of the whole segment, which stays itself; and so does one with more stubs. The object of another
+        own: the one of the whole segment, which stays itself; and so does one with more stubs, or one that somebody may
+        read evicted records from. The object of another
         segment stays: a put may be answered when what it put is the one object of a segment that was passed already.
         """
         if (run.first, run.last) == (own.first, own.last):
-            return run.form.stubs < own.form.stubs
+            return run.form.stubs < min(own.form.stubs, self._unread.get(own.first, 0))
         span = self._situation.ledger.sealed_at(run.first)
         of_another = span is not None and _is_of(run, span)
         return not of_another and self._proved.upto(run.first) >= run.last
@@ -236,6 +257,7 @@ class Packing:
         assert span is not None, "what is deleted was packed"
         if event.reason:
             self.kept += len(self._doomed)
+            self._retained[span.first] = self._own[span.first].form.stubs
         else:
             self.deleted += len(self._doomed)
         doomed, self._doomed = set(self._doomed), ()
