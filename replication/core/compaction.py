@@ -82,8 +82,8 @@ class Reads(Struct, frozen=True):
     behind_from: int = 0
 
     def may_read(self, first: int, upto: int) -> bool:
-        """Whether the segment that begins with `first` may be read from an object that holds a payload which a tombstone
-        up to `upto` covers.
+        """Whether the segment that begins with `first` may be read from an object that holds a payload which a
+        tombstone up to `upto` covers.
         """
         return self.upto < upto or first in self.behind or 0 < self.behind_from <= first
 

@@ -55,6 +55,7 @@ class Node:
     state: ClusterState
     floor: int = 0
     closed: bool = False
+    compactor: Any = None
     spawned: list[Any] = field(default_factory=list[Any])
 
     @property

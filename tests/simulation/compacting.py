@@ -36,10 +36,10 @@ class SimCompactor(Compactor):
         """What was durable when the newest rewriting began."""
         prepare, adopt = process.log.prepare_compaction, process.log.adopt_compaction
 
-        def prepared(first: int, covered: dict[int, int]) -> Compacted:
+        def prepared(first: int, covered: dict[int, int], *, bring_back: bool = False) -> Compacted:
             self.began_at = process.log.durable.sequence
             process.observer.rewriting(process)
-            return prepare(first, covered)
+            return prepare(first, covered, bring_back=bring_back)
 
         def adopted(compacted: Compacted) -> int:
             freed = adopt(compacted)

@@ -57,7 +57,7 @@ EVICTING_GUARDS = (
     Guard(
         "a segment is proved before it is evicted",
         EVICTING,
-        "        self.why_not = await replicator.tiering.prove(span)\n",
+        "        self.why_not = await tiering.prove(span)\n",
         "        self.why_not = None\n",
         shown_by=NODE + "test_an_object_that_is_altered_evicts_nothing",
     ),
