@@ -4,9 +4,11 @@ Its thread is a job that takes as long as its disk operations do; what it writes
 where faults are aimed at it (`faults.py`).
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from replication.compacting import Compaction, Compactor, Pace, Plan
+from storage.relearning import Relearned, Seen
 from storage.rewriting import Compacted
 
 if TYPE_CHECKING:
@@ -46,6 +48,18 @@ class SimCompactor(Compactor):
             process.observer.compacted(process, compacted)
             return freed
 
+        learn, adopt_relearning = process.log.prepare_relearning, process.log.adopt_relearning
+
+        def learning(first: int, records: Sequence[Seen]) -> Relearned:
+            process.observer.rewriting(process)
+            return learn(first, records)
+
+        def learned(what: Relearned) -> None:
+            adopt_relearning(what)
+            process.observer.relearned(process, what)
+
+        setattr(process.log, "prepare_relearning", learning)  # noqa: B010 - a method is replaced on purpose
+        setattr(process.log, "adopt_relearning", learned)  # noqa: B010 - as above
         setattr(process.log, "prepare_compaction", prepared)  # noqa: B010 - a method is replaced on purpose
         setattr(process.log, "adopt_compaction", adopted)  # noqa: B010 - as above
 

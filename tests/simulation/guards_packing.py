@@ -113,7 +113,8 @@ PACKING_GUARDS = (
         PACKING,
         "        self._unread = {first: stubs for first, stubs in self._stubs.items() if first not in event.read}\n",
         "        self._unread = dict(self._stubs)\n",
-        shown_by=COMPACTED + "test_while_somebody_reads_evicted_records_from_it_the_old_object_stays_beside_the_new_one",
+        shown_by=COMPACTED
+        + "test_while_somebody_reads_evicted_records_from_it_the_old_object_stays_beside_the_new_one",
     ),
     Guard(
         "only what all have promised not to read is deleted",
@@ -127,8 +128,7 @@ PACKING_GUARDS = (
         "replication/core/compaction.py",
         "        return self.upto < upto or first in self.behind or",
         "        return first in self.behind or",
-        shown_by="tests/core/test_compaction.py::"
-        "test_an_object_stays_while_somebody_may_read_from_it_what_he_evicted",
+        shown_by="tests/core/test_compaction.py::test_an_object_stays_while_somebody_may_read_from_it_what_he_evicted",
     ),
     Guard(
         "a compacted segment is not put before something follows it",
@@ -156,8 +156,7 @@ PACKING_GUARDS = (
         "replication/core/compaction.py",
         "    away = sorted(node for node in registered if node not in said)\n",
         "    away: list[ReplicaId] = []\n",
-        shown_by="tests/core/test_compaction.py::"
-        "test_objects_stay_as_they_are_while_a_node_is_away_that_may_read_them",
+        shown_by="tests/core/test_compaction.py::test_objects_stay_as_they_are_while_a_node_is_away_that_may_read_them",
     ),
     Guard(
         "the object of another segment is not deleted",

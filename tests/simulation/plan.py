@@ -120,6 +120,8 @@ class Plan:
             plan = plan.evicting(Random(f"evicting {order.seed}"))
             plan = plan.scrubbing(Random(f"scrubbing {order.seed}"))
         plan = plan.deleting(chance.choice((0.0, 0.05, 0.15, 0.4)))
+        if order.compacts and not order.scrubs:
+            plan = plan.evicting(Random(f"evicting {order.seed}"))
         if order.compacts:
             plan = plan.compacting(Random(f"compacting {order.seed}"))
         return plan.small() if order.small else plan
