@@ -247,7 +247,8 @@ class Compactor:
             behind = self._passed < self._permitted()  # the floor, or the index, has not come that far yet
             pace = self._pace
             try:
-                async with asyncio.timeout(pace.quiet if behind else pace.left if self._left else pace.look):
+                left = max(pace.quiet, min(pace.left, self.relearning.due_s()))
+                async with asyncio.timeout(pace.quiet if behind else left if self._left else pace.look):
                     await self._woken.wait()
             except TimeoutError:
                 continue
@@ -259,7 +260,7 @@ class Compactor:
         floor = replicator.promises.floor.sequence
         upto, after, left, self._brought_back = min(self._permitted(), floor), 0, 0, 0
         for lost in self.relearning.lost():
-            await self.relearning.learn(lost, self._pace.left)
+            await self.relearning.learn(lost, self._pace.look)
         self._passed = upto if replicator.recent.complete else 0
         while upto and (found := await asyncio.to_thread(next_compactable, replicator.index, upto, after)):
             span = replicator.log.sealed_at(found)
@@ -319,7 +320,7 @@ class Compactor:
         """Take the payloads of these instances away, where nothing speaks against it; return of how many."""
         replicator, loop = self._replicator, asyncio.get_running_loop()
         bring_back = replicator.log.is_evicted(span.first)
-        if bring_back and (await self.relearning.learn(span, self._pace.left) or not await self._may_come_back(span)):
+        if bring_back and (await self.relearning.learn(span, self._pace.look) or not await self._may_come_back(span)):
             return await self._stripped(there)
         if not self._unheld(there):
             return 0

@@ -4,6 +4,7 @@ segment, and says from which objects it reads no more. Only then may the leader 
 
 import asyncio
 import logging
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from replication.replicator import Replicator
 
 _LOG: Final = logging.getLogger("perenne.compacting")
-_PATIENT: Final = 8
+_PATIENT: Final = 64
 """The bucket is asked for a new form of the same segment ever less often, up to so many times less."""
 
 
@@ -111,7 +112,7 @@ class Relearning:
 
     async def learn(self, span: EpochSpan, again_s: float) -> bool:
         """Learn the places of the form with most stubs that the bucket has of an evicted segment, if it has another,
-        and nothing speaks against it. Returns whether it did. again_s: so long the bucket is not asked again.
+        and nothing speaks against it. Returns whether it did. again_s: so long the bucket is not asked again, at first.
         """
         replicator = self._replicator
         now_ms, (at_ms, rest_ms) = replicator.runtime.now_ms(), self._asked.get(span.first, (0, 0))
@@ -129,6 +130,11 @@ class Relearning:
         except (TierError, RecordAbsent) as error:
             _LOG.info("the tier is asked later for the new form of a segment", extra={"reason": str(error)})
         return False
+
+    def due_s(self) -> float:
+        """After how long the bucket is to be asked again, at the soonest."""
+        due_ms = min((at_ms + rest_ms for at_ms, rest_ms in self._asked.values()), default=None)
+        return max(0.0, (due_ms - self._replicator.runtime.now_ms()) / 1000) if due_ms is not None else math.inf
 
     async def _learn_from(self, packer: Packer, span: EpochSpan, own: Run, run: Run) -> bool:
         """Raises TierError."""

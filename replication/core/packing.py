@@ -106,8 +106,11 @@ class Packing:
             if span is None or span.last > situation.told.sequence or not self._look(span, limit, coming):
                 break
             self._pass(span)
-        if self._request is None and self._stubs and situation.now_ms >= self._rest_until_ms:
-            self._look_again(min(self._stubs), limit)
+        if situation.now_ms >= self._rest_until_ms:
+            for first in sorted(self._stubs)[:AT_ONCE]:
+                if self._request is not None or self._doomed:
+                    break
+                self._look_again(first, limit)
 
     def _look(self, span: EpochSpan, limit: int, coming: int) -> bool:
         """Whether there is nothing to do for this segment; else ask for it, unless its time has not come."""
@@ -194,8 +197,10 @@ class Packing:
         fuller = [first for first, stubs in event.stubs if self._fuller(first, stubs)]
         self.outgrown = len(fuller)
         self.outgrown_kept = why_not or (event.readers if any(first in event.read for first in fuller) else "")
-        self._stubs = {} if why_not else dict(event.stubs)
-        self._unread = {first: stubs for first, stubs in self._stubs.items() if first not in event.read}
+        said = {} if why_not else dict(event.stubs)
+        self._unread = {first: stubs for first, stubs in said.items() if first not in event.read}
+        # Said anew every few seconds: what has nothing left to do must not keep what has from its turn.
+        self._stubs = {first: said[first] for first in fuller if first in said}
 
     def _fuller(self, first: int, stubs: int) -> bool:
         """Whether the bucket has payloads of this segment that it has not got here any more."""

@@ -161,6 +161,22 @@ def test_a_new_leader_deletes_no_form_before_it_knows_who_reads_it() -> None:
     assert deleted(bucket) == small(node, (1, 3))
 
 
+def test_a_segment_that_is_done_keeps_no_other_from_its_turn_however_often_it_is_said() -> None:
+    node, b, bucket = led_by_a()
+    bucket.lists(*small(node, (1, 3), (4, 4), (5, 5), (6, 6)))
+    bucket.packs()
+    bucket.deletes()
+    assert asked(bucket) == [(4, 5)]
+    bucket.says(ev.TierOutgrown(((1, 1), (4, 1)), "", frozenset({1}), "n2 reads it"))
+    assert asked(bucket) == [(4, 5), (1, 3)]
+    bucket.packs(form=ONE)
+    for _ in range(3):  # more often than the core looks
+        bucket.says(ev.TierOutgrown(((1, 1), (4, 1)), "", frozenset({1}), "n2 reads it"))
+    assert [(effect.first, effect.last) for effect in bucket.asked(fx.PackSegment)][-1] == (4, 5)
+    assert len(asked(bucket)) == 3
+    assert b.cluster is node.cluster
+
+
 def test_what_a_former_leader_compacted_further_is_not_replaced_by_more() -> None:
     """It crashed before it deleted; this node has come less far with its own log."""
     node, b, bucket = led_by_a()

@@ -9,7 +9,7 @@ from replication.core.values import TierMode
 from storage.position import LogPoint, RecordKind
 from storage.rewriting import Compacted
 from storage.segment import SegmentInfo
-from tests.simulation.checks_relearning import left_in_bucket, missing
+from tests.simulation.checks_relearning import missing
 from tests.simulation.disk import Medium
 from tests.simulation.machine import Machine
 from tests.simulation.process import Process
@@ -101,7 +101,6 @@ def leftovers(cluster: "Cluster") -> list[str]:
     if process is None:
         return ["nobody leads"]
     checks, wanted = cluster.checks, _permissible(cluster, process)
-    found += left_in_bucket(cluster, process) if not checks.reclaimed.held(process.log.durable.sequence) else []
     if checks.reclaimed.permitted < wanted:
         found.append(f"tombstone {wanted} could be acted upon, and only {checks.reclaimed.permitted} may")
     for machine in cluster.machines.values():

@@ -57,13 +57,17 @@ def missing(cluster: "Cluster", process: Process) -> list[str]:
     ]
 
 
-def left_in_bucket(cluster: "Cluster", leader: Process) -> list[str]:
+def left_in_bucket(cluster: "Cluster") -> list[str]:
     """Payloads in the objects of whole segments that the leader knows. What a former leader put late nobody knows of
     before the next one lists it.
     """
-    leadership, checks = leader.core.leadership, cluster.checks
+    leader, checks = cluster.leader(), cluster.checks
+    process = leader.running if leader is not None else None
+    leadership = process.core.leadership if process is not None else None
     packing = leadership.tier.packing if leadership is not None else None
-    if packing is None or cluster.bucket.harm:
+    if process is None or packing is None or cluster.bucket.harm:
+        return []
+    if checks.reclaimed.held(process.log.durable.sequence):
         return []
     gone, found = checks.reclaimed.gone, list[str]()
     for run in _known(packing):

@@ -104,15 +104,15 @@ PACKING_GUARDS = (
     Guard(
         "nothing is replaced while somebody reads what was evicted from it",
         PACKING,
-        "        self._stubs = {} if why_not else dict(event.stubs)\n",
-        "        self._stubs = dict(event.stubs)\n",
+        "        said = {} if why_not else dict(event.stubs)\n",
+        "        said = dict(event.stubs)\n",
         shown_by=COMPACTED + "test_while_somebody_may_read_the_old_object_nothing_is_replaced[True]",
     ),
     Guard(
         "an object stays beside the new one while somebody reads what was evicted from it",
         PACKING,
-        "        self._unread = {first: stubs for first, stubs in self._stubs.items() if first not in event.read}\n",
-        "        self._unread = dict(self._stubs)\n",
+        "        self._unread = {first: stubs for first, stubs in said.items() if first not in event.read}\n",
+        "        self._unread = said\n",
         shown_by=COMPACTED
         + "test_while_somebody_reads_evicted_records_from_it_the_old_object_stays_beside_the_new_one",
     ),

@@ -7,7 +7,7 @@ import pytest
 from replication.core.values import TierMode
 from storage.buried import HOLD, RELEASE
 from tests.simulation.checks_compacting import leftovers
-from tests.simulation.checks_relearning import missing, read_by
+from tests.simulation.checks_relearning import left_in_bucket, missing, read_by
 from tests.simulation.cluster import Shape
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage, process_of
@@ -31,12 +31,16 @@ def in_bucket(stage: Stage, instances: list[Instance]) -> list[bool]:
     return [stage.cluster.bucket.holds_dataset(instance.dataset) for instance in instances]
 
 
+def left_anywhere(stage: Stage) -> list[str]:
+    return leftovers(stage.cluster) + left_in_bucket(stage.cluster)
+
+
 def until_gone(stage: Stage, instances: list[Instance]) -> None:
     """From every node and from the bucket."""
     left = ["not looked at"]
     for _ in range(240):
         stage.run(250)
-        if not any(in_bucket(stage, instances)) and not (left := leftovers(stage.cluster)):
+        if not any(in_bucket(stage, instances)) and not (left := left_anywhere(stage)):
             return
     raise AssertionError(f"{in_bucket(stage, instances)} in the bucket; {left}: {told(stage)}")
 
