@@ -117,6 +117,13 @@ PACKING_GUARDS = (
         + "test_while_somebody_reads_evicted_records_from_it_the_old_object_stays_beside_the_new_one",
     ),
     Guard(
+        "a segment whose object waits keeps no other from being put anew",
+        PACKING,
+        "            for first in sorted(self._stubs)[:AT_ONCE]:\n",
+        "            for first in sorted(self._stubs)[:1]:\n",
+        shown_by=COMPACTED + "test_a_segment_that_waits_keeps_no_other_from_its_turn_however_often_it_is_said",
+    ),
+    Guard(
         "only what all have promised not to read is deleted",
         PACKING,
         "            return run.form.stubs < min(own.form.stubs, self._unread.get(own.first, 0))\n",
