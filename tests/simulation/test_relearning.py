@@ -151,6 +151,46 @@ def test_a_hold_keeps_what_only_the_old_object_has() -> None:
         stage.reckon()
 
 
+def test_a_hold_that_comes_once_the_new_form_is_there_keeps_the_old_object_for_who_reads_it() -> None:
+    """The leader has no payload any more; the node that evicted has it, in the bucket."""
+    with staged(1) as stage:
+        lean = lean_of(stage)
+        instances = scene(stage, lean)
+        leads(stage, *(machine for machine in stage.cluster.machines.values() if machine is not lean))
+        bucket, doomed = stage.cluster.bucket, [instances[1]]
+        bucket.cut_off.add(lean.number)
+        deleted(stage, stage.leader, instances[1])
+        stage.until(lambda: any("_000001-" in key for key in bucket.objects), 60_000)
+        assert in_bucket(stage, doomed) == [True]
+        said(stage, stage.leader, HOLD)
+        bucket.cut_off.clear()
+        stage.run(10_000)
+        assert in_bucket(stage, doomed) == [True] and not stage.cluster.checks.relearnings
+        assert lean.name in told(stage)
+        said(stage, stage.leader, RELEASE)
+        until_gone(stage, doomed)
+        stage.reckon()
+
+
+def test_a_table_that_the_disk_drops_is_seen_before_the_old_one_goes() -> None:
+    with staged(1) as stage:
+        lean = lean_of(stage)
+        instances = scene(stage, lean)
+        leads(stage, *(machine for machine in stage.cluster.machines.values() if machine is not lean))
+        process, struck = process_of(lean), list[bool]()
+
+        def strike(rewriting: object) -> None:
+            if rewriting is process and not struck:
+                struck.append(True)
+                process.disk.lose_next_write = True
+
+        stage.cluster.checks.while_rewriting = strike
+        deleted(stage, stage.leader, instances[1])
+        until_gone(stage, [instances[1]])
+        assert struck and not process.disk.lose_next_write
+        stage.reckon()
+
+
 @pytest.mark.parametrize("power", [False, True])
 @pytest.mark.parametrize("operation", range(5))
 def test_a_crash_at_every_disk_operation_while_new_places_are_learned(operation: int, power: bool) -> None:
