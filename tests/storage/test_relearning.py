@@ -19,6 +19,7 @@ from storage.log import Log
 from storage.position import LogPoint
 from storage.reader import FilePayload, StoredStub
 from tests.storage.compacting import bury, compact, filled, opened
+from tests.storage.log_helpers import append
 from tests.storage.memory_disk import MemoryDisk
 from tests.storage.recording_disk import killed, killed_inside_last_write, power_cuts
 
@@ -148,13 +149,17 @@ def test_what_this_log_does_not_prove_is_not_learned(wrong: str) -> None:
     match wrong:
         case "tombstone":  # it is no tombstone, or does not cover it
             links[1] = replace(links[1], tombstone=found.tombstone - 1)
-        case "branch":
+        case "branch":  # with the same stubs, and another record behind them
             other = opened(MemoryDisk())
-            filled(other, RECORDS, 2001)
-            found.objects.data[1, ()] = b"".join(other.sealed_records(1).pieces())
+            for number in range(RECORDS):
+                append(other, 2000 + 300 * number - (number > 3))
+            other.sync()
+            compact(other, GONE, bury(other, GONE))
+            found.objects.data[1, (2, 3)] = b"".join(other.sealed_records(1).pieces())
             last = other.point_at(other.sealed_records(1).span.last)
             assert last is not None
-            links = list(found.objects.links(last, ()))[: len(links)]
+            links = list(found.objects.links(last, (2, 3)))[: len(links)]
+            assert len(links) == found.last.sequence, "as many records as here"
         case "short":
             links = links[:-1]
         case "chain":
