@@ -24,11 +24,7 @@ from replication.core.compaction import (
     Standing,
     Tombstones,
     permitted,
-    readers,
-    why_kept,
 )
-from replication.core.events import TierOutgrown
-from replication.core.values import ReplicaId
 from replication.relearning import Relearning
 from storage.compacted import Compactable, compactable, covered_stubs, extent, next_compactable, tombstones
 from storage.deletion import Note
@@ -133,6 +129,8 @@ class Compactor:
         """In which epoch that was, and how many instances had been compacted then."""
         self._brought_back = 0
         """Evicted segments that came back in this pass."""
+        self._tier_kept: str | None = None
+        """Why nothing in the tier may be replaced; None before it was asked for in this pass."""
 
     def start(self) -> None:
         self._replicator.spawn(self._run())
@@ -259,6 +257,7 @@ class Compactor:
         # Durably known to be committed: neither the tombstone nor the record behind a segment is ever cut.
         floor = replicator.promises.floor.sequence
         upto, after, left, self._brought_back = min(self._permitted(), floor), 0, 0, 0
+        self._tier_kept = None
         for lost in self.relearning.lost():
             await self.relearning.learn(lost, self._pace.look)
         self._passed = upto if replicator.recent.complete else 0
@@ -281,11 +280,7 @@ class Compactor:
             (self._stubs, self._by), self._counted = await asyncio.to_thread(self._count), now
         if not self._stubs:
             return
-        kept, said = await self._who_reads_tier()
-        read = readers(self._stubs, said, self._by)
-        who = sorted({node for nodes in read.values() for node in nodes})
-        words = f"not learned yet where it lies now by who reads it from the tier: {' '.join(who)}" if who else ""
-        replicator.feed(TierOutgrown(tuple(sorted(self._stubs.items())), kept, frozenset(read), words))
+        replicator.feed(await self.relearning.outgrown(self._stubs, self._by))
 
     def _count(self) -> tuple[dict[int, int], int]:
         log = self._replicator.log
@@ -299,22 +294,6 @@ class Compactor:
             if at >= 0 and sequence <= (sealed[at].last or 0):
                 found[firsts[at]] = found.get(firsts[at], 0) + 1
         return found, last
-
-    async def _who_reads_tier(self) -> tuple[str, Mapping[ReplicaId, Reads]]:
-        """Why nothing in the tier is replaced, empty when something may be; and what each node says that it reads."""
-        replicator = self._replicator
-        try:
-            registered = await replicator.coordinator.registrations()
-            live = await replicator.coordinator.live()
-        except (CoordinationUnavailable, CoordinationCorrupt) as error:
-            return f"it is not known who is registered: {error}", {}
-        said = {
-            node: its.reads
-            for node, its in live.items()
-            if node not in registered or registered[node].incarnation == its.identity.incarnation
-        }
-        said[replicator.me.id] = self.relearning.reads
-        return why_kept((node.id for node in registered.values() if not node.retired), said), said
 
     async def _segment(self, span: EpochSpan, there: list[Compactable]) -> int:
         """Take the payloads of these instances away, where nothing speaks against it; return of how many."""
@@ -360,8 +339,9 @@ class Compactor:
         if replicator.disk.free_bytes() < self.settings.keep_free_bytes + size:
             _LOG.warning("an evicted segment is compacted when there is room for it", extra={"first": span.first})
             return False
-        kept, _ = await self._who_reads_tier()
-        return not kept
+        if self._tier_kept is None:
+            self._tier_kept = (await self.relearning.who_reads())[0]
+        return not self._tier_kept
 
     async def _stripped(self, there: list[Compactable]) -> int:
         """Tell the index which of these are stubs by now; return of how many."""
@@ -393,7 +373,8 @@ class Compactor:
     def _strip(self, there: list[Compactable]) -> list[int]:
         """Tell the index which of these are stubs by now; after a crash in between, those of an earlier process too."""
         stubs = [one.sequence for one in there if self._replicator.log.is_stub(one.sequence)]
-        self._indexer.compacted(stubs)
+        if stubs:
+            self._indexer.compacted(stubs)
         return stubs
 
     async def _quiet(self) -> None:

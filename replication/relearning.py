@@ -6,11 +6,14 @@ import asyncio
 import logging
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Final
 
-from replication.core.compaction import Reads, reads
+from replication.coordination.port import CoordinationCorrupt, CoordinationUnavailable
+from replication.core.compaction import Reads, readers, reads, why_kept
+from replication.core.events import TierOutgrown
+from replication.core.values import ReplicaId
 from replication.packing import Packer
 from replication.tier.contents import Link
 from replication.tier.keys import Run
@@ -71,6 +74,7 @@ class Relearning:
         if self.acts_upto() < upto:
             return  # the index is made anew: what it said is worth nothing
         self.reads = reads(upto, behind)
+        self._asked = {first: asked for first, asked in self._asked.items() if first in behind}
         if replicator.coordinator.said != self.reads:
             replicator.coordinator.announce()
 
@@ -99,6 +103,30 @@ class Relearning:
             return True
         there = await asyncio.to_thread(compactable, index, upto, span.first - 1, span.last)
         return bool(there) or self.acts_upto() < upto
+
+    async def who_reads(self) -> tuple[str, Mapping[ReplicaId, Reads]]:
+        """Why nothing in the tier is replaced, empty when something may be; and what each node says that it reads."""
+        replicator = self._replicator
+        try:
+            registered = await replicator.coordinator.registrations()
+            live = await replicator.coordinator.live()
+        except (CoordinationUnavailable, CoordinationCorrupt) as error:
+            return f"it is not known who is registered: {error}", {}
+        said = {
+            node: its.reads
+            for node, its in live.items()
+            if node not in registered or registered[node].incarnation == its.identity.incarnation
+        }
+        said[replicator.me.id] = self.reads
+        return why_kept((node.id for node in registered.values() if not node.retired), said), said
+
+    async def outgrown(self, stubs: Mapping[int, int], by: int) -> TierOutgrown:
+        """What a leader tells its core of segments that hold stubs. by: the last tombstone that covers one of these."""
+        kept, said = await self.who_reads()
+        read = readers(stubs, said, by)
+        who = sorted({node for nodes in read.values() for node in nodes})
+        words = f"they may still read from the tier what they evicted: {' '.join(who)}" if who else ""
+        return TierOutgrown(tuple(sorted(stubs.items())), kept, frozenset(read), words)
 
     # The new places
 

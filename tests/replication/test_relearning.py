@@ -4,19 +4,24 @@ Method: a real log and its index; of a replicator there is only what is asked of
 """
 
 import asyncio
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from replication.coordination import codec
+from replication.coordination.port import LiveNode, NodeRegistration
 from replication.core.compaction import Reads
+from replication.core.events import TierOutgrown
+from replication.core.values import Identity, ReplicaId
 from replication.relearning import Relearning
 from storage.index import Index
-from storage.position import EpochSpan
+from storage.position import GENESIS, EpochSpan
 from tests.storage.compacting import filled
 from tests.storage.test_compacted_index import Archive
 from tests.storage.test_index import opened
@@ -31,6 +36,8 @@ class Node:
     permitted: int = 0
     floor: int = 1000
     told: list[Reads] = field(default_factory=list[Reads])
+    registered: dict[ReplicaId, NodeRegistration] = field(default_factory=dict[ReplicaId, NodeRegistration])
+    others: dict[ReplicaId, Reads] = field(default_factory=dict[ReplicaId, Reads])
 
     @property
     def log(self) -> Any:
@@ -50,7 +57,22 @@ class Node:
 
     @property
     def coordinator(self) -> Any:
-        return SimpleNamespace(said=self.told[-1] if self.told else None, announce=self._announce)
+        said = self.told[-1] if self.told else None
+        return SimpleNamespace(said=said, announce=self._announce, registrations=self._registrations, live=self._live)
+
+    @property
+    def me(self) -> Any:
+        return SimpleNamespace(id="a")
+
+    async def _registrations(self) -> Any:
+        return self.registered
+
+    async def _live(self) -> Any:
+        """As they were registered first."""
+        return {
+            one: SimpleNamespace(reads=reads, identity=SimpleNamespace(incarnation=f"disk {one}"))
+            for one, reads in self.others.items()
+        }
 
     def _announce(self) -> None:
         self.told.append(self.relearning.reads)
@@ -123,6 +145,29 @@ def test_what_could_not_be_indexed_may_be_one_of_them(node: Node) -> None:
     assert node.waits(span)
     node.log.evict(1)
     assert node.says() == Reads(0, (1,))
+
+
+def test_who_is_of_another_incarnation_than_he_says_is_away(node: Node) -> None:
+    a, b, c = ReplicaId("a"), ReplicaId("b"), ReplicaId("c")
+    node.registered = {one: NodeRegistration(one, f"disk {one}", GENESIS) for one in (a, b, c)}
+    node.registered[c] = replace(node.registered[c], retired=True)
+    node.others = {b: Reads(node.permitted), c: Reads(node.permitted)}
+    node.says()
+    told = asyncio.run(node.relearning.outgrown({1: 1}, node.permitted))
+    assert told == TierOutgrown(((1, 1),)), "who is retired and gone keeps nothing"
+    told = asyncio.run(node.relearning.outgrown({1: 1}, node.permitted + 1))
+    assert told.read == {1} and told.readers.endswith("what they evicted: a b c") and not told.kept
+    node.registered[b] = replace(node.registered[b], incarnation="another disk")
+    told = asyncio.run(node.relearning.outgrown({1: 1}, node.permitted))
+    assert told.kept.endswith("what they evicted: b")
+
+
+def test_a_version_that_does_not_say_promises_nothing() -> None:
+    live = LiveNode(Identity(ReplicaId("a"), "i", "b"), "h", 1, 2, 3, "AE", "1", GENESIS, True, Reads(7, (1,), 9))
+    facts = json.loads(codec.encode_live(live))
+    assert codec.decode_live(json.dumps(facts).encode()) == live
+    del facts["reads"]
+    assert codec.decode_live(json.dumps(facts).encode()) == replace(live, reads=Reads())
 
 
 def test_it_says_so_once_for_each_change(node: Node) -> None:

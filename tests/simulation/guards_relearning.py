@@ -90,6 +90,13 @@ RELEARNING_GUARDS = (
         shown_by=SAID + "test_what_could_not_be_indexed_may_be_one_of_them",
     ),
     Guard(
+        "what a former incarnation said is not said by this one",
+        LEARNING,
+        "            if node not in registered or registered[node].incarnation == its.identity.incarnation\n",
+        "",
+        shown_by=SAID + "test_who_is_of_another_incarnation_than_he_says_is_away",
+    ),
+    Guard(
         "a hold keeps the old object for who reads it",
         LEARNING,
         "            if there and self._held(relearned):\n",
