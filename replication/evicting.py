@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger("perenne.evicting")
 BLOCK: Final = 1024 * 1024
 PAUSE_S: Final = 10.0
+_WAIT: Final = "what is left is being compacted, here or in the tier"
 KEPT_WHOLE: Final = 1024 * 1024
 """Larger evicted records pass through a file: whoever wants them may be slow, and the tier may go away meanwhile."""
 
@@ -218,8 +219,8 @@ class Evictor:
         self.why_not = self._keepers_missing()
         span = self._oldest() if self.why_not is None else None
         if span is None or replicator.tiering is None:
+            self.why_not = self.why_not or (_WAIT if self._passed_over else "no committed segment is left to evict")
             self._passed_over.clear()
-            self.why_not = self.why_not or "no committed segment is left to evict"
             return False
         relearning = replicator.compactor.relearning if replicator.compactor is not None else None
         if relearning is None:

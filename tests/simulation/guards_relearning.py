@@ -76,6 +76,14 @@ RELEARNING_GUARDS = (
         shown_by=SAID + "test_what_holds_payloads_that_are_to_go_is_not_evicted",
     ),
     Guard(
+        "what waits to be compacted is passed over, and counts as evicted while it is looked at",
+        "replication/evicting.py",
+        "            if await relearning.waits(span):\n",
+        "            if False:\n",
+        shown_by="tests/replication/test_evicting.py::"
+        "test_what_holds_payloads_that_are_to_go_stays_and_is_looked_at_again",
+    ),
+    Guard(
         "an index that is made anew meanwhile is not believed",
         LEARNING,
         "        if self.acts_upto() < upto:\n",
