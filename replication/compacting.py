@@ -299,7 +299,10 @@ class Compactor:
         """Take the payloads of these instances away, where nothing speaks against it; return of how many."""
         replicator, loop = self._replicator, asyncio.get_running_loop()
         bring_back = replicator.log.is_evicted(span.first)
-        if bring_back and (await self.relearning.learn(span, self._pace.look) or not await self._may_come_back(span)):
+        if bring_back and await self.relearning.learn(span, self._pace.look):
+            await self._rest(self._size_of(span))
+            return await self._stripped(there)
+        if bring_back and not await self._may_come_back(span):
             return await self._stripped(there)
         if not self._unheld(there):
             return 0
@@ -323,9 +326,8 @@ class Compactor:
             _LOG.info("compacted a segment", extra={"first": span.first, "bytes": freed, "brought_back": bring_back})
         taken = await self._stripped(there)
         self._bytes += freed
-        if compacted is not None and self.settings.bytes_per_s:
-            size = 2 * compacted.segment.size + compacted.freed
-            await asyncio.sleep(size / self.settings.bytes_per_s)
+        if compacted is not None:
+            await self._rest(2 * compacted.segment.size + compacted.freed)
         return taken
 
     async def _may_come_back(self, span: EpochSpan) -> bool:
@@ -335,13 +337,20 @@ class Compactor:
         packing = leadership.tier.packing if leadership is not None else None
         if packing is None or not packing.deletes or self._brought_back >= BROUGHT_BACK:
             return False
-        size = next((segment.bytes for segment in replicator.log.segments() if segment.first == span.first), 0)
-        if replicator.disk.free_bytes() < self.settings.keep_free_bytes + size:
+        if replicator.disk.free_bytes() < self.settings.keep_free_bytes + self._size_of(span):
             _LOG.warning("an evicted segment is compacted when there is room for it", extra={"first": span.first})
             return False
         if self._tier_kept is None:
             self._tier_kept = (await self.relearning.who_reads())[0]
         return not self._tier_kept
+
+    def _size_of(self, span: EpochSpan) -> int:
+        return next((one.bytes for one in self._replicator.log.segments() if one.first == span.first), 0)
+
+    async def _rest(self, size: int) -> None:
+        """So many bytes were moved."""
+        if self.settings.bytes_per_s:
+            await asyncio.sleep(size / self.settings.bytes_per_s)
 
     async def _stripped(self, there: list[Compactable]) -> int:
         """Tell the index which of these are stubs by now; return of how many."""

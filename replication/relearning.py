@@ -168,10 +168,9 @@ class Relearning:
         """Raises TierError."""
         replicator, log, loop = self._replicator, self._replicator.log, asyncio.get_running_loop()
         try:
+            there = await packer.is_there(own)  # where it is gone a hold protects nothing any more
             links = await packer.contents(run)
             relearned = await loop.run_in_executor(self._thread, self._prepared, span.first, links)
-            # Where the old object is gone a hold protects nothing any more.
-            there = await packer.is_there(own)
             if there and self._held(relearned):
                 await loop.run_in_executor(self._thread, log.drop_relearning, relearned)
                 return False

@@ -114,8 +114,8 @@ RELEARNING_GUARDS = (
     Guard(
         "who comes back after the object went learns where it lies",
         COMPACTING,
-        "await self.relearning.learn(span, self._pace.look) or",
-        "False or",
+        "        if bring_back and await self.relearning.learn(span, self._pace.look):\n",
+        "        if False:\n",
         shown_by=SCENES + "test_a_node_that_comes_back_after_the_old_object_went_learns_the_new_places",
     ),
 )
