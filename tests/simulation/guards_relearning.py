@@ -27,6 +27,13 @@ RELEARNING_GUARDS = (
         shown_by=PLACES + "test_what_this_log_does_not_prove_is_not_learned[branch]",
     ),
     Guard(
+        "what is a stub already stays one where new places are learned",
+        LEARNED,
+        "            if entry is not None and entry.stub and not record.tombstone:\n",
+        "            if False:\n",
+        shown_by=PLACES + "test_what_this_log_does_not_prove_is_not_learned[less]",
+    ),
+    Guard(
         "a new table is synced before it has its name",
         LEARNED,
         "            file.sync()\n            file.drop_cache()\n            _check(",
