@@ -22,4 +22,5 @@ def compaction_settings(config: Config) -> Compaction:
         undo_us=retention.undo_days * _DAY_US,
         daily=retention.compact_daily,
         bytes_per_s=config.scrub.per_second_bytes,
+        keep_free_bytes=config.storage.reserve_bytes,
     )

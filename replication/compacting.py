@@ -17,9 +17,16 @@ from msgspec import Struct
 
 from replication.api import CompactionReport, NotPromised, OnHold
 from replication.coordination.port import CoordinationCorrupt, CoordinationUnavailable
-from replication.core.compaction import COMPACTION, Permission, Standing, Tombstones, permitted, why_kept
-from replication.core.events import TierOutgrown
-from storage.compacted import Compactable, compactable, extent, next_compactable, stubs, tombstones
+from replication.core.compaction import (
+    COMPACTION,
+    Permission,
+    Reads,
+    Standing,
+    Tombstones,
+    permitted,
+)
+from replication.relearning import Relearning
+from storage.compacted import Compactable, compactable, covered_stubs, extent, next_compactable, tombstones
 from storage.deletion import Note
 from storage.errors import (
     FormatError,
@@ -38,18 +45,22 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger("perenne.compacting")
 NICENESS: Final = 10
+BROUGHT_BACK: Final = 4
+"""So many evicted segments come back to a leader in one pass: each has to go up, and be evicted anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compaction:
     """undo_us: for so long a delete can be undone. daily: the leader permits what may be permitted once a day.
 
-    bytes_per_s: what is read and written in a second at most; 0 for as fast as it goes.
+    bytes_per_s: what is read and written in a second at most; 0 for as fast as it goes. keep_free_bytes: no evicted
+    segment comes back where less room would be left.
     """
 
     undo_us: int = 30 * 86_400_000_000
     daily: bool = False
     bytes_per_s: int = 100 * 1024 * 1024
+    keep_free_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +115,7 @@ class Compactor:
         self._step_back = step_back
         self._thread = replicator.runtime.executor("compact", 1)
         self._indexer = Indexer(replicator.log, replicator.index)
+        self.relearning = Relearning(replicator, self._permitted, self._thread)
         self._woken = asyncio.Event()
         self._instances = self._bytes = self._left = 0
         self._idle = False
@@ -111,8 +123,14 @@ class Compactor:
         """The last pass went by tombstones up to here."""
         self._stubs: dict[int, int] = {}
         """Of each sealed segment that holds any, by its first record: how many, when they were last counted."""
+        self._by = 0
+        """The last tombstone that covers one of them."""
         self._counted: tuple[int, int] | None = None
         """In which epoch that was, and how many instances had been compacted then."""
+        self._brought_back = 0
+        """Evicted segments that came back in this pass."""
+        self._tier_kept: str | None = None
+        """Why nothing in the tier may be replaced; None before it was asked for in this pass."""
 
     def start(self) -> None:
         self._replicator.spawn(self._run())
@@ -218,6 +236,7 @@ class Compactor:
             self._idle = False
             try:
                 self._left = await self._pass()
+                await self.relearning.look()
                 await self._tell_tier()
             except (StorageError, OSError) as error:
                 self._left = max(self._left, 1)
@@ -226,7 +245,8 @@ class Compactor:
             behind = self._passed < self._permitted()  # the floor, or the index, has not come that far yet
             pace = self._pace
             try:
-                async with asyncio.timeout(pace.quiet if behind else pace.left if self._left else pace.look):
+                left = max(pace.quiet, min(pace.left, self.relearning.due_s()))
+                async with asyncio.timeout(pace.quiet if behind else left if self._left else pace.look):
                     await self._woken.wait()
             except TimeoutError:
                 continue
@@ -236,7 +256,10 @@ class Compactor:
         replicator = self._replicator
         # Durably known to be committed: neither the tombstone nor the record behind a segment is ever cut.
         floor = replicator.promises.floor.sequence
-        upto, after, left = min(self._permitted(), floor), 0, 0
+        upto, after, left, self._brought_back = min(self._permitted(), floor), 0, 0, 0
+        self._tier_kept = None
+        for lost in self.relearning.lost():
+            await self.relearning.learn(lost, self._pace.look)
         self._passed = upto if replicator.recent.complete else 0
         while upto and (found := await asyncio.to_thread(next_compactable, replicator.index, upto, after)):
             span = replicator.log.sealed_at(found)
@@ -254,41 +277,40 @@ class Compactor:
             return
         now = (leadership.epoch, self._instances)
         if self._counted != now:
-            self._stubs, self._counted = await asyncio.to_thread(self._count), now
-        if self._stubs:
-            replicator.feed(TierOutgrown(tuple(sorted(self._stubs.items())), await self._why_tier_keeps()))
+            (self._stubs, self._by), self._counted = await asyncio.to_thread(self._count), now
+        if not self._stubs:
+            return
+        replicator.feed(await self.relearning.outgrown(self._stubs, self._by))
 
-    def _count(self) -> dict[int, int]:
+    def _count(self) -> tuple[dict[int, int], int]:
         log = self._replicator.log
         sealed = [segment for segment in log.segments() if segment.sealed]
         firsts = [segment.first for segment in sealed]
         found: dict[int, int] = {}
-        for sequence in stubs(self._replicator.index):
+        last = 0
+        for sequence, tombstone in covered_stubs(self._replicator.index):
+            last = max(last, tombstone)
             at = bisect_right(firsts, sequence) - 1
             if at >= 0 and sequence <= (sealed[at].last or 0):
                 found[firsts[at]] = found.get(firsts[at], 0) + 1
-        return found
-
-    async def _why_tier_keeps(self) -> str:
-        replicator = self._replicator
-        try:
-            registered = await replicator.coordinator.registrations()
-        except (CoordinationUnavailable, CoordinationCorrupt) as error:
-            return f"it is not known who is registered: {error}"
-        evicts = {node: live.evicts for node, live in replicator.live.items()}
-        evicts[replicator.me.id] = replicator.settings.evicts()
-        return why_kept((node.id for node in registered.values() if not node.retired), evicts)
+        return found, last
 
     async def _segment(self, span: EpochSpan, there: list[Compactable]) -> int:
         """Take the payloads of these instances away, where nothing speaks against it; return of how many."""
         replicator, loop = self._replicator, asyncio.get_running_loop()
-        if replicator.log.is_evicted(span.first) or not self._unheld(there):
+        bring_back = replicator.log.is_evicted(span.first)
+        if bring_back and await self.relearning.learn(span, self._pace.look):
+            await self._rest(self._size_of(span))
+            return await self._stripped(there)
+        if bring_back and not await self._may_come_back(span):
+            return await self._stripped(there)
+        if not self._unheld(there):
             return 0
         await self._quiet()
         covered = self._unheld(there)
         freed = 0
         try:
-            compacted = await loop.run_in_executor(self._thread, self._prepare, span, covered)
+            compacted = await loop.run_in_executor(self._thread, self._prepare, span, covered, bring_back)
             if compacted is not None:
                 if self._unheld(there) != covered:
                     await loop.run_in_executor(self._thread, replicator.log.drop_compaction, compacted)
@@ -299,14 +321,41 @@ class Compactor:
             # Of this segment alone: it is damaged, evicted or cut by now. Those behind it need not wait.
             _LOG.info("a segment is compacted later", extra={"first": span.first, "reason": str(error)})
             return 0
-        taken = await loop.run_in_executor(self._thread, self._strip, there)
-        self._instances += len(taken)
+        if compacted is not None:
+            self._brought_back += bring_back
+            _LOG.info("compacted a segment", extra={"first": span.first, "bytes": freed, "brought_back": bring_back})
+        taken = await self._stripped(there)
         self._bytes += freed
-        if freed:
-            _LOG.info("compacted a segment", extra={"first": span.first, "instances": len(taken), "bytes": freed})
-        if compacted is not None and self.settings.bytes_per_s:
-            size = 2 * compacted.segment.size + compacted.freed
+        if compacted is not None:
+            await self._rest(2 * compacted.segment.size + compacted.freed)
+        return taken
+
+    async def _may_come_back(self, span: EpochSpan) -> bool:
+        """Whether an evicted segment is to be compacted here, where it was not elsewhere: a leader puts what it has."""
+        replicator = self._replicator
+        leadership = replicator.core.leadership
+        packing = leadership.tier.packing if leadership is not None else None
+        if packing is None or not packing.deletes or self._brought_back >= BROUGHT_BACK:
+            return False
+        if replicator.disk.free_bytes() < self.settings.keep_free_bytes + self._size_of(span):
+            _LOG.warning("an evicted segment is compacted when there is room for it", extra={"first": span.first})
+            return False
+        if self._tier_kept is None:
+            self._tier_kept = (await self.relearning.who_reads())[0]
+        return not self._tier_kept
+
+    def _size_of(self, span: EpochSpan) -> int:
+        return next((one.bytes for one in self._replicator.log.segments() if one.first == span.first), 0)
+
+    async def _rest(self, size: int) -> None:
+        """So many bytes were moved."""
+        if self.settings.bytes_per_s:
             await asyncio.sleep(size / self.settings.bytes_per_s)
+
+    async def _stripped(self, there: list[Compactable]) -> int:
+        """Tell the index which of these are stubs by now; return of how many."""
+        taken = await asyncio.get_running_loop().run_in_executor(self._thread, self._strip, there)
+        self._instances += len(taken)
         return len(taken)
 
     def _unheld(self, there: list[Compactable]) -> dict[int, int]:
@@ -318,14 +367,14 @@ class Compactor:
             return {}
         return {one.sequence: one.tombstone for one in there if not recent.hold(one.study, committed)}
 
-    def _prepare(self, span: EpochSpan, covered: Mapping[int, int]) -> Compacted | None:
+    def _prepare(self, span: EpochSpan, covered: Mapping[int, int], bring_back: bool) -> Compacted | None:
         """None when there is nothing that can be taken away now."""
         log = self._replicator.log
         free = {sequence: tombstone for sequence, tombstone in covered.items() if log.may_take(sequence, tombstone)}
         if not free:
             return None
         try:
-            return log.prepare_compaction(span.first, free)
+            return log.prepare_compaction(span.first, free, bring_back=bring_back)
         except RecordCorrupt as error:
             log.judge(error.sequence)
             raise
@@ -333,7 +382,8 @@ class Compactor:
     def _strip(self, there: list[Compactable]) -> list[int]:
         """Tell the index which of these are stubs by now; after a crash in between, those of an earlier process too."""
         stubs = [one.sequence for one in there if self._replicator.log.is_stub(one.sequence)]
-        self._indexer.compacted(stubs)
+        if stubs:
+            self._indexer.compacted(stubs)
         return stubs
 
     async def _quiet(self) -> None:
@@ -345,6 +395,11 @@ class Compactor:
             await asyncio.sleep(quiet)
             if activity == replicator.log.end.sequence + replicator.lookups.reads:
                 return
+
+
+def reads_of(compactor: Compactor | None) -> Reads:
+    """What a node says of the objects that it reads from the tier; nothing before it can."""
+    return compactor.relearning.reads if compactor is not None else Reads()
 
 
 class _Said(Struct, frozen=True):

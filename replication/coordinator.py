@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from replication.coordination.port import (
     ClusterRecord,
@@ -20,9 +20,11 @@ from replication.coordination.port import (
 )
 from replication.core import effects as fx
 from replication.core import events as ev
+from replication.core.compaction import Reads
 from replication.core.values import CasOutcome, Identity, ReplicaId
 
 _LOG: Final = logging.getLogger("perenne.coordination")
+T = TypeVar("T")
 _SESSIONS: Final = {
     SessionEvent.CONNECTED: ev.Session.CONNECTED,
     SessionEvent.SUSPENDED: ev.Session.SUSPENDED,
@@ -70,6 +72,8 @@ class Coordinator:
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._queued: set[str] = set()
         self._registered = False
+        self.said: Reads | None = None
+        """What this node said last of what it reads from the tier, in this session."""
         self._worker: asyncio.Task[None] | None = None
         self.connected = False
         self.changes = 0
@@ -126,7 +130,7 @@ class Coordinator:
     def session_changed(self, event: SessionEvent) -> None:
         self.connected = event is SessionEvent.CONNECTED
         if event is not SessionEvent.SUSPENDED:
-            self._registered = False
+            self._registered, self.said = False, None
         self._events.feed(ev.SessionChanged(_SESSIONS[event]))
         if self.connected:
             self.nodes_changed()
@@ -175,7 +179,7 @@ class Coordinator:
         registration, live = self._describe()
         await self._coordination.register(registration)
         await self._coordination.announce(live)
-        self._registered = True
+        self._registered, self.said = True, live.reads
 
     async def _write(self, effect: fx.CreateState | fx.WriteState | fx.TakeLead | fx.RecreateLeader) -> None:
         outcome, version = CasOutcome.UNKNOWN, -1
@@ -222,13 +226,30 @@ class Coordinator:
 
         self._queue.put_nowait(retire)
 
+    def announce(self) -> None:
+        """Say anew how this node does, once it is registered."""
+        self._once("announce", self._announce)
+
+    async def _announce(self) -> None:
+        if self._registered:
+            _, live = self._describe()
+            await self._coordination.announce(live)
+            self.said = live.reads
+
     async def registrations(self) -> Mapping[ReplicaId, NodeRegistration]:
         """Every registered node. Raises CoordinationUnavailable, CoordinationCorrupt."""
-        answer: asyncio.Future[Mapping[ReplicaId, NodeRegistration]] = asyncio.get_running_loop().create_future()
+        return await self._answer(self._coordination.registrations)
+
+    async def live(self) -> Mapping[ReplicaId, LiveNode]:
+        """Every node that runs, as it says now. Raises as `registrations`."""
+        return await self._answer(self._coordination.live_nodes)
+
+    async def _answer(self, question: Callable[[], Awaitable[T]]) -> T:
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         async def ask() -> None:
             try:
-                found = await self._coordination.registrations()
+                found = await question()
             except (CoordinationUnavailable, CoordinationCorrupt) as error:
                 if not answer.done():
                     answer.set_exception(error)

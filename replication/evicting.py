@@ -24,10 +24,12 @@ from storage.staging import Staged
 
 if TYPE_CHECKING:
     from replication.replicator import Replicator
+    from replication.tiering import Tiering
 
 _LOG: Final = logging.getLogger("perenne.evicting")
 BLOCK: Final = 1024 * 1024
 PAUSE_S: Final = 10.0
+_WAIT: Final = "what is left is being compacted, here or in the tier"
 KEPT_WHOLE: Final = 1024 * 1024
 """Larger evicted records pass through a file: whoever wants them may be slow, and the tier may go away meanwhile."""
 
@@ -125,6 +127,14 @@ async def read_record(replicator: "Replicator", sequence: int, *, whole_limit: i
         return await loop.run_in_executor(replicator.readers, lambda: log.read(sequence, whole_limit=whole_limit))
 
     def fetch() -> StoredRecord:
+        try:
+            return whole()
+        except RecordsElsewhere as error:
+            if not error.gone:
+                raise
+            return whole()  # its object went while it was read: by the new places, if there are any
+
+    def whole() -> StoredRecord:
         stored = log.read(sequence, whole_limit=min(whole_limit, KEPT_WHOLE))
         if stored.payload.size <= KEPT_WHOLE:
             return stored
@@ -168,8 +178,10 @@ class Evictor:
         self.source = source(store, settings.cache_bytes) if store is not None else None
         replicator.log.elsewhere.source = self.source
         self.why_not: str | None = None
-        self._other_form: set[int] = set()
-        """Segments that the tier holds in another form, by their first records: they stay."""
+        self._passed_over: set[int] = set()
+        """Segments that stay in this round, by their first records: the tier holds another form of them, or they hold
+        payloads that are to be taken away.
+        """
         self.evicted = 0
 
     @property
@@ -207,14 +219,29 @@ class Evictor:
         self.why_not = self._keepers_missing()
         span = self._oldest() if self.why_not is None else None
         if span is None or replicator.tiering is None:
-            self.why_not = self.why_not or "no committed segment is left to evict"
+            self.why_not = self.why_not or (_WAIT if self._passed_over else "no committed segment is left to evict")
+            self._passed_over.clear()
             return False
+        relearning = replicator.compactor.relearning if replicator.compactor is not None else None
+        if relearning is None:
+            return await self._evict(replicator.tiering, span)
+        relearning.letting_go = span.first
+        try:
+            if await relearning.waits(span):
+                self._passed_over.add(span.first)
+                return True
+            return await self._evict(replicator.tiering, span)
+        finally:
+            relearning.letting_go = 0
+
+    async def _evict(self, tiering: "Tiering", span: EpochSpan) -> bool:
+        replicator = self._replicator
         try:
             here = replicator.log.sealed_records(span.first)
         except StorageError as error:
             self.why_not = str(error)
             return False
-        self.why_not = await replicator.tiering.prove(span)
+        self.why_not = await tiering.prove(span)
         if self.why_not is None:
             try:
                 freed = await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.evict(span.first, here)))
@@ -224,7 +251,7 @@ class Evictor:
                 self.evicted += 1
                 _LOG.info("evicted a segment", extra={"first": span.first, "last": span.last, "bytes": freed})
         elif self.why_not.endswith(OTHER_FORM):
-            self._other_form.add(span.first)
+            self._passed_over.add(span.first)
             return True  # it stays here, and the next one is looked at
         if self.why_not is not None:
             _LOG.warning("a segment cannot be evicted", extra={"first": span.first, "reason": self.why_not})
@@ -252,6 +279,6 @@ class Evictor:
         for segment in log.segments():
             if not segment.sealed or segment.last is None or segment.last >= floor:
                 return None
-            if not segment.evicted and segment.first not in self._other_form:
+            if not segment.evicted and segment.first not in self._passed_over:
                 return log.sealed_at(segment.first)
         return None

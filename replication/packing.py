@@ -11,14 +11,14 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.tier.bodies import Body, FilePart
-from replication.tier.contents import RunReader
-from replication.tier.keys import WHOLE, Form, Run, form_of, run_name
+from replication.tier.contents import Link, RunReader
+from replication.tier.keys import WHOLE, Form, Run, form_of, parse_run, run_name
 from replication.tier.port import AlreadyThere, NotThere, ObjectDamaged, ObjectStore, Refused, TierError
 from replication.tier.streaming import stream_run
 from storage.disk import Disk
@@ -65,7 +65,7 @@ class Packer:
             loop = asyncio.get_running_loop()
             form = await loop.run_in_executor(self._readers, self._form, effect.first)
             run = run_name(effect.first, end, form)
-            if not await self._is_there(run):
+            if not await self.is_there(run):
                 local = await loop.run_in_executor(self._readers, self._checked, effect, run)
                 await self._store.put(run.key, local.body, crc32=local.crc32, only_if_absent=conditional, lock=True)
                 moved = local.size
@@ -90,6 +90,33 @@ class Packer:
                     raise result
         return ev.TierDeleted(effect.request)
 
+    def named(self, span: EpochSpan) -> Run:
+        """The object that holds a segment as it is here. Raises RecordAbsent where its end is damaged."""
+        end = self._log.point_at(span.last)
+        if end is None:
+            raise RecordAbsent(span.last)
+        return run_name(span.first, end, self._form(span.first))
+
+    async def forms(self, own: Run) -> list[Run]:
+        """The objects of the same records, on this very branch, those with most stubs first. Raises TierError."""
+        plain = replace(own, form=WHOLE)
+        keys = [key async for key in self._store.list(plain.key.removesuffix(".tar"))]
+        runs = [run for key in keys if (run := parse_run(key)) is not None and replace(run, form=WHOLE) == plain]
+        return sorted(runs, key=lambda run: run.form.stubs, reverse=True)
+
+    async def contents(self, run: Run) -> list[Link]:
+        """Every record of an object, read whole and checked: each, one against the other, and all against its name.
+
+        Raises TierError, RecordCorrupt, FormatError.
+        """
+        reader, links = RunReader(run), list[Link]()
+        async with aclosing(stream_run(self._store, run.key, reader, self._readers)) as found:
+            async for some in found:
+                links += some
+        if form_of(link.sequence for link in links if link.tombstone) != run.form:
+            raise FormatError(f"{run.key} holds other stubs than its name says")
+        return links
+
     async def prove(self, span: EpochSpan) -> str | None:
         """Read back the object that should hold a segment as it is here; say why it does not, None when it does."""
         form = WHOLE
@@ -108,7 +135,8 @@ class Packer:
     def _form(self, first: int) -> Form:
         return form_of(self._log.stubs_of(first))
 
-    async def _is_there(self, run: Run) -> bool:
+    async def is_there(self, run: Run) -> bool:
+        """Raises TierError."""
         try:
             await self._store.head(run.key)
         except NotThere:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from replication.api import CommitOutcome, Draft, NotPromised
-from replication.compacting import Compactor
+from replication.compacting import Compactor, reads_of
 from replication.comparing import Comparer
 from replication.coordination.port import Coordination, LiveNode, NodeRegistration, Operation
 from replication.coordinator import Coordinator
@@ -211,6 +211,7 @@ class Replicator:
             settings.version,
             situation.ledger.end,
             settings.evicts(),
+            reads_of(self.compactor),
         )
         return NodeRegistration(self.me.id, self.me.incarnation, situation.floor), live
 

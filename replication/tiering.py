@@ -86,9 +86,7 @@ class Tiering:
         self._waited_for = 0
         """Puts under way that somebody may wait for."""
         self._hashing = replicator.runtime.executor("tier", 1)
-        self._packer = Packer(
-            replicator.log, replicator.disk, store, self._hashing, urgent=lambda: self._waited_for > 0
-        )
+        self.packer = Packer(replicator.log, replicator.disk, store, self._hashing, urgent=lambda: self._waited_for > 0)
 
     def carry_out(self, effect: fx.TierRequest) -> None:
         """Begin what the core asked for; the answer comes as an event."""
@@ -256,7 +254,7 @@ class Tiering:
         return True
 
     async def _pack(self, effect: fx.PackSegment) -> None:
-        event = await self._packer.pack(effect, conditional=self._trusted.conditional)
+        event = await self.packer.pack(effect, conditional=self._trusted.conditional)
         if event.reason:
             _LOG.warning("a segment is not one object of the tier yet", extra={"reason": event.reason})
         self.put_bytes += event.moved
@@ -265,10 +263,10 @@ class Tiering:
 
     async def prove(self, span: EpochSpan) -> str | None:
         """Whether the tier holds this segment as one object, record by record; why not, else None."""
-        return await self._packer.prove(span)
+        return await self.packer.prove(span)
 
     async def _delete(self, effect: fx.DeleteRuns) -> None:
-        event = await self._packer.delete(effect)
+        event = await self.packer.delete(effect)
         if event.reason:
             _LOG.warning("objects of the tier that were replaced are still there", extra={"reason": event.reason})
         self._feed(event)

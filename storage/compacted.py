@@ -65,10 +65,10 @@ def stubs_among(index: "Index", sequences: Sequence[int]) -> dict[int, int]:
     return {int(row[0]): int(row[1]) for row in index.survey(query, *sequences)}
 
 
-def stubs(index: "Index") -> list[int]:
-    """Every record that lost its payload, in order. May take long."""
-    rows = index.survey("SELECT sequence FROM instance WHERE deleted_by <> 0 AND stub = 1 ORDER BY sequence")
-    return [int(row[0]) for row in rows]
+def covered_stubs(index: "Index") -> list[tuple[int, int]]:
+    """Every record that lost its payload, in order, and the tombstone that covers it. May take long."""
+    rows = index.survey("SELECT sequence, deleted_by FROM instance WHERE deleted_by <> 0 AND stub = 1 ORDER BY 1")
+    return [(int(row[0]), int(row[1])) for row in rows]
 
 
 def tombstones(index: "Index") -> list[tuple[int, int]]:

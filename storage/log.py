@@ -20,7 +20,7 @@ from storage.rawrecord import InnerPayload, after, in_pages
 from storage.reader import BytesPayload, Payload, StoredRecord
 from storage.record import DecodedRecord, decode_header
 from storage.recovery import RecoveryReport, Tail, recover
-from storage.rewriting import Rewriter
+from storage.relearning import Relearner
 from storage.segment import Segment, SegmentInfo, open_segment, verify_rest
 from storage.table import (
     ENTRIES_OFFSET,
@@ -47,7 +47,7 @@ __all__ = [
 _LOCK: Final = "lock"
 
 
-class Log(Rewriter):
+class Log(Relearner):
     """An open log. One per data directory: a second process is refused."""
 
     @classmethod

@@ -2,12 +2,13 @@
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
 
 from storage.damage import DamageRegister
 from storage.deletion import Covered
-from storage.errors import MediumUnreadable, PayloadGone, RecordAbsent, RecordCorrupt, RecordsElsewhere, StorageError
+from storage.errors import PayloadGone, RecordAbsent, RecordCorrupt, RecordsElsewhere, StorageError
+from storage.noting import NotingDamage
 from storage.payload import BytesPayload, FilePayload, Payload, Pending, StoredRecord, StoredStub, checked
 from storage.position import GENESIS, EpochSpan, LogPoint, LogPosition, RecordHeader, RecordKind, chain_after
 from storage.record import DecodedRecord, encode_header, encode_stub, trailing_padding
@@ -29,6 +30,7 @@ __all__ = [
     "checked",
 ]
 
+T = TypeVar("T")
 WHOLE_LIMIT: Final = 16 * 1024 * 1024
 """Payloads up to this size are read once, into memory; larger ones are hashed first and then read again."""
 
@@ -111,12 +113,14 @@ class LogReader:
         segment = self._sealed(sequence)
         return span_of(segment) if segment is not None else None
 
-    def sealed_records(self, sequence: int) -> SealedRecords:
-        """The bytes of the sealed segment that holds this record. Raises RecordAbsent, RecordCorrupt."""
+    def sealed_records(self, sequence: int, *, evicted: bool = False) -> SealedRecords:
+        """The bytes of the sealed segment that holds this record. evicted: they may lie elsewhere. Raises RecordAbsent,
+        RecordCorrupt, RecordsElsewhere.
+        """
         segment = self._sealed(sequence)
         if segment is None:
             raise RecordAbsent(sequence)
-        return sealed_records(segment)
+        return sealed_records(segment, evicted=evicted)
 
     def stubs_of(self, sequence: int) -> list[int]:
         """Which records of the sealed segment that holds this one are stubs, as the table says. Raises RecordAbsent."""
@@ -218,12 +222,27 @@ class LogReader:
         """Like `read`; of a record whose payload was taken away, what is left of it. A stub that no tombstone in this
         log covers is damaged.
         """
+        return self._from_where_it_lies(sequence, lambda found: self._read_in(found, sequence, whole_limit))
+
+    def _from_where_it_lies(self, sequence: int, read: Callable[[Segment | Pending], T]) -> T:
+        """An evicted segment may be given other places while it is read, and the object of the old ones may go: then it
+        is read once more, by the new ones.
+        """
         found = self._find(sequence)
         if found is None:
             raise RecordAbsent(sequence)
+        try:
+            return read(found)
+        except RecordsElsewhere:
+            again = self._find(sequence)
+            if again is None or again is found:
+                raise
+            return read(again)
+
+    def _read_in(self, found: Segment | Pending, sequence: int, whole_limit: int) -> StoredRecord | StoredStub:
         if isinstance(found, Pending):
             return self._pending_record(found)
-        with self._noting_damage(sequence):
+        with NotingDamage(self, sequence):
             offset, decoded = self._locate(found, sequence)
             header = decoded.header
             start = offset + decoded.payload_offset
@@ -289,13 +308,15 @@ class LogReader:
         """
         if self.is_stub(sequence):
             raise PayloadGone(sequence, self._covered_by(sequence).tombstone)
-        found = self._find(sequence)
-        if found is None:
-            raise RecordAbsent(sequence)
+        return self._from_where_it_lies(sequence, lambda found: self._head_in(found, sequence, size))
+
+    def _head_in(self, found: Segment | Pending, sequence: int, size: int) -> tuple[RecordHeader, bytes]:
         if isinstance(found, Pending):
             return found.header, b"".join(self._pending_payload(found).parts())[:size]
-        with self._noting_damage(sequence):
+        with NotingDamage(self, sequence):
             offset, decoded = self._locate(found, sequence)
+            if decoded.tombstone:
+                raise PayloadGone(sequence, decoded.tombstone)  # since it was looked at
             size = min(size, decoded.header.size)
             return decoded.header, found.file.pread(size, offset + decoded.payload_offset)
 
@@ -382,38 +403,9 @@ class LogReader:
             raise RecordCorrupt(sequence, "its chain does not follow from the record before")
         return offset, decoded
 
-    def _noting_damage(self, sequence: int) -> "_NotingDamage":
-        return _NotingDamage(self, sequence)
-
     def note_damage(self, sequence: int) -> None:
         """Remember that a record is damaged, as a scrub found."""
         if sequence <= self._end.sequence:
             self.damage.note(sequence)
             if sequence > self._end.sequence:
                 self.damage.clear(sequence)  # cut meanwhile
-
-
-class _NotingDamage:
-    """Remembers damage that leaves the block as a RecordCorrupt, with its sequence; a record cut meanwhile is absent.
-
-    Bytes that the disk does not give back are damaged like others.
-    """
-
-    def __init__(self, log: LogReader, sequence: int) -> None:
-        self._log = log
-        self._sequence = sequence
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RecordCorrupt | MediumUnreadable):
-            if self._sequence > self._log.end.sequence:
-                raise RecordAbsent(self._sequence) from error
-            if self._log.distrusts(self._sequence):
-                raise RecordCorrupt(self._sequence, str(error)) from error  # in the tier, not here
-            self._log.note_damage(self._sequence)
-            if isinstance(error, MediumUnreadable):
-                raise RecordCorrupt(self._sequence, str(error)) from error
-            if error.sequence != self._sequence:
-                raise RecordCorrupt(self._sequence, error.reason) from error

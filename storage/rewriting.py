@@ -41,7 +41,7 @@ _GATHERED: Final = 4 * 1024 * 1024
 class Compacted:
     """The new form of a segment, whole and read back, that waits to take the old one's place. stubs: new ones.
 
-    freed: bytes of the file.
+    freed: bytes of the file. old: what it was made of. An evicted segment comes back with it.
     """
 
     segment: Segment
@@ -49,6 +49,7 @@ class Compacted:
     repairs: int
     stubs: tuple[int, ...]
     freed: int
+    old: Segment
 
 
 class Rewriter(LogAppender):
@@ -100,15 +101,16 @@ class Rewriter(LogAppender):
 
     # Compaction
 
-    def prepare_compaction(self, first: int, covered: Mapping[int, int]) -> Compacted:
+    def prepare_compaction(self, first: int, covered: Mapping[int, int], *, bring_back: bool = False) -> Compacted:
         """Write the compacted form of the sealed segment that begins with `first` beside it, and read it back. covered:
-        instances in it, and the tombstones that cover them; what is a stub already stays one.
+        instances in it, and the tombstones that cover them; what is a stub already stays one. bring_back: also of an
+        evicted segment, whose records are read where they lie.
 
         For any thread. Whether the tombstones may be acted upon is the caller's to know; that they cover these records
         is proved here, from this log. Raises RecordAbsent, RecordCorrupt, RecordsElsewhere, LogContradiction,
         StorageFull, SegmentPoisoned; nothing is left behind.
         """
-        sealed = self.sealed_records(first)
+        sealed = self.sealed_records(first, evicted=bring_back)
         segment, span = sealed.segment, sealed.span
         if span.first != first or self._damaged_in(span):
             raise LogContradiction(f"{segment.name} has damage in it: it is repaired before it is compacted")
@@ -125,7 +127,8 @@ class Rewriter(LogAppender):
             raise LogContradiction(f"{segment.name} has nothing to take away")
         name = f"log/{REWRITTEN}{first:012d}"
         written = self._written(name, sealed, new, ())
-        return Compacted(written, name, repairs, tuple(new), segment.size - written.size)
+        freed = 0 if segment.evicted else segment.size - written.size
+        return Compacted(written, name, repairs, tuple(new), freed, segment)
 
     def may_take(self, sequence: int, tombstone: int) -> bool:
         """Whether `prepare_compaction` would take this payload away: it is there, and this very log covers it."""
@@ -147,12 +150,12 @@ class Rewriter(LogAppender):
         self._refuse_if_unfit()
         first = compacted.segment.first
         try:
-            sealed = self.sealed_records(first)
+            sealed = self.sealed_records(first, evicted=compacted.old.evicted)
         except StorageError:  # evicted since
             self.drop_compaction(compacted)
             raise
         old = sealed.segment
-        if old.repairs != compacted.repairs or self._damaged_in(sealed.span):
+        if old is not compacted.old or old.repairs != compacted.repairs or self._damaged_in(sealed.span):
             self.drop_compaction(compacted)
             raise LogContradiction(f"{old.name} was mended while it was compacted: it is done anew")
         self._guarded(lambda: self._disk.rename(compacted.name, old.name))

@@ -32,11 +32,11 @@ def span_of(segment: Segment) -> EpochSpan:
     return EpochSpan(segment.header.epoch, segment.first, segment.last)
 
 
-def sealed_records(segment: Segment) -> SealedRecords:
+def sealed_records(segment: Segment, *, evicted: bool = False) -> SealedRecords:
     """Raises RecordCorrupt when the entry of the last record, which says where it ends, is damaged, and
-    RecordsElsewhere when the segment is evicted.
+    RecordsElsewhere when the segment is evicted, unless it may be.
     """
-    if segment.evicted:
+    if segment.evicted and not evicted:
         raise RecordsElsewhere(segment.first, "its segment is evicted")
     last = segment.entry(segment.last)
     if last is None:

@@ -45,8 +45,8 @@ def compact(
     bucket, if there is one, is complete up to it. What is on legal hold stays. The leader says so in the log;
     each node then rewrites its own segments, as gently as the scrub, also if it was away. In their place stay small
     files that name the tombstone, so that the whole log can still be verified. The newest segment of a log waits until
-    it is full. Where there is a tier, the leader replaces the objects that hold these bytes then, unless somebody
-    reads what he evicted from them, or the bucket keeps what it has (docs/tier.md); `perenne status` says so.
+    it is full. Where there is a tier, the leader replaces the objects that hold these bytes then, once nobody reads
+    from them what he evicted any more, unless the bucket keeps what it has (docs/tier.md); `perenne status` says so.
 
     This waits until the leader is done, and may be stopped with Ctrl-C: the work goes on. The other nodes say how far
     they are in /status and in perenne_compaction_left.
@@ -72,7 +72,8 @@ def compact(
         if as_json:
             _say({"ok": True, "instances": gone, "bytes": plan["bytes"], "left": left, "why_not": plan["why_not"]})
         else:
-            waits = f"; {left} wait, in a segment that is still written or is being repaired" if left else ""
+            why = "in a segment that is still written, is being repaired, or was evicted and is to be read back"
+            waits = f"; {left} wait, {why}" if left else ""
             sys.stdout.write(f"{gone} instances are compacted on the leader{waits}\n")
         return 0
 

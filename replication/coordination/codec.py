@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from replication.coordination.port import ClusterRecord, CoordinationCorrupt, LiveNode, NodeRegistration, Operation
+from replication.core.compaction import Reads
 from replication.core.values import (
     TIER_MEMBER,
     AcceptedLoss,
@@ -191,6 +192,7 @@ def encode_live(live: LiveNode) -> bytes:
             "version": live.version,
             "end": point_facts(live.end),
             "evicts": live.evicts,
+            "reads": {"upto": live.reads.upto, "behind": live.reads.behind, "behind_from": live.reads.behind_from},
         }
     )
 
@@ -209,8 +211,14 @@ def decode_live(data: bytes) -> LiveNode:
             str(f["version"]),
             facts_point(f["end"]),
             bool(f.get("evicts", False)),
+            _to_reads(f.get("reads", {})),
         ),
     )
+
+
+def _to_reads(facts: Json) -> Reads:
+    behind = tuple(int(first) for first in facts.get("behind", ()))
+    return Reads(int(facts.get("upto", 0)), behind, int(facts.get("behind_from", 0)))
 
 
 def encode_operation(operation: Operation) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from replication.core.compaction import Reads
 from replication.core.values import CasOutcome, ClusterState, Identity, ReplicaId, TierFloor, VersionedState
 from storage.position import LogPoint
 
@@ -71,7 +72,8 @@ class NodeRegistration:
 class LiveNode:
     """The znode `live/<id>` (ephemeral): where a running node is reached, and how it does.
 
-    evicts: it may lack the records of sealed segments, so that nobody relies on it to keep them.
+    evicts: it may lack the records of sealed segments, so that nobody relies on it to keep them. reads: from which
+    objects of the tier it reads them; an older version does not say, and promises nothing.
     """
 
     identity: Identity
@@ -83,6 +85,7 @@ class LiveNode:
     version: str
     end: LogPoint
     evicts: bool = False
+    reads: Reads = Reads()
 
 
 @dataclass(frozen=True, slots=True)

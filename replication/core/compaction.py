@@ -70,14 +70,50 @@ def _why_not(tombstone: int, standing: Standing) -> str:
     return ""
 
 
-def why_kept(registered: Iterable[ReplicaId], evicts: Mapping[ReplicaId, bool]) -> str:
-    """What keeps the objects of the tier that hold payloads of deleted instances; empty when nothing does. A node that
-    lets go of segments reads them by their places in these objects, and one that is away may be such a node.
+class Reads(Struct, frozen=True):
+    """What a node says of the objects that it reads evicted segments from, for as long as its log lasts.
 
-    registered: who is not retired. evicts: of those that are there, whether they may lack sealed segments.
+    upto: no payload that a tombstone up to this one covers is in any of them, nor will be, but for the segments of
+    `behind`, by their first records, and for all from `behind_from` on, where that is not 0.
     """
-    away = sorted(node for node in registered if node not in evicts)
-    if away:
-        return f"not known whether they read from the tier what they evicted: {' '.join(away)}"
-    readers = sorted(node for node, may in evicts.items() if may)
-    return f"they read from the tier what they evicted: {' '.join(readers)}" if readers else ""
+
+    upto: int = 0
+    behind: tuple[int, ...] = ()
+    behind_from: int = 0
+
+    def may_read(self, first: int, upto: int) -> bool:
+        """Whether the segment that begins with `first` may be read from an object that holds a payload which a
+        tombstone up to `upto` covers.
+        """
+        return self.upto < upto or first in self.behind or 0 < self.behind_from <= first
+
+
+NAMED: Final = 1000
+"""So many segments are named: `live` is a znode, and those are small."""
+
+
+def reads(upto: int, behind: Iterable[int]) -> Reads:
+    """behind: first records of the segments that are read from an object that has such payloads, or may be."""
+    firsts = sorted(behind)
+    return Reads(upto, tuple(firsts[:NAMED]), firsts[NAMED] if len(firsts) > NAMED else 0)
+
+
+def why_kept(registered: Iterable[ReplicaId], said: Mapping[ReplicaId, Reads]) -> str:
+    """What keeps the objects of the tier as they are that hold payloads of deleted instances; empty when nothing does.
+    A node that lets go of segments reads them by their places in these objects, and one that is away may be such a
+    node.
+
+    registered: who is not retired. said: by those that are there.
+    """
+    away = sorted(node for node in registered if node not in said)
+    if not away:
+        return ""
+    return f"not known whether they read from the tier what they evicted: {' '.join(away)}"
+
+
+def readers(firsts: Iterable[int], said: Mapping[ReplicaId, Reads], upto: int) -> Mapping[int, Sequence[ReplicaId]]:
+    """Of these segments, by their first records, those that somebody may still read from an object that holds a payload
+    which a tombstone up to `upto` covers; and who. What they learn the places of is put beside it meanwhile.
+    """
+    found = {first: sorted(node for node, its in said.items() if its.may_read(first, upto)) for first in firsts}
+    return {first: nodes for first, nodes in found.items() if nodes}

@@ -183,11 +183,14 @@ class TierPacked(Struct, frozen=True):
 class TierOutgrown(Struct, frozen=True):
     """How many stubs the sealed segments that hold any have in this node's log: first sequence, number.
 
-    kept: why their objects stay as they are all the same; empty when nothing speaks against new ones.
+    kept: why their objects stay as they are all the same; empty when nothing speaks against new ones. read: of which of
+    them somebody may read an object that has not all of these stubs; it stays beside the new one. readers: who.
     """
 
     stubs: tuple[tuple[int, int], ...]
     kept: str = ""
+    read: frozenset[int] = frozenset()
+    readers: str = ""
 
 
 class TierDeleted(Struct, frozen=True):

@@ -5,8 +5,8 @@ in the bucket: the object that reaches furthest is never replaced. A small objec
 objects that were read back and proved in this leadership. Where a segment is missing altogether, in a tier that was
 configured later or was away for long, it goes up as one object at once. The log is looked through once, oldest first.
 
-A segment that was compacted here goes up once more, under the name of its form, and the object with the payloads goes
-then as a small one does (ADR 0014). Nothing with fewer stubs ever takes the place of one with more.
+A segment that was compacted here goes up once more, under the name of its form (ADR 0014). The object with the payloads
+goes then, once nobody reads evicted records from it. Nothing with fewer stubs ever takes the place of one with more.
 """
 
 from bisect import insort
@@ -53,6 +53,12 @@ class Packing:
         """Of segments here that may have more stubs than their objects: how many."""
         self._settled: dict[int, int] = {}
         """With how many stubs a segment was put once more: it is not tried again before it has others."""
+        self._own: dict[int, Run] = {}
+        """Of each segment that was put or found, the object that was read back and proved last."""
+        self._unread: dict[int, int] = {}
+        """Of a segment here: nobody reads an object of it that has fewer stubs than this, nor ever will."""
+        self._retained: dict[int, int] = {}
+        """Objects of a segment with fewer stubs than this stay: the bucket was asked, and does not let go of them."""
         self._repeating = False
         """Whether what was asked for is of a segment that was passed already."""
         self._next = 1
@@ -109,8 +115,11 @@ class Packing:
             self._pass(span)
         if self._request is None and self._lost:
             self._put_back(self._lost.pop(0))
-        if self._request is None and self._stubs and situation.now_ms >= self._rest_until_ms:
-            self._look_again(min(self._stubs), limit)
+        if situation.now_ms >= self._rest_until_ms:
+            for first in sorted(self._stubs)[:AT_ONCE]:
+                if self._request is not None or self._doomed:
+                    break
+                self._look_again(first, limit)
 
     def _look(self, span: EpochSpan, limit: int, coming: int) -> bool:
         """Whether there is nothing to do for this segment; else ask for it, unless its time has not come."""
@@ -136,9 +145,11 @@ class Packing:
         stubs = self._stubs.pop(first)
         span = self._situation.ledger.sealed_at(first)
         most = max((run.form.stubs for run in self._objects.get(first, ())), default=0)
-        if span is None or not self._fuller(first, stubs) or most > stubs or self._settled.get(first) == stubs:
+        if span is None or not self._fuller(first, stubs) or most > stubs:
             return
-        if span.last <= limit and self._coverage.upto(span.last + 1) > span.last:
+        if self._settled.get(first) == stubs:
+            self._let_go(span)
+        elif span.last <= limit and self._coverage.upto(span.last + 1) > span.last:
             self._settled[first] = stubs
             self._ask(span, repeating=True)
 
@@ -153,9 +164,17 @@ class Packing:
         self._proved.remove(first, last)
         self.not_back = ""
         span = self._situation.ledger.sealed_at(first)
-        if span is not None and span.first < self._next and span not in self._lost:
+        if span is None:
+            return False
+        # What it was to replace is the last copy there, until it is put again and proved.
+        self._own.pop(span.first, None)
+        self._settled.pop(span.first, None)
+        if self._segment == span and self._doomed and self._request is None:
+            self._doomed = ()
+            self._pass(span)
+        if span.first < self._next and span not in self._lost:
             self._lost.append(span)
-        return span is not None
+        return True
 
     def _put_back(self, span: EpochSpan) -> None:
         most = max((run.form.stubs for run in self._objects[span.first]), default=0)
@@ -166,6 +185,15 @@ class Packing:
         else:
             self._putting_back = True
             self._ask(span, repeating=True)
+
+    def _let_go(self, span: EpochSpan) -> None:
+        """Delete what was left beside the object that was put, if nobody reads it any more."""
+        own = self._own.get(span.first)
+        if own is None or self._retained.get(span.first, 0) >= own.form.stubs:
+            return
+        doomed = tuple(run for run in self._objects[span.first] if self._replaced(run, own))
+        if doomed:
+            self._segment, self._repeating, self._doomed = span, True, doomed
 
     def _ask(self, span: EpochSpan, *, repeating: bool = False) -> None:
         self._segment, self._repeating = span, repeating
@@ -207,10 +235,15 @@ class Packing:
             self._again_ms = self._situation.now_ms + RETRY_MS
 
     def _outgrew(self, event: TierOutgrown) -> None:
-        self.outgrown_kept = event.kept or ("" if self.deletes else "the tier does not delete")
-        self.outgrown = sum(1 for first, stubs in event.stubs if self._fuller(first, stubs))
         self._stubs_here = dict(event.stubs)
-        self._stubs = {} if self.outgrown_kept else dict(event.stubs)
+        why_not = event.kept or ("" if self.deletes else "the tier does not delete")
+        fuller = [first for first, stubs in event.stubs if self._fuller(first, stubs)]
+        self.outgrown = len(fuller)
+        self.outgrown_kept = why_not or (event.readers if any(first in event.read for first in fuller) else "")
+        said = {} if why_not else dict(event.stubs)
+        self._unread = {first: stubs for first, stubs in said.items() if first not in event.read}
+        # Said anew every few seconds: what has nothing left to do must not keep what has from its turn.
+        self._stubs = {first: said[first] for first in fuller if first in said}
 
     def _fuller(self, first: int, stubs: int) -> bool:
         """Whether the bucket has payloads of this segment that it has not got here any more."""
@@ -236,7 +269,7 @@ class Packing:
         if end is None:
             self._pass(span)  # damaged meanwhile: the next leadership looks at it anew
             return
-        own = run_name(span.first, end, event.form)
+        own = self._own[span.first] = run_name(span.first, end, event.form)
         held = self._objects[span.first] if self._repeating else self._near
         doomed = tuple(run for run in held if self._replaced(run, own))
         self._keep(span, [*(run for run in held if run != own), own])
@@ -258,11 +291,12 @@ class Packing:
     def _replaced(self, run: Run, own: Run) -> bool:
         """Whether each record of it is in another object that was proved.
 
-        own: the one of the whole segment, which stays itself; and so does one with more stubs. The object of another
+        own: the one of the whole segment, which stays itself; and so does one with more stubs, or one that somebody may
+        read evicted records from. The object of another
         segment stays: a put may be answered when what it put is the one object of a segment that was passed already.
         """
         if (run.first, run.last) == (own.first, own.last):
-            return run.form.stubs < own.form.stubs
+            return run.form.stubs < min(own.form.stubs, self._unread.get(own.first, 0))
         span = self._situation.ledger.sealed_at(run.first)
         of_another = span is not None and _is_of(run, span)
         return not of_another and self._proved.upto(run.first) >= run.last
@@ -274,6 +308,8 @@ class Packing:
         assert span is not None, "what is deleted was packed"
         if event.reason:
             self.kept += len(self._doomed)
+            if (own := self._own.get(span.first)) is not None:
+                self._retained[span.first] = own.form.stubs
         else:
             self.deleted += len(self._doomed)
         doomed, self._doomed = set(self._doomed), ()

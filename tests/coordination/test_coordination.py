@@ -20,6 +20,7 @@ from replication.coordination.port import (
 )
 from replication.coordination.standalone import FileCoordination
 from replication.coordination.zookeeper import ZooKeeperCoordination
+from replication.core.compaction import Reads
 from replication.core.values import CasOutcome, Change, ClusterState, Identity, Member, Phase, ReplicaId, TierFloor
 from storage.position import GENESIS, LogPoint, LogPosition
 from tests.storage.memory_disk import MemoryDisk
@@ -173,8 +174,9 @@ def test_nodes_announce_themselves_and_operations_find_their_result(make: Make) 
         await coordination.register(registration)
         live = LiveNode(ME, "127.0.0.1", 1, 2, 3, "PERENNE", "0.1", GENESIS)
         await coordination.announce(live)
-        await coordination.announce(replace(live, http_port=4))
-        assert await coordination.live_nodes() == {ME.id: replace(live, http_port=4)}
+        changed = replace(live, http_port=4, evicts=True, reads=Reads(7, (1, 5), 9))
+        await coordination.announce(changed)
+        assert await coordination.live_nodes() == {ME.id: changed}
         assert await coordination.registrations() == {ME.id: registration}
         operation = Operation("switchover", "1", {"to": "n2"})
         await coordination.request_operation(operation)

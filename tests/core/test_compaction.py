@@ -3,7 +3,17 @@
 import pytest
 from msgspec.structs import replace
 
-from replication.core.compaction import Permission, Standing, Tombstones, permitted, why_kept
+from replication.core.compaction import (
+    NAMED,
+    Permission,
+    Reads,
+    Standing,
+    Tombstones,
+    permitted,
+    readers,
+    reads,
+    why_kept,
+)
 from replication.core.values import ReplicaId
 
 DAY = 86_400_000_000
@@ -48,8 +58,21 @@ def test_a_tombstone_waits_until_it_cannot_be_undone_and_keeps_those_behind_it()
     assert asked(tombstones=future, days=0).upto == 0, "one from the future waits, whatever the period"
 
 
-def test_objects_stay_while_a_node_may_read_evicted_records_from_them() -> None:
-    assert why_kept([A, B], {A: False, B: False, C: False}) == ""
-    assert "what they evicted: b" in why_kept([A, B], {A: False, B: True})
-    assert "what they evicted: c" in why_kept([A, B], {A: False, B: False, C: True}), "retired, and still there"
-    assert "not known whether they read from the tier what they evicted: b c" in why_kept([A, C, B], {A: False})
+def test_objects_stay_as_they_are_while_a_node_is_away_that_may_read_them() -> None:
+    assert why_kept([A, B], {A: Reads(), B: Reads(), C: Reads()}) == ""
+    assert "not known whether they read from the tier what they evicted: b c" in why_kept([A, C, B], {A: Reads()})
+
+
+def test_an_object_stays_while_somebody_may_read_from_it_what_he_evicted() -> None:
+    said = {A: Reads(30), B: Reads(40, (7,))}
+    assert readers([1, 7, 9], said, 30) == {7: [B]}
+    assert readers([1, 7], said, 31) == {1: [A], 7: [A, B]}, "a promises nothing of tombstone 31"
+    assert readers([1, 7], {A: Reads()}, 1) == {1: [A], 7: [A]}, "one that does not know of it, or has said nothing"
+    assert readers([1, 7, 9], {A: Reads(30, (1,), 9)}, 30) == {1: [A], 9: [A]}
+
+
+def test_a_node_names_as_many_segments_as_a_znode_holds_and_promises_nothing_of_the_others() -> None:
+    assert reads(30, [9, 4]) == Reads(30, (4, 9))
+    many = reads(30, range(1, 3001))
+    assert (len(many.behind), many.behind_from) == (NAMED, NAMED + 1)
+    assert all(many.may_read(first, 30) for first in range(1, 4000)) and not many.may_read(0, 30)

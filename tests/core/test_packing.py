@@ -20,8 +20,8 @@ BEFORE = log_of((1, ""), (1, "1.1"), (1, "1.2"), (1, "1.3"), (1, "1.4"))
 FIRST, SECOND = EpochSpan(1, 1, 3), EpochSpan(1, 4, 5)
 
 
-def led_by_a(*, confirmed: bool = True) -> tuple[PaperNode, Puppet, HandBucket]:
-    log = PaperLog(list(BEFORE.records), len(BEFORE.records), sealed=[FIRST, SECOND])
+def led_by_a(*sealed: EpochSpan, confirmed: bool = True) -> tuple[PaperNode, Puppet, HandBucket]:
+    log = PaperLog(list(BEFORE.records), len(BEFORE.records), sealed=list(sealed or (FIRST, SECOND)))
     node = on_stage("a", log, state_of("ab", 1), tier=TierMode.STANDBY)
     b = Puppet(node, "b", PaperLog(list(BEFORE.records), len(BEFORE.records)))
     elected(node, b)

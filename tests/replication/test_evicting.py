@@ -55,6 +55,7 @@ class Node:
     state: ClusterState
     floor: int = 0
     closed: bool = False
+    compactor: Any = None
     spawned: list[Any] = field(default_factory=list[Any])
 
     @property
@@ -82,6 +83,20 @@ class Node:
         except Exception as error:  # noqa: BLE001 - as the log thread does
             done.set_exception(error)
         return done
+
+
+@dataclass
+class Waiting:
+    """Says which segments hold payloads that are to go."""
+
+    waiting: set[int]
+    letting_go: int = 0
+    asked: list[int] = field(default_factory=list[int])
+
+    async def waits(self, span: EpochSpan) -> bool:
+        assert self.letting_go == span.first, "it counts as evicted from before it is asked for"
+        self.asked.append(span.first)
+        return span.first in self.waiting
 
 
 @dataclass
@@ -191,6 +206,29 @@ def test_another_member_must_keep_what_goes(tmp_path: Path, change: str) -> None
             assert "only 0 of 1 other members keep all" in rig.evictor.why_not
 
     played(tmp_path, scene, Eviction(below_free_bytes=1000, tier_alone=change == "the tier may be alone"))
+
+
+def test_what_holds_payloads_that_are_to_go_stays_and_is_looked_at_again(tmp_path: Path) -> None:
+    """The next one goes in the meantime."""
+
+    async def scene(rig: Rig) -> None:
+        first, second = rig.sealed()[:2]
+        for span in (first, second):
+            await rig.packed(span)
+        relearning = Waiting({first.first})
+        rig.node.compactor = SimpleNamespace(relearning=relearning)
+        rounds = [await rig.evictor.evict_one() for _ in range(3)]
+        assert rounds == [True, True, False], "passed over, gone, and the third is in no object"
+        assert [s.first for s in rig.node.log.segments() if s.evicted] == [second.first]
+        assert relearning.asked[:2] == [first.first, second.first] and not relearning.letting_go
+        relearning.waiting.clear()
+        rig.node.floor = second.last + 1  # none behind it may go
+        assert not await rig.evictor.evict_one()
+        assert str(rig.evictor.why_not).startswith("what is left is being compacted")
+        assert await rig.evictor.evict_one(), "it is looked at again in the next round"
+        assert [s.first for s in rig.node.log.segments() if s.evicted] == [first.first, second.first]
+
+    played(tmp_path, scene)
 
 
 def test_what_the_log_may_be_cut_back_to_stays(tmp_path: Path) -> None:

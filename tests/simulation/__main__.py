@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--scrub", action="store_true", help="nodes may scrub and evict; seeds of it are open (docs/proof.md)"
     )
-    parser.add_argument("--compact", action="store_true", help="nodes compact what was deleted")
+    parser.add_argument("--compact", action="store_true", help="nodes compact what was deleted; some evict")
     parser.add_argument("--quarry", type=_quarry, help="what to hunt in each run, as KIND@PHASE")
     parser.add_argument(
         "--hunt", action="store_true", help="with --resume: hunt what occurred less than 100 times, until nothing has"

@@ -70,6 +70,8 @@ class Bucket:
     """What is to be added to the chance of a fault at a request of a node."""
     stubbed: Callable[[str, Link], None] = lambda key, link: None
     """Told of each stub that is put."""
+    deleting: Callable[[str], None] = lambda key: None
+    """Told of each object that is about to be deleted."""
 
     def apply(self, key: str, data: bytes) -> None:
         """A put takes effect."""
@@ -97,6 +99,8 @@ class Bucket:
 
     def remove(self, key: str) -> None:
         """A delete takes effect. What is deleted must be held by another object, record by record."""
+        if key in self.objects:
+            self.deleting(key)
         data = self.objects.pop(key, None)
         run = parse_run(key)
         if data is None or run is None:

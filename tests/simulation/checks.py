@@ -13,10 +13,12 @@ from replication.core.values import TIER_MEMBER, ClusterState, Identity, Member,
 from replication.tier.contents import Link
 from storage.deletion import Tombstone
 from storage.position import LogPoint, RecordHeader
+from storage.relearning import Relearned
 from storage.rewriting import Compacted
 from tests.simulation.bucket import Bucket
 from tests.simulation.checks_apart import elected, gone_with_reason, rescued
 from tests.simulation.checks_compacting import knows_its_stubs, leads_with_all, may_go, rewritten
+from tests.simulation.checks_relearning import nobody_reads, relearned
 from tests.simulation.deletes import Fates
 from tests.simulation.history import History
 from tests.simulation.machine import Machine
@@ -60,7 +62,7 @@ class Checks(Observer):
         self.mended = 0
         self.frozen = 0
         self.rewritten = 0
-        self.stubs = 0
+        self.stubs = self.relearnings = self.brought_back = 0
         self.undone = 0
         self.segments = 0
         self.verdicts: dict[str, int] = {}
@@ -175,8 +177,19 @@ class Checks(Observer):
         """A segment has its new form."""
         self.rewritten += 1
         self.stubs += len(compacted.stubs)
+        self.brought_back += compacted.old.evicted
         self.world.say(process.name, f"compacts {compacted.segment.name}: {len(compacted.stubs)} payloads")
         self._found_by(lambda: rewritten(self, process, compacted))
+
+    def relearned(self, process: Process, what: Relearned) -> None:
+        """An evicted segment has new places."""
+        self.relearnings += 1
+        self.world.say(process.name, f"learns where {what.old.name} lies now: {len(what.stubs)} payloads less")
+        self._found_by(lambda: relearned(self, process, what))
+
+    def object_goes(self, key: str) -> None:
+        """The bucket deletes it."""
+        self._found_by(lambda: nobody_reads(self, key))
 
     def stub_in_bucket(self, key: str, link: Link) -> None:
         """An object holds a stub."""

@@ -9,6 +9,7 @@ from replication.core.values import TierMode
 from storage.position import LogPoint, RecordKind
 from storage.rewriting import Compacted
 from storage.segment import SegmentInfo
+from tests.simulation.checks_relearning import missing
 from tests.simulation.disk import Medium
 from tests.simulation.machine import Machine
 from tests.simulation.process import Process
@@ -107,6 +108,7 @@ def leftovers(cluster: "Cluster") -> list[str]:
             found.append(f"{machine.name} does not run")
         else:
             found += [f"{machine.name} {said}" for said in _left(cluster, machine, machine.running)]
+            found += [f"{machine.name} {said}" for said in missing(cluster, machine.running)]
     return found
 
 

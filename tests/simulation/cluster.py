@@ -60,7 +60,7 @@ class Cluster:
         self.service.counted = self.checks.tier_counted
         self.rescuer = Rescuer(self)
         self.checks.registered = lambda: self.service.now.registrations
-        self.bucket.stubbed = self.checks.stub_in_bucket
+        self.bucket.stubbed, self.bucket.deleting = self.checks.stub_in_bucket, self.checks.object_goes
         self.mirror = Mirror() if shape.scrubs or shape.undo_us is not None else None
         self.healing = False
         self.buried: list[Process] = []

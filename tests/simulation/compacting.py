@@ -4,9 +4,11 @@ Its thread is a job that takes as long as its disk operations do; what it writes
 where faults are aimed at it (`faults.py`).
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from replication.compacting import Compaction, Compactor, Pace, Plan
+from storage.relearning import Relearned, Seen
 from storage.rewriting import Compacted
 
 if TYPE_CHECKING:
@@ -36,16 +38,28 @@ class SimCompactor(Compactor):
         """What was durable when the newest rewriting began."""
         prepare, adopt = process.log.prepare_compaction, process.log.adopt_compaction
 
-        def prepared(first: int, covered: dict[int, int]) -> Compacted:
+        def prepared(first: int, covered: dict[int, int], *, bring_back: bool = False) -> Compacted:
             self.began_at = process.log.durable.sequence
             process.observer.rewriting(process)
-            return prepare(first, covered)
+            return prepare(first, covered, bring_back=bring_back)
 
         def adopted(compacted: Compacted) -> int:
             freed = adopt(compacted)
             process.observer.compacted(process, compacted)
             return freed
 
+        learn, adopt_relearning = process.log.prepare_relearning, process.log.adopt_relearning
+
+        def learning(first: int, records: Sequence[Seen]) -> Relearned:
+            process.observer.rewriting(process)
+            return learn(first, records)
+
+        def learned(what: Relearned) -> None:
+            adopt_relearning(what)
+            process.observer.relearned(process, what)
+
+        setattr(process.log, "prepare_relearning", learning)  # noqa: B010 - a method is replaced on purpose
+        setattr(process.log, "adopt_relearning", learned)  # noqa: B010 - as above
         setattr(process.log, "prepare_compaction", prepared)  # noqa: B010 - a method is replaced on purpose
         setattr(process.log, "adopt_compaction", adopted)  # noqa: B010 - as above
 

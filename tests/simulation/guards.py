@@ -9,6 +9,7 @@ from tests.simulation.guards_deletes import DELETE_GUARDS
 from tests.simulation.guards_evicting import EVICTING_GUARDS
 from tests.simulation.guards_log import LOG_GUARDS
 from tests.simulation.guards_packing import PACKING_GUARDS
+from tests.simulation.guards_relearning import RELEARNING_GUARDS
 from tests.simulation.guards_replication import REPLICATION_GUARDS
 from tests.simulation.guards_rescue import RESCUE_GUARDS
 from tests.simulation.guards_scrub import SCRUB_GUARDS
@@ -36,6 +37,7 @@ GUARDS = (
     *TIER_GUARDS,
     *PACKING_GUARDS,
     *EVICTING_GUARDS,
+    *RELEARNING_GUARDS,
     *RESCUE_GUARDS,
     *SCRUB_GUARDS,
     *DELETE_GUARDS,

@@ -192,8 +192,8 @@ COMPACTING_GUARDS = (
     Guard(
         "a node acts upon tombstones below its own floor",
         COMPACTING,
-        "        upto, after, left = min(self._permitted(), floor), 0, 0\n",
-        "        upto, after, left = self._permitted(), 0, 0\n",
+        "        upto, after, left, self._brought_back = min(self._permitted(), floor), 0, 0, 0\n",
+        "        upto, after, left, self._brought_back = self._permitted(), 0, 0, 0\n",
         shown_by=SCENES + "test_nothing_rests_on_a_tombstone_above_the_floor",
     ),
     Guard(
@@ -213,7 +213,7 @@ COMPACTING_GUARDS = (
     Guard(
         "what was mended while it was compacted is not undone",
         REWRITING,
-        "        if old.repairs != compacted.repairs or self._damaged_in(sealed.span):\n",
+        "        if old is not compacted.old or old.repairs != compacted.repairs or self._damaged_in(sealed.span):\n",
         "        if False:\n",
         shown_by=REWRITTEN + "test_what_was_mended_meanwhile_is_not_undone",
     ),

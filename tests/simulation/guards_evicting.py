@@ -6,6 +6,7 @@ EVICTING = "replication/evicting.py"
 LOG = "storage/log.py"
 REWRITING = "storage/rewriting.py"
 READER = "storage/reader.py"
+NOTING = "storage/noting.py"
 SIMULATED = "tests/simulation/test_eviction.py::"
 NODE = "tests/replication/test_evicting.py::"
 STORED = "tests/storage/test_evicted.py::"
@@ -56,7 +57,7 @@ EVICTING_GUARDS = (
     Guard(
         "a segment is proved before it is evicted",
         EVICTING,
-        "        self.why_not = await replicator.tiering.prove(span)\n",
+        "        self.why_not = await tiering.prove(span)\n",
         "        self.why_not = None\n",
         shown_by=NODE + "test_an_object_that_is_altered_evicts_nothing",
     ),
@@ -69,7 +70,7 @@ EVICTING_GUARDS = (
     ),
     Guard(
         "what the tier has damaged is no damage here",
-        READER,
+        NOTING,
         "            if self._log.distrusts(self._sequence):\n",
         "            if False:\n",
         shown_by=STORED + "test_what_cannot_be_had_is_said_and_is_no_damage_of_this_node",

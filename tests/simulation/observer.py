@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from replication.core import effects as fx
 from replication.core import events as ev
 from storage.position import RecordHeader
+from storage.relearning import Relearned
 from storage.rewriting import Compacted
 
 if TYPE_CHECKING:
@@ -29,5 +30,7 @@ class Observer:
     def rewriting(self, process: "Process") -> None: ...
 
     def compacted(self, process: "Process", compacted: Compacted) -> None: ...
+
+    def relearned(self, process: "Process", what: Relearned) -> None: ...
 
     def failed(self, process: "Process", message: str, error: BaseException | None) -> None: ...

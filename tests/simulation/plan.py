@@ -172,7 +172,7 @@ class Plan:
         return replace(self, shape=replace(self.shape, scrubs=chance.random() < (0.6 if flips else 0.2)))
 
     def compacting(self, chance: Random) -> "Plan":
-        """Every node compacts, so there is much to delete, and segments fill up while there is time."""
+        """Every node compacts, so there is much to delete, and segments fill up while there is time. Some evict."""
         shape = replace(self.shape, undo_us=chance.choice((0, 200_000, 1_000_000)))
         load = replace(
             self.load,
@@ -182,7 +182,12 @@ class Plan:
             hold=chance.choice((0.0, 0.0, 0.0, 0.03)),
             undo=chance.choice((0.0, 0.02, 0.1)),
         )
-        return replace(self, shape=shape, load=load, faulty_ms=max(self.faulty_ms, chance.choice((4000, 8000))))
+        faulty_ms = max(self.faulty_ms, chance.choice((4000, 8000)))
+        if shape.tier is not TierMode.OFF and not shape.evicting and chance.random() < 0.7:
+            # Not all: where everybody would evict nobody may.
+            lean = chance.sample(range(1, shape.nodes + 1), chance.randrange(1, shape.nodes))
+            shape = replace(shape, evicting=frozenset(lean))
+        return replace(self, shape=shape, load=load, faulty_ms=faulty_ms)
 
     def deleting(self, share: float) -> "Plan":
         return replace(self, load=replace(self.load, delete=share))

@@ -5,6 +5,7 @@ import asyncio
 from storage.buried import RELEASE
 from storage.position import RecordKind
 from tests.simulation.checks_compacting import chains_equal, leftovers
+from tests.simulation.checks_relearning import left_in_bucket
 from tests.simulation.cluster import Cluster
 from tests.simulation.keeping import note
 from tests.simulation.machine import Machine
@@ -110,7 +111,17 @@ class Reckoning:
             self.cluster.run_ms(COMPACT_LOOK_MS)
         if left:
             raise Violation(f"not compacted {COMPACT_MS // 1000} s after healing: {'; '.join(left[:3])}")
+        self._compacted_in_bucket()
         chains_equal(self.cluster)
+
+    def _compacted_in_bucket(self) -> None:
+        """The same of the bucket, object by object, as fast as it answers."""
+        left = left_in_bucket(self.cluster)
+        while left:
+            self.cluster.run_ms(COMPACT_MS)
+            before, left = left, left_in_bucket(self.cluster)
+            if len(left) >= len(before):
+                raise Violation(f"nothing goes from the bucket in {COMPACT_MS // 1000} s: {'; '.join(left[:3])}")
 
     def _let_go(self) -> None:
         """Nothing is on hold any more."""

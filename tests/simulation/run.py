@@ -39,6 +39,8 @@ class Result:
     evicted: int = 0
     rewritten: int = 0
     stubs: int = 0
+    relearned: int = 0
+    brought_back: int = 0
     undone: int = 0
     ranges: int = 0
     rebuilt: int = 0
@@ -84,6 +86,7 @@ def run(order: Order | int, *, trace: Callable[[str], None] | None = None) -> Re
     result.evicted, result.ranges = checks.evictions, cluster.bucket.ranges
     result.scrubs, result.mended = checks.scrubs, checks.mended
     result.rewritten, result.stubs, result.undone = checks.rewritten, checks.stubs, checks.undone
+    result.relearned, result.brought_back = checks.relearnings, checks.brought_back
     rescuer = cluster.rescuer
     result.rebuilt, result.failovers, result.forgotten = rescuer.rebuilt, rescuer.failed_over, rescuer.forgotten
     result.struck = faults.struck

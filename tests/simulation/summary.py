@@ -42,6 +42,8 @@ class Summary:
     evicted: int = 0
     rewritten: int = 0
     stubs: int = 0
+    relearned: int = 0
+    brought_back: int = 0
     undone: int = 0
     ranges: int = 0
     rebuilt: int = 0
@@ -75,6 +77,8 @@ class Summary:
         self.evicted += result.evicted
         self.rewritten += result.rewritten
         self.stubs += result.stubs
+        self.relearned += result.relearned
+        self.brought_back += result.brought_back
         self.undone += result.undone
         self.ranges += result.ranges
         self.rebuilt += result.rebuilt
@@ -127,6 +131,7 @@ class Summary:
             f"{self.evicted} segments evicted, {self.ranges} ranges of them read back",
             f"{self.rewritten} segments compacted, {self.stubs} payloads taken away in them;"
             f" {self.undone} instances stored anew before that",
+            f"{self.relearned} times an evicted segment got the places of a new object, {self.brought_back} came back",
             f"{self.acknowledgements} stores and {self.deletes} deletes acknowledged, {self.reads} reads;"
             f" {self.silent} clusters without any",
             f"{self.rebuilt} cluster states rebuilt, {self.failovers} losses accepted, {self.forgotten} committed"
