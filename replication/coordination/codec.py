@@ -19,7 +19,7 @@ from replication.core.values import (
     TierClaim,
     Transfer,
 )
-from storage.position import LogPoint, LogPosition
+from storage.position import GENESIS, LogPoint, LogPosition
 
 FORMAT: Final = 1
 T = TypeVar("T")
@@ -69,7 +69,7 @@ def encode_state(state: ClusterState) -> bytes:
             "leader": _identity(state.leader) if state.leader else None,
             "phase": state.phase.value,
             "in_sync": [{"id": m.id, "incarnation": m.incarnation} for m in sorted(state.in_sync)],
-            "tier": {"from": state.tier.first, "chain": state.tier.chain_before.hex()} if state.tier else None,
+            "tier": _claim(state.tier) if state.tier else None,
             "floor": point_facts(state.floor),
             "transfer": {"to": state.transfer.to, "until_us": state.transfer.until_us} if state.transfer else None,
             "accepted_loss": _accepted(state.accepted_loss) if state.accepted_loss else None,
@@ -78,6 +78,15 @@ def encode_state(state: ClusterState) -> bytes:
             else None,
         }
     )
+
+
+def _claim(claim: TierClaim) -> Json:
+    return {"from": claim.first, "chain": claim.chain_before.hex(), "upto": point_facts(claim.upto)}
+
+
+def _to_claim(facts: Json) -> TierClaim:
+    upto = facts_point(facts["upto"]) if "upto" in facts else GENESIS  # claims of earlier versions have none
+    return TierClaim(int(facts["from"]), bytes.fromhex(facts["chain"]), upto)
 
 
 def _accepted(loss: AcceptedLoss) -> Json:
@@ -103,7 +112,7 @@ def _build_state(facts: Json) -> ClusterState:
         leader=_to_identity(leader) if leader is not None else None,
         phase=Phase(facts["phase"]),
         in_sync=in_sync,
-        tier=TierClaim(int(tier["from"]), bytes.fromhex(tier["chain"])) if tier is not None else None,
+        tier=_to_claim(tier) if tier is not None else None,
         floor=facts_point(facts["floor"]),
         transfer=Transfer(ReplicaId(str(transfer["to"])), int(transfer["until_us"])) if transfer else None,
         accepted_loss=_to_accepted(accepted) if accepted is not None else None,

@@ -118,7 +118,7 @@ class InSyncSet:
             tier=TierView(self._situation.settings.tier_mode, usable=self._tier.usable, gone=self._tier.gone),
         )
         if TIER_MEMBER in wanted - state.in_sync:
-            self._let_tier_enter(state, wanted)
+            self._let_tier_enter(state, wanted, epoch_record)
             return
         self._tier.entering = None
         if wanted != state.in_sync or self._writer.unresolved:
@@ -128,7 +128,7 @@ class InSyncSet:
         self.wait()
         self._writer.write(replace(state, floor=self._floor(state)))
 
-    def _let_tier_enter(self, state: ClusterState, wanted: frozenset[Member]) -> None:
+    def _let_tier_enter(self, state: ClusterState, wanted: frozenset[Member], epoch_record: int) -> None:
         """Fill the tier up to the end of the log, then claim it: in this order, and the end is read with the claim."""
         situation = self._situation
         if self._tier.entering is None:
@@ -136,9 +136,13 @@ class InSyncSet:
             self._tier.entering = situation.told
             self.tend_tier()
         since = self._tier.entering
-        if self._tier.upto(since.sequence + 1) >= situation.ledger.end.sequence:
+        # Before its own EPOCH record is committed a leader cannot tell what its predecessors committed: all that it
+        # found may have been.
+        found = situation.ledger.point_at(epoch_record - 1)
+        if found is not None and self._tier.upto(since.sequence + 1) >= situation.ledger.end.sequence:
             self._tier.entering = None
-            self._write(replace(state, in_sync=wanted, tier=TierClaim(since.sequence + 1, since.chain)))
+            upto = max(found, situation.told, key=lambda point: point.position)
+            self._write(replace(state, in_sync=wanted, tier=TierClaim(since.sequence + 1, since.chain, upto)))
 
     def tend_tier(self) -> None:
         """Ask the bucket for whatever is due."""

@@ -147,6 +147,8 @@ class Takeover:
         known = [self._state.floor, situation.floor, situation.told]
         if situation.tier_floor is not None:
             known.append(situation.tier_floor.point)
+        if branch.tip.epoch <= claim.upto.epoch:  # whoever led a later epoch held all that was committed
+            known.append(claim.upto)
         for point in known:
             below = point.sequence <= base.sequence
             if not (situation.ledger.holds(point) if below else branch.contains(point)):

@@ -73,10 +73,13 @@ class TierClaim:
     """The tier is a member of the in-sync set from `first` on, below which it may have gaps.
 
     first: the first sequence that the tier must hold. chain_before: 32 bytes, the chain at `first - 1`.
+    upto: nothing above it can have been committed before the claim, and the bucket held all of it then. Until the tier
+    is counted for the first time, nothing else says what a takeover must find there (ADR 0017).
     """
 
     first: int
     chain_before: bytes
+    upto: LogPoint = GENESIS
 
 
 @dataclass(frozen=True, slots=True)

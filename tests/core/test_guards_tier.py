@@ -6,6 +6,7 @@ from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.values import TIER_MEMBER, CasOutcome, TierMode
 from replication.messages import OpenStream
+from storage.position import GENESIS, LogPoint
 from tests.core.paper_disk import PaperLog
 from tests.core.paper_node import PaperNode
 from tests.core.puppets import Puppet, elected, log_of, next_record, on_stage, state_of
@@ -65,11 +66,16 @@ def with_tier() -> tuple[PaperNode, Puppet, HandBucket]:
     return node, b, bucket
 
 
-def taking_over(log: PaperLog, bucket_log: PaperLog, first: int, counted: int) -> tuple[PaperNode, HandBucket]:
-    """Node a is in no set; the tier was claimed from `first` on and counted up to `counted`. a has won, and asked."""
+def taking_over(
+    log: PaperLog, bucket_log: PaperLog, first: int, counted: int, upto: LogPoint = GENESIS
+) -> tuple[PaperNode, HandBucket]:
+    """Node a is in no set; the tier was claimed from `first` on and counted up to `counted`. a has won, and asked.
+
+    upto: what may have been committed before the claim.
+    """
     before = bucket_log.point_at(first - 1)
     assert before is not None
-    state = claimed(state_of("b", 1), first, before.chain)
+    state = claimed(state_of("b", bucket_log.records[-1].point.epoch), first, before.chain, upto)
     node = on_stage("a", log, state, reads=False, tier=TierMode.STANDBY)
     point = bucket_log.point_at(counted)
     assert point is not None
@@ -123,6 +129,29 @@ def test_the_tier_is_claimed_from_the_commit_point_on() -> None:
     state = node.cluster.service.state
     assert state is not None and state.state.tier is not None
     assert state.state.tier.first == 4
+
+
+def test_a_claim_names_all_that_a_predecessor_may_have_committed() -> None:
+    """Node a cannot tell what b's leadership acknowledged: its own EPOCH record is not committed."""
+    node = on_stage("a", copy(BEFORE), state_of("ab", 1), tier=TierMode.STANDBY)
+    b = Puppet(node, "b", copy(BEFORE))
+    elected(node, b)
+    bucket = HandBucket(node)
+    bucket.lists()
+    alone(node, b)
+    bucket.stores()
+    bucket.stores()
+    node.cluster.run(50)
+    state = node.cluster.service.state
+    assert state is not None and state.state.tier is not None
+    assert (state.state.tier.first, state.state.tier.upto) == (1, BEFORE.point_at(2))
+
+
+def test_a_claim_of_a_leader_that_knows_its_commits_names_the_last() -> None:
+    node, _, _ = with_tier()
+    state = node.cluster.service.state
+    assert state is not None and state.state.tier is not None
+    assert state.state.tier.upto == node.disk.log.point_at(3)
 
 
 def test_what_is_in_the_bucket_does_not_count_before_the_claim_is_confirmed() -> None:
@@ -295,6 +324,33 @@ def test_a_takeover_that_does_not_find_what_was_counted_leads_nobody() -> None:
     node.cluster.run(100)
     assert epochs_written(node) == 0
     assert not bucket.asked(fx.FetchRun)
+
+
+def test_a_takeover_that_does_not_find_what_was_committed_before_the_claim_leads_nobody() -> None:
+    """The tier was filled with record 3, and not counted yet when its object was lost."""
+    whole = log_of((1, ""), (1, "1.1"), (1, "1.2"))
+    node, bucket = taking_over(copy(whole), whole, 2, 1, whole.records[2].point)
+    bucket.lists(run_of(whole, 2, 2))
+    bucket.shows(whole)
+    node.cluster.run(100)
+    assert epochs_written(node) == 0
+    assert [record.uid for record in node.disk.log.records] == ["", "1.1", "1.2"]
+
+
+def test_a_takeover_does_without_a_tail_that_a_later_epoch_has_cut() -> None:
+    """Record 3 of epoch 1 was not committed after all: a member without it led epoch 2."""
+    cut = log_of((1, ""), (1, "1.1"), (1, "9.9"))
+    whole = log_of((1, ""), (1, "1.1"), (2, ""))
+    node, bucket = taking_over(copy(whole, 1), whole, 2, 1, cut.records[2].point)
+    bucket.lists(run_of(cut, 2, 3), run_of(whole, 2, 2), run_of(whole, 3, 3))
+    bucket.shows(whole)
+    bucket.shows(whole)
+    node.cluster.run(20)
+    bucket.sends(whole)
+    bucket.sends(whole)
+    node.cluster.run(100)
+    assert [record.uid for record in node.disk.log.records][:3] == ["", "1.1", ""]
+    assert epochs_written(node) == 1
 
 
 def test_a_takeover_stands_on_the_claims_beginning_only_where_its_own_log_has_it() -> None:

@@ -8,7 +8,7 @@ from replication.core import events as ev
 from replication.core.values import TIER_MEMBER, CasOutcome, ClusterState, TierClaim, TierFloor
 from replication.tier.contents import Link
 from replication.tier.keys import WHOLE, Form, Run, run_name
-from storage.position import LogPoint
+from storage.position import GENESIS, LogPoint
 from tests.core.paper_cluster import STEP_MS
 from tests.core.paper_disk import PaperDisk, PaperLog
 from tests.core.paper_node import PaperNode
@@ -16,9 +16,9 @@ from tests.core.paper_node import PaperNode
 E = TypeVar("E", bound=fx.Effect)
 
 
-def claimed(state: ClusterState, first: int, chain_before: bytes) -> ClusterState:
+def claimed(state: ClusterState, first: int, chain_before: bytes, upto: LogPoint = GENESIS) -> ClusterState:
     """The same state, with the tier in the set."""
-    return replace(state, in_sync=state.in_sync | {TIER_MEMBER}, tier=TierClaim(first, chain_before))
+    return replace(state, in_sync=state.in_sync | {TIER_MEMBER}, tier=TierClaim(first, chain_before, upto))
 
 
 def run_of(log: PaperLog, first: int, last: int, form: Form = WHOLE) -> Run:

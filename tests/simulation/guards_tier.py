@@ -22,8 +22,8 @@ TIER_GUARDS = (
     Guard(
         "the tier is filled before it is claimed",
         IN_SYNC,
-        "        if self._tier.upto(since.sequence + 1) >= situation.ledger.end.sequence:\n",
-        "        if True:\n",
+        "        if found is not None and self._tier.upto(since.sequence + 1) >= situation.ledger.end.sequence:\n",
+        "        if found is not None:\n",
         shown_by=TIER + "test_the_tier_is_claimed_only_once_it_holds_everything_to_the_end_of_the_log",
     ),
     Guard(
@@ -144,6 +144,27 @@ TIER_GUARDS = (
         "            if not (situation.ledger.holds(point) if below else branch.contains(point)):\n",
         "            if False:\n",
         shown_by=TIER + "test_a_takeover_that_does_not_find_what_was_counted_leads_nobody",
+    ),
+    Guard(
+        "what was rebuilt holds everything that was committed before the claim",
+        TAKEOVER,
+        "            known.append(claim.upto)\n",
+        "            pass\n",
+        shown_by=TIER + "test_a_takeover_that_does_not_find_what_was_committed_before_the_claim_leads_nobody",
+    ),
+    Guard(
+        "and no tail that a later epoch has cut",
+        TAKEOVER,
+        "        if branch.tip.epoch <= claim.upto.epoch:",
+        "        if True:",
+        shown_by=TIER + "test_a_takeover_does_without_a_tail_that_a_later_epoch_has_cut",
+    ),
+    Guard(
+        "a claim names all that a predecessor may have committed",
+        IN_SYNC,
+        "            upto = max(found, situation.told, key=lambda point: point.position)\n",
+        "            upto = situation.told\n",
+        shown_by=TIER + "test_a_claim_names_all_that_a_predecessor_may_have_committed",
     ),
     Guard(
         "a takeover stands on the claim's beginning",
