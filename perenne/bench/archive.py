@@ -19,8 +19,8 @@ from storage.reader import BytesPayload
 from storage.record import instance_path, small_member
 
 OBJECT_BYTES: Final = 8 * 1024 * 1024
-"""Payload of one object, as the uploader packs them."""
-AT_ONCE: Final = 4
+"""Of one object, as the uploader puts what is not in a sealed segment yet."""
+AT_ONCE: Final = 2
 
 
 def write_log(root: Path, cluster: ClusterRecord, count: int, label: str) -> dict[str, bytes]:
@@ -58,7 +58,7 @@ def write_log(root: Path, cluster: ClusterRecord, count: int, label: str) -> dic
 
 
 async def upload(root: Path, cluster: ClusterRecord, store: ObjectStore) -> list[Run]:
-    """Put the whole log, in objects as the uploader packs them, and say whose it is."""
+    """Put the whole log as a node leaves it, each sealed segment one object, the rest in groups; say whose it is."""
     identity = LogIdentity(cluster.cluster_id, cluster.segment_bytes)
     log, _ = Log.open(RealDisk(root), identity, host_rebooted=False, spares=0)
     turn = asyncio.Semaphore(AT_ONCE)
@@ -80,8 +80,12 @@ async def upload(root: Path, cluster: ClusterRecord, store: ObjectStore) -> list
 
 
 def _spans(log: Log) -> Iterator[tuple[int, int]]:
-    first, size = 1, 0
-    for entry in log.iterate(1):
+    first = 1
+    while (sealed := log.sealed_at(first)) is not None:
+        yield sealed.first, sealed.last
+        first = sealed.last + 1
+    size = 0
+    for entry in log.iterate(first):
         if size and size + entry.length > OBJECT_BYTES:
             yield first, entry.position.sequence - 1
             first, size = entry.position.sequence, 0
