@@ -190,7 +190,8 @@ class StorageConfig:
     """Memory kept for instances while they are received."""
 
     evict_below_free_bytes: int = 0
-    """With less free space, sealed segments that the tier holds are evicted, oldest first (docs/tier.md). 0: never."""
+    """With less free space, sealed segments that the tier holds are evicted, oldest first (docs/tier.md). 0: never.
+    Two segments more than the reserve, at least: what was deleted out of evicted ones comes back to be compacted."""
 
     evict_tier_alone: bool = False
     """Evict although no other node keeps everything: the tier is alone with it then, and must be redundant itself."""
