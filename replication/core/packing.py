@@ -273,8 +273,6 @@ class Packing:
         held = self._objects[span.first] if self._repeating else self._near
         doomed = tuple(run for run in held if self._replaced(run, own))
         self._keep(span, [*(run for run in held if run != own), own])
-        if self._putting_back:
-            doomed = ()  # what is left of it stays as evidence
         if doomed and self.deletes:
             self._doomed = doomed
             return

@@ -203,13 +203,6 @@ PACKING_GUARDS = (
         shown_by=AUDITED + "test_a_form_with_fewer_stubs_is_not_put_in_the_place_of_one_that_is_gone",
     ),
     Guard(
-        "what is put again replaces nothing",
-        PACKING,
-        "        if self._putting_back:\n            doomed = ()",
-        "        if False:\n            doomed = ()",
-        shown_by=AUDITED + "test_what_is_put_again_replaces_nothing",
-    ),
-    Guard(
         "a form that the bucket lost replaces nothing",
         PACKING,
         "        self._own.pop(span.first, None)\n",
