@@ -13,7 +13,7 @@ from perenne.hands import ProcessHands
 from replication.restore.engine import Engine, Until
 from replication.restore.filling import Filling
 from replication.restore.report import Report
-from replication.restore.segments import assembled
+from replication.restore.segments import HandsLost, assembled
 from replication.tier.keys import Run
 from storage.assembling import Assembled
 from storage.log import Log
@@ -171,3 +171,31 @@ def test_it_goes_on_where_a_restore_was_stopped(
     report = with_hands(tier, tmp_path / "data", hands)
     assert report.complete and report.resumed
     assert segments(tmp_path / "data") == segments(archive)
+
+
+def test_ctrl_c_does_not_reach_a_process_that_is_only_starting(tmp_path: Path) -> None:
+    """The terminal sends it to all of them; the one that it is for ends the others."""
+    hands = ProcessHands(TierConfig(kind="directory", directory=tmp_path / "san"), 1, SMALL)
+
+    async def started() -> int:
+        waiting = asyncio.create_task(hands.assemble(Run(1, 1, 1, bytes(8)), tmp_path, "staged", 1))
+        while not hands.processes():
+            await asyncio.sleep(0)
+        (pid,) = hands.processes()
+        mask = signals_kept_out(pid)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(HandsLost):
+            await waiting
+        return mask
+
+    try:
+        assert asyncio.run(started()) & 1 << (signal.SIGINT - 1)
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ()), "here it is taken again"
+    finally:
+        hands.close()
+
+
+def signals_kept_out(pid: int) -> int:
+    """Blocked or ignored, as a mask."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int.__or__(*(int(line.split()[1], 16) for line in lines if line.startswith(("SigBlk:", "SigIgn:"))))
