@@ -19,6 +19,7 @@ from storage.assembling import Assembled
 
 MOST: Final = 4
 """More of them wait for the tier and for the disk."""
+_ENDING_S: Final = 1.0
 
 _Task = tuple[Run, Path, str, int]
 
@@ -53,6 +54,7 @@ class _Hand:
             self._pipe.send(task)
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:
+            self._process.join(_ENDING_S)  # its pipe ends a moment before it does
             raise HandsLost(f"a process that restores segments ended (exit code {self._process.exitcode})") from error
         assert isinstance(answer, (Assembled, str)), "what `_work` sends"
         return answer

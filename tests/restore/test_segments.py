@@ -10,12 +10,16 @@ import pytest
 
 from perenne.config import TierConfig
 from perenne.hands import ProcessHands
+from replication.restore import engine
+from replication.restore.beyond import Kept, keep
 from replication.restore.engine import Engine, Until
+from replication.restore.fetching import Fetching
 from replication.restore.filling import Filling
 from replication.restore.report import Report
 from replication.restore.segments import HandsLost, assembled
 from replication.tier.keys import Run
 from storage.assembling import Assembled
+from storage.disk import RealDisk
 from storage.log import Log
 from storage.position import LogPoint
 from storage.walk import Fault, Walk
@@ -119,6 +123,22 @@ def test_a_damaged_segment_is_named_as_the_ordinary_way_names_it(
     assert not two.complete and packed[1].first < two.end.sequence < packed[1].last
     assert (two.end, two.damaged, two.holes) == (one.end, one.damaged, one.holes)
     assert segments(tmp_path / "two") == segments(tmp_path / "one")
+
+
+def test_what_could_not_be_made_or_was_not_taken_leaves_its_room_to_what_lies_beyond(
+    tier: Reached, packed: list[Run], hands: ProcessHands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments behind a gap were made ahead of time: they, and what is left of the damaged one, may fill the disk."""
+    alter(tmp_path / "san" / packed[1].key, 1_000_000)
+    there: list[set[str]] = []
+
+    async def noted(fetching: Fetching, disk: RealDisk, run: Run, *, damaged: bool) -> Kept:
+        there.append(set(disk.list("staging")))
+        return await keep(fetching, disk, run, damaged=damaged)
+
+    monkeypatch.setattr(engine, "keep", noted)
+    assert not with_hands(tier, tmp_path / "data", hands).complete
+    assert there and not any(there)
 
 
 def test_what_continues_something_else_is_not_taken_over(archive: Path, tier: Reached, tmp_path: Path) -> None:
