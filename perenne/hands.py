@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
@@ -18,6 +19,7 @@ from storage.assembling import Assembled
 
 MOST: Final = 4
 """More of them wait for the tier and for the disk."""
+_ENDING_S: Final = 1.0
 
 _Task = tuple[Run, Path, str, int]
 
@@ -33,7 +35,12 @@ class _Hand:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, tier), name="perenne-restore", daemon=True)
-        self._process.start()
+        resource_tracker.ensure_running()  # which would let Ctrl-C through again, in between
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()  # with the mask: Ctrl-C waits until `_work` says that it is not meant
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         theirs.close()
 
     @property
@@ -47,6 +54,7 @@ class _Hand:
             self._pipe.send(task)
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:
+            self._process.join(_ENDING_S)  # its pipe ends a moment before it does
             raise HandsLost(f"a process that restores segments ended (exit code {self._process.exitcode})") from error
         assert isinstance(answer, (Assembled, str)), "what `_work` sends"
         return answer
@@ -110,5 +118,9 @@ def _work(pipe: Connection, tier: TierConfig) -> None:
                 run, root, staged, segment_bytes = pipe.recv()
             except EOFError:
                 break
-            pipe.send(runner.run(assembled(store, run, root, staged, segment_bytes)))
+            made = runner.run(assembled(store, run, root, staged, segment_bytes))
+            try:
+                pipe.send(made)
+            except BrokenPipeError:
+                break  # the restore was killed meanwhile
         runner.run(store.close())

@@ -263,7 +263,8 @@ class Restoring:
         else:
             report.written_state = f"the restored state was written before: {told(seen)}"
         report.finished = True
-        report.notes.append("Start the node: it leads. Then give it peers: empty nodes that join by themselves.")
+        peers = " Then give it peers: empty nodes that join by themselves." if self._service is not None else ""
+        report.notes.append(f"Start the node: it leads.{peers}")
 
     async def _install(
         self, service: Rebuilding, report: Report, filling: Filling, cluster: ClusterRecord, seen: Seen

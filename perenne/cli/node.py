@@ -10,7 +10,7 @@ from perenne.cli.rescue import ClusterOption, ConfigOption, DryRunOption, JsonOp
 from perenne.cli.usage import fail, read_config
 
 app = typer.Typer(invoke_without_command=True)
-NameArgument = Annotated[str, typer.Argument(help="The [node] id.")]
+NameArgument = Annotated[str, typer.Argument(help="The id of its section node.")]
 SecondsOption = Annotated[float, typer.Option(help="How long to wait; 0 is for as long as it takes.")]
 
 
@@ -23,12 +23,12 @@ def run_node(
     ] = False,
     tier: Annotated[
         Path | None,
-        typer.Option("--tier", help="A directory that holds the second copy, as [tier] would name it (docs/tier.md)."),
+        typer.Option("--tier", help="A directory that holds the second copy, as section tier names it (docs/tier.md)."),
     ] = None,
 ) -> None:
     """Run one node until SIGTERM. Without a configuration: standalone, and it says why it refuses stores.
 
-    With `--tier /mnt/san`, or a [tier] section, a standalone node keeps two copies: on its disk and there. Mark the
+    With `--tier /mnt/san`, or a tier section, a standalone node keeps two copies: on its disk and there. Mark the
     directory before, once: `perenne tier prepare --directory /mnt/san`.
 
     With a verb, do something about a node instead: `perenne node add`, `perenne node replace`, `perenne node retire`.

@@ -81,7 +81,7 @@ def rebuild(
 
     Start every node first: they run and can be asked without a leader. All must answer, or be given up by --without.
     The longest verified log along the highest epoch goes on, alone in sync at first; the others follow it by
-    themselves. With a tier, give --config of a node with its [tier] section: where the bucket holds more than any node,
+    themselves. With a tier, give --config of a node with its tier section: where the bucket holds more than any node,
     the log comes from there. Where nothing is missing, nothing is lost; where something is, it is named, and
     --accept-loss is needed.
 

@@ -55,10 +55,11 @@ def scrub_verb(
 ) -> None:
     """Have running nodes read their logs again from the medium, now, and wait until they have.
 
-    Each node does so by itself, light daily and deep weekly ([scrub]); this does not wait for the next time. What is
-    damaged is mended from another node or the tier as it is found. On the leader a light pass also compares the tier
-    with what it must hold. A pass gives way to stores and reads, at [scrub] per_second_bytes at most, and goes on after
-    a restart of the node. One that was asked for and is under way is joined, not begun again.
+    Each node does so by itself, light daily and deep weekly (its configuration, section scrub); this does not wait for
+    the next time. What is damaged is mended from another node or the tier as it is found. On the leader a light pass
+    also compares the tier with what it must hold. A pass gives way to stores and reads, at per_second_bytes of that
+    section at most, and goes on after a restart of the node. One that was asked for and is under way is joined, not
+    begun again.
 
     Ctrl-C ends the watching, not the pass: type the same again to watch, or look at `perenne status`, column verified.
 

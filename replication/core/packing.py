@@ -300,13 +300,14 @@ class Packing:
         return not of_another and self._proved.upto(run.first) >= run.last
 
     def _deleted(self, event: TierDeleted) -> None:
-        if event.reason and not event.lasting:
-            return
         span = self._segment
         assert span is not None, "what is deleted was packed"
+        lost = not self.holds(span.first, span.last)  # since this was asked for: what is left of it stays
+        if event.reason and not event.lasting and not lost:
+            return
         if event.reason:
             self.kept += len(self._doomed)
-            if (own := self._own.get(span.first)) is not None:
+            if event.lasting and (own := self._own.get(span.first)) is not None:
                 self._retained[span.first] = own.form.stubs
         else:
             self.deleted += len(self._doomed)
@@ -314,6 +315,8 @@ class Packing:
         held = self._objects[span.first] if self._repeating else self._near
         self._keep(span, [run for run in held if run not in doomed or event.reason])
         self._pass(span)
+        if lost and span not in self._lost:
+            self._lost.append(span)
 
 
 def _is_of(run: Run, span: EpochSpan) -> bool:

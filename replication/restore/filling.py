@@ -122,6 +122,12 @@ class Filling:
         self.disk.make_directory(_SPOOL)
         return f"{_SPOOL}/{name}"
 
+    def unstage(self, prefix: str) -> None:
+        """Nobody makes these files any more, or wants them."""
+        for name in self.disk.list(_SPOOL):
+            if name.startswith(prefix):
+                self.disk.remove(f"{_SPOOL}/{name}")
+
     def take_over(self, made: Assembled) -> bool:
         """Have a whole segment, if it continues the log where a segment begins; else it is thrown away.
 

@@ -54,9 +54,17 @@ class Hands(Protocol):
 
 
 async def assembled(store: ObjectStore, run: Run, root: Path, staged: str, segment_bytes: int) -> Assembled | str:
-    """Fetch, prove and write one object, in the process of whoever calls; or say why not."""
+    """Fetch, prove and write one object, in the process of whoever calls; or say why not, and leave no file."""
+    disk = RealDisk(root)
+    made = await _assembled(disk, store, run, staged, segment_bytes)
+    if isinstance(made, str) and disk.exists(staged):
+        disk.remove(staged)
+    return made
+
+
+async def _assembled(disk: RealDisk, store: ObjectStore, run: Run, staged: str, segment_bytes: int) -> Assembled | str:
     try:
-        assembly = Assembly(RealDisk(root), staged, segment_bytes)
+        assembly = Assembly(disk, staged, segment_bytes)
         with contextlib.closing(assembly):
             cutter = Cutter(run, lambda _: Unkept())
             async with contextlib.aclosing(Fetching(store, _PIECE).all([run])) as pieces:
@@ -121,6 +129,7 @@ class Assembling:
             task.cancel()
         await asyncio.gather(*made, return_exceptions=True)
         await asyncio.gather(*sizes, return_exceptions=True)
+        self._filling.unstage(f"segment-{self._token}-")  # what nobody took: the room is wanted for what lies beyond
 
     def _go_ahead(self) -> None:
         while len(self._made) <= self._hands.count and (run := next(self._candidates, None)) is not None:

@@ -5,6 +5,8 @@ Node a is real and leads epoch 2 (tests/core/test_guards_tier.py); its log is cu
 
 from dataclasses import replace
 
+import pytest
+
 from replication.core import effects as fx
 from replication.core.packing import Packing
 from replication.core.values import TierMode
@@ -255,3 +257,17 @@ def test_a_put_that_is_answered_late_may_have_put_the_object_of_a_segment() -> N
     assert asked(bucket) == [(1, 3), (4, 5)]
     bucket.packs()
     assert deleted(bucket) == small(node, (1, 1), (2, 3), (4, 4), (5, 5))
+
+
+@pytest.mark.parametrize("answer", ["no answer", ""], ids=["and not yet deleted", "and deleted"])
+def test_a_segment_that_is_lost_while_its_small_objects_go_is_put_again_before_more_is_deleted(answer: str) -> None:
+    """The audit may find it so while the delete is under way: what that left is the last copy in the bucket."""
+    node, b, bucket = led_by_a()
+    bucket.lists(*small(node, (1, 1), (2, 3), (4, 5), (6, 6)))
+    bucket.packs()
+    assert deleted(bucket) == small(node, (1, 1), (2, 3))
+    assert packing(node).lost(1, 3)
+    bucket.deletes(answer)
+    wait(b, 2500)
+    assert deleted(bucket) == small(node, (1, 1), (2, 3)), "not asked for again"
+    assert asked(bucket) == [(1, 3), (1, 3)], "it is put again"

@@ -10,12 +10,16 @@ import pytest
 
 from perenne.config import TierConfig
 from perenne.hands import ProcessHands
+from replication.restore import engine
+from replication.restore.beyond import Kept, keep
 from replication.restore.engine import Engine, Until
+from replication.restore.fetching import Fetching
 from replication.restore.filling import Filling
 from replication.restore.report import Report
-from replication.restore.segments import assembled
+from replication.restore.segments import HandsLost, assembled
 from replication.tier.keys import Run
 from storage.assembling import Assembled
+from storage.disk import RealDisk
 from storage.log import Log
 from storage.position import LogPoint
 from storage.walk import Fault, Walk
@@ -121,6 +125,22 @@ def test_a_damaged_segment_is_named_as_the_ordinary_way_names_it(
     assert segments(tmp_path / "two") == segments(tmp_path / "one")
 
 
+def test_what_could_not_be_made_or_was_not_taken_leaves_its_room_to_what_lies_beyond(
+    tier: Reached, packed: list[Run], hands: ProcessHands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments behind a gap were made ahead of time: they, and what is left of the damaged one, may fill the disk."""
+    alter(tmp_path / "san" / packed[1].key, 1_000_000)
+    there: list[set[str]] = []
+
+    async def noted(fetching: Fetching, disk: RealDisk, run: Run, *, damaged: bool) -> Kept:
+        there.append(set(disk.list("staging")))
+        return await keep(fetching, disk, run, damaged=damaged)
+
+    monkeypatch.setattr(engine, "keep", noted)
+    assert not with_hands(tier, tmp_path / "data", hands).complete
+    assert there and not any(there)
+
+
 def test_what_continues_something_else_is_not_taken_over(archive: Path, tier: Reached, tmp_path: Path) -> None:
     """The file is proved by itself; the log alone knows what lies before it."""
     log = reopened(archive)
@@ -171,3 +191,31 @@ def test_it_goes_on_where_a_restore_was_stopped(
     report = with_hands(tier, tmp_path / "data", hands)
     assert report.complete and report.resumed
     assert segments(tmp_path / "data") == segments(archive)
+
+
+def test_ctrl_c_does_not_reach_a_process_that_is_only_starting(tmp_path: Path) -> None:
+    """The terminal sends it to all of them; the one that it is for ends the others."""
+    hands = ProcessHands(TierConfig(kind="directory", directory=tmp_path / "san"), 1, SMALL)
+
+    async def started() -> int:
+        waiting = asyncio.create_task(hands.assemble(Run(1, 1, 1, bytes(8)), tmp_path, "staged", 1))
+        while not hands.processes():
+            await asyncio.sleep(0)
+        (pid,) = hands.processes()
+        mask = signals_kept_out(pid)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(HandsLost):
+            await waiting
+        return mask
+
+    try:
+        assert asyncio.run(started()) & 1 << (signal.SIGINT - 1)
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ()), "here it is taken again"
+    finally:
+        hands.close()
+
+
+def signals_kept_out(pid: int) -> int:
+    """Blocked or ignored, as a mask."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int.__or__(*(int(line.split()[1], 16) for line in lines if line.startswith(("SigBlk:", "SigIgn:"))))
