@@ -17,6 +17,7 @@ from storage.record import instance_path
 OLDER_OVER_HTTP: Final = "it is sound, but not the current content of its UID, and nodes give no other over HTTP"
 _TIMEOUT_S: Final = 30.0
 _BEHIND_S: Final = 60.0
+_ELECTION_S: Final = 10.0
 _PAGE: Final = 1000
 
 
@@ -77,17 +78,22 @@ def contents(node: str, access: NodeAccess, uid: str) -> frozenset[bytes]:
 
 
 def _who_lists(nodes: Sequence[str], access: NodeAccess) -> str:
-    answers: list[str] = []
-    for node in nodes:
-        try:
-            if _get(node, access, "/leader")[0] == 200:
-                return node
-            answers.append(node)
-        except (OSError, http.client.HTTPException):
-            continue
-    if not answers:
-        raise NoList(f"none of {', '.join(nodes)} answers: give http://HOST:PORT of nodes that run")
-    return answers[0]
+    """The leader, which is waited for, since an election is soon over; another node's list may lack the newest."""
+    until = time.monotonic() + _ELECTION_S
+    while True:
+        answers: list[str] = []
+        for node in nodes:
+            try:
+                if _get(node, access, "/leader")[0] == 200:
+                    return node
+                answers.append(node)
+            except (OSError, http.client.HTTPException):
+                continue
+        if not answers:
+            raise NoList(f"none of {', '.join(nodes)} answers: give http://HOST:PORT of nodes that run")
+        if time.monotonic() > until:
+            return answers[0]
+        time.sleep(0.2)
 
 
 def _wait_indexed(node: str, access: NodeAccess, wanted: Wanted, upto: int) -> None:

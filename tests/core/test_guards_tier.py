@@ -349,8 +349,7 @@ def test_a_takeover_does_without_a_tail_that_a_later_epoch_has_cut() -> None:
     bucket.sends(whole)
     bucket.sends(whole)
     node.cluster.run(100)
-    assert [record.uid for record in node.disk.log.records][:3] == ["", "1.1", ""]
-    assert epochs_written(node) == 1
+    assert [record.uid for record in node.disk.log.records] == ["", "1.1", "", ""]
 
 
 def test_a_takeover_stands_on_the_claims_beginning_only_where_its_own_log_has_it() -> None:

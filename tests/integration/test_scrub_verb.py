@@ -11,6 +11,7 @@ from tests.integration.rig import damaged, rot, running_cluster, standalone, sto
 from tests.integration.test_damage import big, other
 from tests.integration.test_healing import NEVER, scrub
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 SLOW = NEVER + "per_second_bytes = 1048576\n"
 
 
