@@ -35,27 +35,6 @@ def test_a_leader_that_nobody_reaches_does_not_deny_what_its_successor_promised(
         stage.reckon()
 
 
-def test_a_leader_that_slept_does_not_deny_what_its_successor_promised() -> None:
-    """What waits for it is done before it hears that its session is over."""
-    with Stage(3) as stage:
-        old = stage.leader
-        process_of(old).pause()
-        stage.until(lambda: named_leader(stage) not in (None, old))
-        new = named_leader(stage)
-        assert new is not None
-        stage.stored(new, "1.1")
-        found: list[bool] = []
-
-        async def read() -> None:
-            found.append(await stage.workload.read(process_of(old), "1.1"))
-
-        process_of(old).loop.create_task(read())
-        process_of(old).resume()
-        stage.until(lambda: found)
-        assert found == [False]
-        stage.reckon()
-
-
 def asked(stage: Stage, machine: Machine, uid: str) -> bool:
     """Whether a node has an instance, asked now; a wrong "absent" is a violation."""
     found: list[bool] = []
