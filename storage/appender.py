@@ -10,8 +10,9 @@ from storage.errors import FormatError, LogContradiction, SegmentPoisoned, Stora
 from storage.lostfound import LostAndFound
 from storage.position import LogPoint, RecordHeader, chain_after
 from storage.reader import BytesPayload, LogReader, Payload, Pending, StoredStub
-from storage.record import RECORD_ALIGNMENT, encode_header, encode_stub, trailing_padding
+from storage.record import RECORD_ALIGNMENT, encode_header, encode_stub, record_length, trailing_padding
 from storage.recovery import Recovered, Tail
+from storage.seams import measure
 from storage.segment import Segment, open_segment, segment_name
 from storage.spare import Spares
 from storage.table import (
@@ -66,6 +67,8 @@ class LogAppender(LogReader):
         direct: bool,
     ) -> None:
         super().__init__(tuple(found.segments), found.end, damage)
+        if found.segments:
+            measure(found.segments[-1], identity.segment_bytes)
         self._disk = disk
         self._identity = identity
         self._direct = direct
@@ -131,8 +134,10 @@ class LogAppender(LogReader):
 
     def _entry_after(self, header: RecordHeader, chain: bytes, head: bytes, *, stub: bool = False) -> Entry:
         """The entry of the next record, in the segment where it goes. head: all of it, of a stub."""
+        whole = record_length(header.path, header.size) if stub else 0
         length = len(head) if stub else len(head) + header.size + trailing_padding(header.size)
-        segment = self._segment_for(header.position.epoch, length)
+        segment = self._segment_for(header.position.epoch, length, whole or length)
+        segment.saved += whole - length if stub else 0
         place = (segment.end_offset, length, header.digest, chain, segment.first, stub)
         return Entry(header.position, header.kind, *place)
 
@@ -259,23 +264,28 @@ class LogAppender(LogReader):
         if batch:
             segment.file.pwrite(batch, offset)
 
-    def begins_segment(self, epoch: int, length: int) -> bool:
-        """Whether the next record begins a segment: a pure function of sizes and epochs. length: bytes of all of it."""
+    def begins_segment(self, epoch: int, length: int, whole: int) -> bool:
+        """Whether the next record begins a segment: a pure function of epochs and of the sizes of whole records.
+
+        length: bytes that it takes. whole: with its payload, if that was taken away.
+        """
         if not self._segments:
             return True
         segment = self._segments[-1]
-        room = segment.end_offset + length + RECORD_ALIGNMENT <= segment.size
+        room = segment.end_offset + segment.saved + whole + RECORD_ALIGNMENT <= segment.limit
+        space = segment.end_offset + length + RECORD_ALIGNMENT <= segment.size
         slots = segment.last - segment.first + 1 < capacity(self._identity.segment_bytes)
-        return segment.header.epoch != epoch or not room or not slots
+        return segment.header.epoch != epoch or not room or not space or not slots
 
-    def _segment_for(self, epoch: int, length: int) -> Segment:
-        if not self.begins_segment(epoch, length):
+    def _segment_for(self, epoch: int, length: int, whole: int) -> Segment:
+        if not self.begins_segment(epoch, length, whole):
             self._arm(self._segments[-1])
             return self._segments[-1]
         size = segment_file_bytes(self._identity.segment_bytes, length)
         temporary = f"log/next-{self._end.sequence + 1}"
         self._spares.take(temporary, size)
         self._guarded(lambda: self._roll(temporary, epoch))
+        self._segments[-1].limit = segment_file_bytes(self._identity.segment_bytes, whole)
         return self._segments[-1]
 
     def _roll(self, temporary: str, epoch: int) -> None:

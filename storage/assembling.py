@@ -10,7 +10,7 @@ from msgspec import Struct
 from storage.disk import Buffer, Disk, RealDisk
 from storage.errors import FormatError
 from storage.position import LogPoint, RecordHeader
-from storage.record import RECORD_ALIGNMENT
+from storage.record import RECORD_ALIGNMENT, record_length
 from storage.table import (
     ENTRIES_OFFSET,
     PAGE,
@@ -30,7 +30,8 @@ HEADER_ROOM: Final = PAGE
 class Assembled(Struct, frozen=True):
     """A file that holds all of a segment but its first page, on stable storage.
 
-    staged: its name. head, chain: of its first record; head_length: bytes of that whole record. end: its last record,
+    staged: its name. head, chain: of its first record; head_length: bytes of that whole record, its
+    payload with it. end: its last record,
     and end_offset, where that ends. stubs: the tombstones that they name. bytes: of all records.
     """
 
@@ -73,8 +74,8 @@ class Assembly:
     def record(self, header: RecordHeader, chain: bytes, length: int, tombstone: int = 0) -> None:
         """The next record, of which all bytes were written."""
         if self._first is None:
-            self._first = (header, chain, length)
-        if len(self._entries) == self._slots or segment_file_bytes(self._size, self._first[2]) != self._size:
+            self._first = (header, chain, record_length(header.path, header.size))
+        if len(self._entries) == self._slots or segment_file_bytes(self._size, length) != self._size:
             raise FormatError("these records do not fit into one segment")
         place = (self._offset, length, header.digest, chain, self._first[0].position.sequence, tombstone > 0)
         self._entries.append(encode_entry(Entry(header.position, header.kind, *place)))

@@ -21,6 +21,7 @@ from storage.reader import BytesPayload, Payload, StoredRecord
 from storage.record import DecodedRecord, decode_header
 from storage.recovery import RecoveryReport, Tail, recover
 from storage.relearning import Relearner
+from storage.seams import measure
 from storage.segment import Segment, SegmentInfo, open_segment, verify_rest
 from storage.table import (
     ENTRIES_OFFSET,
@@ -187,6 +188,7 @@ class Log(Relearner):
         return self._installed(made.staged, segment, made.end, made.stubs)
 
     def _installed(self, staged_name: str, segment: Segment, end: LogPoint, stubs: Mapping[int, int]) -> LogPoint:
+        measure(segment, self._identity.segment_bytes)
         self.damage.note(*stubs)  # before they are there: after a crash no stub is believed unseen
         self.waiting.update(stubs)
         self._guarded(lambda: self._take_over(staged_name, segment, end))
@@ -219,6 +221,7 @@ class Log(Relearner):
             self._end = self._durable = point
             if keep:
                 keep[-1].last, keep[-1].end_offset = sequence, end_offset
+                measure(keep[-1], self._identity.segment_bytes)
         for segment in reversed(gone):  # the newest first: what is left is always a log
             self._disk.remove(segment.name)
         if keep:

@@ -70,6 +70,10 @@ class Segment:
     """Its records are not here: what is read of them comes from elsewhere."""
     found_end: int = field(default=0)
     """Where its last entry said that it ends when the log was opened; of sealed ones, for `extent` alone."""
+    saved: int = field(default=0)
+    """Bytes that its stubs take less than the records they are of. Kept while it is the last one (`storage.seams`)."""
+    limit: int = field(default=0)
+    """How large its file would be with each payload in it."""
     repairs: int = field(default=0)
     """How often something in it was written anew: a copy that was made meanwhile is not one of it any more."""
 

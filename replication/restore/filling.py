@@ -66,8 +66,6 @@ class Filling:
         self.log = log
         self.resumed = resumed
         self._unsynced = 0
-        self._whole = False
-        """Whether the last segment came as one: then nothing more belongs to it."""
         for name in disk.list(_SPOOL):
             disk.remove(f"{_SPOOL}/{name}")
 
@@ -106,7 +104,6 @@ class Filling:
 
     def take(self, record: CutRecord) -> None:
         """Append one record, and sync from time to time. Raises LogContradiction, StorageFull, SegmentPoisoned."""
-        self._whole = False
         if record.tombstone:
             self.log.append_stub(record.header, record.chain, record.tombstone)
         else:
@@ -134,9 +131,8 @@ class Filling:
         Raises StorageFull, SegmentPoisoned.
         """
         try:
-            if self._whole or self.log.begins_segment(made.head.position.epoch, made.head_length):
+            if self.log.begins_segment(made.head.position.epoch, made.head_length, made.head_length):
                 self.log.install_assembled(made)
-                self._whole = True
                 return True
         except LogContradiction:
             pass  # whether it is damage, or another branch, is found where its records are read one by one
