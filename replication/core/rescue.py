@@ -252,7 +252,9 @@ def state_for(
     )
     if end == chosen.end.position:
         return state
-    claim = TierClaim(chosen.told.sequence + 1, chosen.told.chain)
+    # What the plan saw in the bucket, a takeover has to find there; of what is lost already it cannot be asked.
+    upto = GENESIS if loss.records else known
+    claim = TierClaim(chosen.told.sequence + 1, chosen.told.chain, upto)
     return replace(state, in_sync=frozenset({TIER_MEMBER}), tier=claim, floor=chosen.told)
 
 

@@ -208,7 +208,9 @@ def test_a_bucket_that_only_follows_is_asked_and_goes_on_where_it_holds_more() -
     accepted = plan.state.accepted_loss
     assert accepted is not None
     assert accepted.upto == LogPosition(4, 65)
-    assert planned(asked(Bucket(LogPosition(4, 80), 7, 4))).loss.records == 0
+    whole = planned(asked(Bucket(LogPosition(4, 80), 7, 4)))
+    assert whole.loss.records == 0
+    assert whole.state.tier == TierClaim(59, point(4, 58).chain, point(4, 70)), "it must be found there still"
     assert planned(asked(Bucket(LogPosition(4, 50), 7, 4))).chosen == node
     assert planned(asked(Bucket(LogPosition(4, 80), 7, 4, whole_from=59))).chosen is None
     lacking = planned(asked(Bucket(LogPosition(4, 80), 7, 4, whole_from=60)))
@@ -348,7 +350,7 @@ def test_a_tier_that_was_in_sync_is_asked_and_goes_on_where_it_holds_more() -> N
     plan = planned(rebuild(None, [node], {"n1", "n3"}, bucket=more, accept_loss=True))
     assert plan.chosen is None
     assert plan.state.in_sync == {TIER_MEMBER}
-    assert plan.state.tier == TierClaim(59, point(4, 58).chain)
+    assert plan.state.tier == TierClaim(59, point(4, 58).chain, point(4, 58))
     assert plan.state.change.counter > 11
     assert plan.state.epoch > 6
     less = Bucket(LogPosition(4, 50), 11, 6)
