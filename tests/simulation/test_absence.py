@@ -76,7 +76,7 @@ def test_a_new_leader_denies_nothing_before_it_knows_what_its_predecessor_promis
         stage.until(lambda: named_to_lead(stage) in (one, other))
         new = named_to_lead(stage)
         assert new is not None
-        stage.until(lambda: process_of(new).core.leadership is not None)
+        stage.until(lambda: (leads := process_of(new).core.leadership) is not None and leads.named)
         assert process_of(new).core.situation.told.sequence <= end < process_of(new).core.situation.ledger.end.sequence
         assert not asked(stage, new, "1.1")
         old.stops = ""
