@@ -58,15 +58,20 @@ def below(folder: Path) -> list[bytes]:
 
 
 def of_other_study(number: int, study: str, patient: bytes, date: str = "20240229") -> tuple[str, bytes]:
-    """An image of a study and patient of its own, with a date and an accession number."""
+    """An image of a study, series and patient of its own, with a date and an accession number."""
     uid, data = image(number)
     at = data.index(b"\x10\0\x10\0PN")
     head = b"\x08\0\x20\0DA\x08\0" + date.encode() + b"\x08\0\x50\0SH\x04\0A-17" + b"\x08\0\x60\0CS\x02\0CT"
     data = data[:at] + head + data[at:]
     data = data.replace(b"LO\x08\0PID-4711", b"LO\x08\0" + patient.ljust(8))
-    end = b"UI" + len(STUDY).to_bytes(2, "little") + STUDY.encode()
-    padded = study.encode() + b"\0" * (len(study) % 2)
-    return uid, data.replace(end, b"UI" + len(padded).to_bytes(2, "little") + padded)
+    data = data.replace(_value(f"{STUDY}.0"), _value(f"{study}.0"))
+    return uid, data.replace(_value(STUDY), _value(study))
+
+
+def _value(uid: str) -> bytes:
+    """What stands behind the tag of an element that holds this UID."""
+    padded = uid.encode() + b"\0" * (len(uid) % 2)
+    return b"UI" + len(padded).to_bytes(2, "little") + padded
 
 
 def test_a_study_comes_out_of_a_node_that_runs_and_out_of_the_cluster(cluster: LocalCluster, tmp_path: Path) -> None:
@@ -96,7 +101,7 @@ def test_a_study_comes_out_of_a_node_that_runs_and_out_of_the_cluster(cluster: L
         assert exported(str(tmp_path / f"both{source[0]}"), *half[:2], "--study", "1.2.3", *source)["absent"] == []
     assert exported(str(tmp_path / "x"), "--from", directory, "--patient-id", "P-1", "--dry-run")["found"] == 20
     assert not (tmp_path / "x").exists()
-    assert (tmp_path / "here-0" / study / f"{STUDY}.0" / f"{one}.dcm").exists()
+    assert (tmp_path / "here-0" / study / f"{study}.0" / f"{one}.dcm").exists()
 
 
 def test_an_export_goes_on_and_overwrites_nothing(cluster: LocalCluster, tmp_path: Path) -> None:
