@@ -75,11 +75,14 @@ class Ledger:
     def epochs(self) -> Sequence[EpochSpan]:
         """Oldest first, queued records included."""
         spans = [span for span in self._log.epochs() if span.first <= self.end.sequence]
-        for point in self._newest:
+        queued: list[LogPoint] = []
+        for point in reversed(self._newest):  # few are newer than the log itself
             if spans and point.sequence <= spans[-1].last:
-                continue
+                break
+            queued.append(point)
+        for point in reversed(queued):
             if not spans or spans[-1].epoch < point.epoch:
                 spans.append(EpochSpan(point.epoch, point.sequence, point.sequence))
-            elif spans[-1].last < point.sequence:
+            else:
                 spans[-1] = EpochSpan(point.epoch, spans[-1].first, point.sequence)
         return spans

@@ -38,9 +38,9 @@ PUTS_AT_ONCE = 3
 """While somebody waits. Each holds again what the ones before it hold."""
 AGAIN_BYTES = 256 * 1024
 """Only so much is put more than once."""
-NEAR_MS = 4
+NEAR_MS = 8
 """A bucket that answers faster shares this machine: a put beside another would take from it what it gains."""
-JUDGED_BY = 8
+JUDGED_BY = 32
 """So many of the last puts that began alone; the fastest tells how far the bucket is, whatever the load."""
 ASK_MS = 1000
 """A bucket that has had nothing to do for so long is asked whether it is there."""

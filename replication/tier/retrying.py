@@ -29,6 +29,8 @@ from replication.tier.port import (
 )
 
 _T = TypeVar("_T")
+_AT_ONCE: Final = 64 * 1024
+"""Digests of so much take less than the way to a thread and back."""
 _COMPARED_PIECE: Final = 8 * 1024 * 1024
 _LONGEST_PAUSE_S: Final = 1.0
 
@@ -59,7 +61,8 @@ class RetryingStore:
     ) -> Stored:
         check_key(key)
         try:
-            facts = await self._in_thread(lambda: body_facts(body), _size(body))
+            small = isinstance(body, bytes) and len(body) <= _AT_ONCE
+            facts = body_facts(body) if small else await self._in_thread(lambda: body_facts(body), _size(body))
         except OSError as error:
             raise SourceUnreadable(f"what was to become {key} cannot be read: {error}") from error
         sent = facts if crc32 is None else BodyFacts(facts.size, crc32, facts.digest)

@@ -123,7 +123,7 @@ def _draw_background(cluster: Cluster, plan: Plan) -> None:
     if chance.random() < 0.3:
         cluster.net.lag_probability = chance.random() * 0.1
     if chance.random() < 0.4:
-        cluster.bucket.away_us = chance.randrange(4000, 30_000)
+        cluster.bucket.away_us = chance.randrange(8000, 30_000)
 
 
 def run_and_collect(order: Order) -> Result:
