@@ -64,7 +64,7 @@ def delete(
     Of several UIDs, those under which nothing is stored are named, and the others go; the exit code is 1 then.
 
     Exit code 0 done (or kept as a request), 1 not done, or not for each UID (with --dry-run: there is nothing, or it
-    would be refused now), 2 bad usage.
+    would be refused now), 2 bad usage, 130 interrupted.
     """
     if context.invoked_subcommand is not None:
         return

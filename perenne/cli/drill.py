@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from perenne.cli import INTERRUPTED
 from perenne.cli.tier import ConfigOption, JsonOption
 
 
@@ -43,7 +44,8 @@ def drill_verb(
     nodes serve, and removed. The report says how fast it was, and how long the whole archive would take. The node on
     this data_dir exports it: perenne_drill_last_success_timestamp_seconds and its companions.
 
-    Exit code 0 the drill passed, 1 a restore would not bring everything back, or it had to stop, 2 bad usage.
+    Exit code 0 the drill passed, 1 a restore would not bring everything back, or it had to stop, 2 bad usage,
+    130 interrupted.
     """
     from perenne.cli.bar import Bar
     from perenne.cli.usage import fail, read_config
@@ -85,7 +87,7 @@ def drill_verb(
     except (TierError, StorageError, OSError) as error:
         why = str(error)
     except KeyboardInterrupt as error:
-        raise fail("interrupted; the scratch place is removed, and nothing was noted") from error
+        raise fail("interrupted; the scratch place is removed, and nothing was noted", INTERRUPTED) from error
     if keep is not None:
         note(outcome, keep)
     if outcome is None:

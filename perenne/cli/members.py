@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from perenne.cli import INTERRUPTED
 from perenne.cli.rescuing import reached
 from perenne.cli.usage import fail, read_config
 from perenne.membership import (
@@ -201,7 +202,7 @@ def _watched(reach: Reach, surgery: Surgery, name: str, seconds: float, *, as_js
                     return _end(f"{name} is not in sync after {seconds:.0f} s: {words}", 1, as_json=as_json)
                 time.sleep(LOOK_S)
     except KeyboardInterrupt:
-        return _end(f"{name} goes on by itself; type this again to watch", 1, as_json=as_json)
+        return _end(f"{name} goes on by itself; type this again to watch", INTERRUPTED, as_json=as_json)
 
 
 def _words(seen: Progress | None) -> str:

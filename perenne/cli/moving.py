@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from perenne.cli import INTERRUPTED
 from perenne.config import ConfigError
 from perenne.config_reading import load_config
 from perenne.nodeaccess import NodeAccess
@@ -94,7 +95,7 @@ def import_verb(
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         sys.stderr.write(f"perenne: interrupted; the same command goes on from {journal}\n")
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(code)
 
 
@@ -167,5 +168,5 @@ def export_verb(
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         sys.stderr.write("perenne: interrupted; the same command goes on\n")
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(code)

@@ -70,7 +70,7 @@ def add(
     again to go on.
 
     Example: `perenne node add n3 --config n1.toml --data-dir /var/lib/perenne --advertise-host n3.pacs.example`. Exit
-    code 0 in sync (or written, with --no-wait), 1 not in time or refused, 2 bad usage.
+    code 0 in sync (or written, with --no-wait), 1 not in time or refused, 2 bad usage, 130 interrupted.
     """
     from perenne.cli import members
 
@@ -97,7 +97,7 @@ def replace(
     type it again to go on.
 
     Example: `perenne node replace n2 --config /etc/perenne.toml`. Exit code 0 in sync, 1 not in time or refused, 2 bad
-    usage.
+    usage, 130 interrupted.
     """
     from perenne.cli import members, rescuing
 
@@ -122,7 +122,7 @@ def retire(
     ends with exit code 0. With this data directory it does not come back; nothing in it is deleted.
 
     Example: `perenne node retire n3 --config /etc/perenne.toml`. Exit code 0 retired, 1 refused or not in time (it goes
-    on; type it again to watch), 2 bad usage.
+    on; type it again to watch), 2 bad usage, 130 interrupted.
     """
     from perenne.cli import members, rescuing
 

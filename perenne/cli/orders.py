@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from perenne.cli import INTERRUPTED
 from perenne.cli.usage import fail, read_config
 from replication.coordination.access import Access
 from replication.coordination.orderbox import OrderDesk
@@ -183,7 +184,7 @@ def carry_out(work: Coroutine[Any, Any, int], *, as_json: bool) -> typer.Exit:
         return typer.Exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("perenne: stopped; the same command goes on where this one ended\n")
-        return typer.Exit(1)
+        return typer.Exit(INTERRUPTED)
 
 
 def say(document: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import secrets
-import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any, Final
 
 import typer
 
+from perenne.cli.asking import answer_of
 from perenne.cli.offline_log import OfflineNode, locked_node
 from perenne.cli.progress import shown
 from perenne.cli.repair_offline import Repaired, Source, Surveyed, mend, survey
@@ -19,11 +18,10 @@ from perenne.config import TierConfig
 from perenne.config_tier import patient_store
 from perenne.session import SessionWaiter
 from replication.coordination.access import Access
-from replication.coordination.port import Coordination, CoordinationUnavailable, Operation
+from replication.coordination.port import Coordination, CoordinationUnavailable
 from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.tier.port import BlockingStore
 
-PAUSE_S: Final = 0.1
 DOWN: Final = (
     "does not run, so nothing was looked at: start it and type this again, or mend its stopped log with"
     " `perenne repair DATA_DIR --from OTHER_DATA_DIR`"
@@ -166,19 +164,10 @@ async def _asked(
 
 
 async def _ask(coordination: Coordination, name: str, seconds: float, *, dry_run: bool) -> dict[str, Any]:
-    until = str(int((time.time() + seconds) * 1_000_000))
-    arguments = {"node": name, "until_us": until} | ({"look": "only"} if dry_run else {})
-    operation = Operation("repair", secrets.token_hex(8), arguments)
-    try:
-        async with asyncio.timeout(seconds):
-            await coordination.request_operation(operation)
-            while True:
-                for one in await coordination.operations():
-                    if one.id == operation.id and one.result is not None:
-                        found: dict[str, Any] = json.loads(one.result)
-                        return found
-                if name not in await coordination.live_nodes():
-                    return {"error": "ended meanwhile; start it, or use perenne repair DATA_DIR"}
-                await asyncio.sleep(PAUSE_S)
-    except TimeoutError:
-        return {"error": f"did not answer within {seconds:.0f} s; see perenne status"}
+    async def ended() -> str:
+        if name in await coordination.live_nodes():
+            return ""
+        return "ended meanwhile; start it, or use perenne repair DATA_DIR"
+
+    wishes = {"look": "only"} if dry_run else {}
+    return await answer_of(coordination, "repair", name, wishes, seconds, ended)

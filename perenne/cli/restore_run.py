@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 
+from perenne.cli import INTERRUPTED
 from perenne.cli.bar import Bar
 from perenne.config import Config
 from perenne.hands import ProcessHands, spare_processors
@@ -30,7 +31,8 @@ def carry_out(config: Config, wish: Wish, *, jobs: int, as_json: bool, dry_run: 
     except (TierError, StorageError, CoordinationUnavailable, OSError) as error:
         return _stopped(str(error), as_json=as_json)
     except KeyboardInterrupt:
-        return _stopped("interrupted", as_json=as_json)
+        _stopped("interrupted", as_json=as_json)
+        return INTERRUPTED
 
 
 def _stopped(why: str, *, as_json: bool) -> int:

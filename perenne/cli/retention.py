@@ -174,7 +174,8 @@ def run_verb(
     Nothing runs by itself: put it into a timer, with --yes. After Ctrl-C give the same command again. --dry-run shows
     what this run would take: as `perenne retention plan`, but at most --limit, and whether it would be refused now.
 
-    Exit code 0 done (also when nothing is due), 1 not all could be done, or would be, 2 bad usage.
+    Exit code 0 done (also when nothing is due), 1 not all could be done, or would be, 2 bad usage,
+    130 interrupted.
     """
     settings, keeper, by = _settings(config), keeper_of(config, zookeeper, cluster), person(as_)
 

@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-import secrets
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Annotated, Any, Final
 
 import typer
 
+from perenne.cli import INTERRUPTED
+from perenne.cli.asking import answer_of
 from perenne.cli.orders import (
     CONNECT_S,
     ClusterOption,
@@ -24,11 +24,10 @@ from perenne.cli.orders import (
 )
 from perenne.cli.progress import shown
 from replication.coordination.orderbox import OrderDesk
-from replication.coordination.port import CoordinationUnavailable, Operation
+from replication.coordination.port import CoordinationUnavailable
 
 ANSWER_S: Final = 15.0
 LOOK_S: Final = 1.0
-PAUSE_S: Final = 0.1
 SILENCES: Final = 4
 """A node that did not answer so often, one time after another, is given up."""
 Facts = dict[str, dict[str, Any]]
@@ -77,7 +76,7 @@ def scrub_verb(
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         sys.stderr.write("perenne: what was begun goes on in the nodes; type the same again to watch it\n")
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         typer.echo(json.dumps(found))
     else:
@@ -108,7 +107,7 @@ async def _scrubbed(keeper: Keeper, names: list[str], depth: str, *, wait: bool,
         desk, wanted, away = await _reached(keeper, names, stack)
         found: Facts = {name: {"error": "does not run: start it, or use perenne verify DATA_DIR"} for name in away}
         for name in wanted:
-            facts = await _ask(desk, name, {"depth": depth})
+            facts = await answer_of(desk, "scrub", name, {"depth": depth}, ANSWER_S)
             found[str(facts.get("node", name))] = facts
         if wait:
             await _watched(desk, found, depth, quiet=quiet)
@@ -155,26 +154,9 @@ async def _watched(desk: Desk, found: Facts, depth: str, *, quiet: bool) -> None
         while running := [name for name in running if found[name].get("running")]:
             await asyncio.sleep(LOOK_S)
             for name in running:
-                facts = await _ask(desk, name, {"depth": depth, "look": "only"})
+                facts = await answer_of(desk, "scrub", name, {"depth": depth, "look": "only"}, ANSWER_S)
                 silent[name] = silent[name] + 1 if "error" in facts else 0
                 if not silent[name] or silent[name] >= SILENCES:
                     found[name] = facts
             ended = (facts["done" if facts["running"] else "upto"] for facts in found.values() if "upto" in facts)
             reached(sum(ended))
-
-
-async def _ask(desk: Desk, name: str, what: dict[str, str]) -> dict[str, Any]:
-    until = str(int((time.time() + ANSWER_S) * 1_000_000))
-    arguments = what | {"until_us": until} | ({"node": name} if name else {})
-    operation = Operation("scrub", secrets.token_hex(8), arguments)
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            await desk.request_operation(operation)
-            while True:
-                for one in await desk.operations():
-                    if one.id == operation.id and one.result is not None:
-                        answer: dict[str, Any] = json.loads(one.result)
-                        return answer
-                await asyncio.sleep(PAUSE_S)
-    except (TimeoutError, CoordinationUnavailable) as error:
-        return {"error": str(error) or f"did not answer within {ANSWER_S:.0f} s; see perenne status"}

@@ -4,7 +4,9 @@ The marker `restore.json` is the first file written and the last one removed. A 
 like that of a killed node, so the next run goes on after its last record; the chain proves that it is the same one.
 """
 
+import errno
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from typing import Final
 from replication.restore.cutting import SPOOLED, CutRecord
 from storage.assembling import Assembled
 from storage.disk import DiskFile, RealDisk
-from storage.errors import FormatError, LogContradiction
+from storage.errors import FormatError, LogContradiction, SegmentPoisoned, StorageFull
 from storage.log import Log, LogIdentity
 from storage.metadata import RESTORE_FILE, NodeIdentity, PromiseFile, write_identity
 from storage.position import LogPoint
@@ -50,10 +52,37 @@ class Marker:
 
 
 class RestoringDisk(RealDisk):
-    """Reserves segments without writing zeros first: what fills them is written once, and reads the same."""
+    """Makes segments of holes, which read like zeros: where payloads were deleted, there is little to put into them,
+    and a disk of the size of the lost one must do.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._root = root
 
     def preallocate(self, name: str, size: int, *, zeros: bool = True) -> None:
-        super().preallocate(name, size, zeros=False)
+        file = self.open(f"{name}.tmp", create=True)
+        try:
+            file.truncate(0)
+            file.truncate(size)
+            file.sync()
+        finally:
+            file.close()
+        self.rename(f"{name}.tmp", name)
+
+    def reserve(self, name: str) -> None:
+        """Give a file all the room that its size says, as a log that is written to has it. Raises StorageFull,
+        SegmentPoisoned.
+        """
+        with (self._root / name).open("r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise StorageFull(f"no room for {size} bytes of {name}") from error
+                raise SegmentPoisoned(f"reserving {name} failed: {error.strerror}") from error
 
 
 class Filling:
@@ -156,8 +185,10 @@ class Filling:
             self.disk.remove(name)
 
     def settled(self, floor: LogPoint | None) -> None:
-        """The log is whole. floor: what counts as committed from now on."""
+        """The log is whole. floor: what counts as committed from now on. Raises StorageFull, SegmentPoisoned."""
         self.sync()
+        if self.marker.kind != PAST and (made := self.log.segments()):
+            self.disk.reserve(made[-1].name)
         if floor is not None:
             promise = PromiseFile(self.disk)
             try:

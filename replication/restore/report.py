@@ -123,11 +123,9 @@ class Report:
             lines.append(_hole(hole))
             lines.extend(f"    {why}" for why in hole.why)
         lines.extend(_named("missing", self.missing_names()))
-        lines.extend(f"DAMAGED in the tier: {run.key}: {why}" for run, why in self.damaged.items())
-        lines.extend(f"LACKING: {text}" for text in self.lacking)
-        for kept in self.kept:
-            what = f"kept as {kept.saved}, {len(kept.records)} records" if kept.saved else f"not kept: {kept.error}"
-            lines.append(f"beyond the gap: {kept.run.key}: {what}")
+        lines.extend(_some([f"DAMAGED in the tier: {run.key}: {why}" for run, why in self.damaged.items()]))
+        lines.extend(_some([f"LACKING: {text}" for text in self.lacking]))
+        lines.extend(_some([f"beyond the gap: {kept.run.key}: {_aside(kept)}" for kept in self.kept]))
         lines.extend(_named("kept aside", self.aside_names()))
         if self.orphans:
             lines.append(f"{len(self.orphans)} objects of dead branches were left alone: outranked, never acknowledged")
@@ -142,6 +140,15 @@ def _hole(hole: Hole) -> str:
     which = f"record {hole.first}" if hole.first == hole.last else f"records {hole.first} to {hole.last}"
     doubt = "" if hole.certain else "; below it nothing proves that the log took this branch"
     return f"MISSING: {which}: no object that can be read holds them{doubt}"
+
+
+def _aside(kept: Kept) -> str:
+    return f"kept as {kept.saved}, {len(kept.records)} records" if kept.saved else f"not kept: {kept.error}"
+
+
+def _some(lines: Sequence[str]) -> list[str]:
+    left = len(lines) - NAMED
+    return [*lines[:NAMED], f"    and {left} more like these; --json names all"] if left > 0 else [*lines]
 
 
 def _named(what: str, names: Sequence[tuple[int, str]]) -> list[str]:

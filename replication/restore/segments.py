@@ -16,12 +16,11 @@ from typing import Final, Protocol
 
 from replication.restore.cutting import Cutter, Unkept
 from replication.restore.fetching import Fetching
-from replication.restore.filling import Filling
+from replication.restore.filling import Filling, RestoringDisk
 from replication.tier.keys import Run
 from replication.tier.port import NotThere, ObjectStore, TierError
 from replication.tier.tip import Piece
 from storage.assembling import Assembled, Assembly
-from storage.disk import RealDisk
 from storage.errors import StorageError
 
 LARGE_BYTES: Final = 32 * 1024 * 1024
@@ -55,14 +54,16 @@ class Hands(Protocol):
 
 async def assembled(store: ObjectStore, run: Run, root: Path, staged: str, segment_bytes: int) -> Assembled | str:
     """Fetch, prove and write one object, in the process of whoever calls; or say why not, and leave no file."""
-    disk = RealDisk(root)
+    disk = RestoringDisk(root)
     made = await _assembled(disk, store, run, staged, segment_bytes)
     if isinstance(made, str) and disk.exists(staged):
         disk.remove(staged)
     return made
 
 
-async def _assembled(disk: RealDisk, store: ObjectStore, run: Run, staged: str, segment_bytes: int) -> Assembled | str:
+async def _assembled(
+    disk: RestoringDisk, store: ObjectStore, run: Run, staged: str, segment_bytes: int
+) -> Assembled | str:
     try:
         assembly = Assembly(disk, staged, segment_bytes)
         with contextlib.closing(assembly):

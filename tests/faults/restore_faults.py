@@ -38,7 +38,7 @@ def _interrupted(own: TieredArena, words: tuple[str, ...], directory: Path) -> T
             return typed if stopped else _too_fast(typed)
         if typed.interrupted:
             stopped.append(with_)
-        if typed.interrupted and with_ is signal.SIGINT and (typed.code != 1 or "goes on" not in typed.output):
+        if typed.interrupted and with_ is signal.SIGINT and (typed.code != 130 or "goes on" not in typed.output):
             raise FaultFailed(f"after Ctrl-C: {typed}")
     own.store_lines.release()
     for _ in range(_TRIES):

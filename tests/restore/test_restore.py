@@ -2,7 +2,7 @@
 
 import asyncio
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -16,11 +16,13 @@ from replication.restore.fetching import Fetching
 from replication.restore.filling import Filling, NotEmpty
 from replication.tier.keys import Run
 from replication.tier.port import ObjectStore
-from storage.disk import RealDisk
-from storage.errors import FormatError
+from storage.disk import Buffer, RealDisk, RealFile
+from storage.errors import FormatError, StorageError, StorageFull
 from storage.metadata import read_identity
+from storage.table import data_offset
 from storage.walk import Fault, Walk
 from tests.restore.archive import (
+    SEGMENT_BYTES,
     STUDY,
     Archive,
     groups,
@@ -313,6 +315,33 @@ def test_a_directory_with_something_in_it_is_refused(small: Path, tier: Reached,
     restored(tier.store, tmp_path / "other")
     with pytest.raises(NotEmpty, match="another restore"):
         Filling.begin(tmp_path / "other", marker(source="elsewhere"))
+
+
+def test_a_disk_that_runs_full_keeps_what_is_there(
+    small: Path, tier: Reached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room is taken as it is written to, not before: it ends in the middle of a segment."""
+    upload(tier.store, small, 20)
+    monkeypatch.setattr(filling, "_SYNC_BYTES", 1)
+    room = 3
+    write = RealFile.pwrite
+
+    def until_full(file: RealFile, parts: Sequence[Buffer], offset: int) -> None:
+        nonlocal room
+        room -= offset > data_offset(SEGMENT_BYTES)
+        if room < 0:
+            raise StorageFull("no room")
+        write(file, parts, offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RealFile, "pwrite", until_full)
+        with pytest.raises(StorageError, match="no room"):
+            restored(tier.store, tmp_path / "data")
+    left = Filling.begin(tmp_path / "data", marker())
+    assert left.resumed and left.end.sequence > 0
+    left.close()
+    assert restored(tier.store, tmp_path / "data").complete
+    assert segments(tmp_path / "data") == segments(small)
 
 
 def test_a_restore_goes_on_where_it_was_interrupted(small: Path, tier: Reached, tmp_path: Path) -> None:

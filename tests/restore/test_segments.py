@@ -107,6 +107,41 @@ def test_segments_come_back_byte_for_byte(
     log.close()
 
 
+def taken(path: Path) -> int:
+    """Bytes on the medium."""
+    return path.stat().st_blocks * 512
+
+
+@pytest.mark.parametrize("by_hands", [True, False])
+def test_what_a_segment_does_not_hold_takes_no_room(
+    tier: Reached, hands: ProcessHands, tmp_path: Path, *, by_hands: bool
+) -> None:
+    """A compacted archive comes back to a disk of its own size; the segment that a node goes on writing is reserved."""
+    made = Archive.begin(tmp_path / "archive")
+    for epoch in (1, 2):
+        made.epoch(epoch)
+        made.instances(50, size=20_000)
+    spans = [(one.first, one.last or 0) for one in made.log.segments()]
+    asyncio.run(put(tier.store, made.log, spans))
+    made.sealed()
+    filling = Filling.begin(tmp_path / "data", marker())
+    asyncio.run(Engine(tier.store, filling, Until(), silent, hands=hands if by_hands else None).run())
+    filling.settled(None)
+    log = filling.log
+    sealed = {
+        tmp_path / "data" / one.name: one.bytes - held.offset - held.size
+        for one in log.segments()
+        if one.sealed
+        for held in [log.sealed_records(one.first)]
+    }
+    newest = tmp_path / "data" / log.segments()[-1].name
+    filling.close()
+    assert any(left > 1024 * 1024 for left in sealed.values()), "one ends long before its file does"
+    for path, left in sealed.items():
+        assert taken(path) <= path.stat().st_size - left + 64 * 1024
+    assert taken(newest) >= newest.stat().st_size
+
+
 def alter(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1
