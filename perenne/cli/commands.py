@@ -87,7 +87,7 @@ def _top(version: VersionOption = False) -> None:
     """Perenne is a DICOM archive: it answers Success when an image lies on two nodes at least, unless you allow one.
 
     Run a node: `perenne node --config FILE`. Look at all of them: `perenne status`. Check a disk: `perenne log
-    verify`. Each verb explains itself: `perenne VERB --help`.
+    verify`. Each verb explains itself: `perenne VERB --help`. One that Ctrl-C ends has exit code 130.
     """
     hush()
 

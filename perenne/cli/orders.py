@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from perenne.cli import INTERRUPTED
-from perenne.cli.usage import fail, read_config
+from perenne.cli.usage import asked, fail, read_config
 from replication.coordination.access import Access
 from replication.coordination.orderbox import OrderDesk
 from replication.coordination.port import CoordinationUnavailable, Operation
@@ -198,7 +198,7 @@ def agreed(question: str, *, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         raise bad_usage("nobody is there to ask: give --yes, or --dry-run to see what it would do")
-    return typer.confirm(question)
+    return asked(lambda: typer.confirm(question))
 
 
 def progress(*, hidden: bool) -> Progress:

@@ -13,7 +13,7 @@ import typer
 from perenne import rescue
 from perenne.cli.status import NoCluster
 from perenne.cli.switchover import zookeeper_of
-from perenne.cli.usage import fail, read_config
+from perenne.cli.usage import asked, fail, read_config
 from perenne.config import Config
 from perenne.config_tls import zookeeper_access
 from perenne.nodeaccess import NodeAccess
@@ -156,7 +156,7 @@ def _agreed(seen: Seen, yes: str) -> None:
     assert seen.cluster is not None, "a plan rests on a node's answer"
     wanted = seen.cluster.cluster_id
     if not yes and sys.stdin.isatty():
-        yes = typer.prompt(f"Type the cluster id ({wanted}) to do this")
+        yes = asked(lambda: str(typer.prompt(f"Type the cluster id ({wanted}) to do this")))
     if yes != wanted:
         raise fail(f"nothing was changed: to do this, say --yes {wanted}", 2)
 

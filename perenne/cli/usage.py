@@ -1,19 +1,39 @@
 """What every verb does about a wrong call: one line on standard error, and an exit code."""
 
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import typer
 
 from perenne.config import Config, ConfigError
 from perenne.config_reading import load_config
 
+Answer = TypeVar("Answer")
+
 
 def fail(text: str, code: int = 1) -> typer.Exit:
     """To be raised. 1: something is wrong with the data or the cluster. 2: bad usage."""
     sys.stderr.write(f"perenne: {text}\n")
     return typer.Exit(code)
+
+
+def asked(question: Callable[[], Answer]) -> Answer:
+    """What a person answers; also from within a coroutine, where asyncio would take the first Ctrl-C for itself and go
+    on waiting for the answer. Raises KeyboardInterrupt at once; typer.Abort at the end of the input.
+    """
+    held = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return question()
+    except typer.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, held)
 
 
 def read_config(file: Path | None) -> Config:
