@@ -26,6 +26,7 @@ from storage.reader import Payload
 _SPOOL: Final = "staging"
 _SYNC_BYTES: Final = 64 * 1024 * 1024
 _PIECE: Final = 1024 * 1024
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 PAST: Final = "past"
 """The kind of a directory that is for looking only."""
 
@@ -66,6 +67,11 @@ class RestoringDisk(RealDisk):
             file.truncate(0)
             file.truncate(size)
             file.sync()
+        except OSError as error:
+            self.remove(f"{name}.tmp")
+            if error.errno in _FULL:
+                raise StorageFull(f"no room for {size} bytes of {name}") from error
+            raise SegmentPoisoned(f"making {name} failed: {error.strerror}") from error
         finally:
             file.close()
         self.rename(f"{name}.tmp", name)
@@ -80,7 +86,7 @@ class RestoringDisk(RealDisk):
                 os.posix_fallocate(file.fileno(), 0, size)
                 os.fsync(file.fileno())
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno in _FULL:
                     raise StorageFull(f"no room for {size} bytes of {name}") from error
                 raise SegmentPoisoned(f"reserving {name} failed: {error.strerror}") from error
 

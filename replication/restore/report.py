@@ -119,9 +119,11 @@ class Report:
         )
         stopped = f", as asked: {self.stopped_at}" if self.stopped_at else f" of {self.tip.sequence}"
         lines.append(f"restored: records 1 to {self.end.sequence}{stopped}")
-        for hole in self.holes:
+        for hole in self.holes[:NAMED]:
             lines.append(_hole(hole))
-            lines.extend(f"    {why}" for why in hole.why)
+            lines.extend(_some([f"    {why}" for why in hole.why]))
+        if len(self.holes) > NAMED:
+            lines.append(f"MISSING: and {len(self.holes) - NAMED} more such places; --json names all")
         lines.extend(_named("missing", self.missing_names()))
         lines.extend(_some([f"DAMAGED in the tier: {run.key}: {why}" for run, why in self.damaged.items()]))
         lines.extend(_some([f"LACKING: {text}" for text in self.lacking]))

@@ -1,6 +1,7 @@
 """Whole segments that other processes make: the same bytes as the ordinary way, and whatever is wrong is left to it."""
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ from replication.restore import engine
 from replication.restore.beyond import Kept, keep
 from replication.restore.engine import Engine, Until
 from replication.restore.fetching import Fetching
-from replication.restore.filling import Filling
+from replication.restore.filling import Filling, RestoringDisk
 from replication.restore.report import Report
 from replication.restore.segments import HandsLost, assembled
 from replication.tier.keys import Run
 from storage.assembling import Assembled
-from storage.disk import RealDisk
+from storage.disk import RealDisk, RealFile
+from storage.errors import StorageFull
 from storage.log import Log
 from storage.position import LogPoint
 from storage.walk import Fault, Walk
@@ -140,6 +142,19 @@ def test_what_a_segment_does_not_hold_takes_no_room(
     for path, left in sealed.items():
         assert taken(path) <= path.stat().st_size - left + 64 * 1024
     assert taken(newest) >= newest.stat().st_size
+
+
+def test_a_file_system_that_takes_no_file_of_this_size_is_named_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: RealFile, size: int) -> None:
+        if size:
+            raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(RealFile, "truncate", refused)
+    with pytest.raises(StorageFull, match="no room for 8192 bytes of made"):
+        RestoringDisk(tmp_path).preallocate("made", 8192)
+    assert list(tmp_path.iterdir()) == []
 
 
 def alter(path: Path, at: int) -> None:
