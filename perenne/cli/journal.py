@@ -14,6 +14,7 @@ from blake3 import blake3
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perenne.cli.progress import Rate
 from perenne.journal import Owed, events, owed
 from perenne.nodeaccess import NodeAccess
 from storage.digest import META_LIMIT_BYTES, part10_meta_length
@@ -151,7 +152,7 @@ def show(journal: Path, addresses: Sequence[str], access: NodeAccess, *, as_json
     """Check and report; return the exit code. Raises JournalUnreadable, OSError."""
     debts = owed(events(journal))
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as progress:
         findings = check(addresses, debts, progress, access)
     if as_json:

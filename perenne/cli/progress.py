@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 
-class _Rate(ProgressColumn):
+class Rate(ProgressColumn):
     """So many things per second."""
 
     def render(self, task: Task) -> Text:
@@ -30,7 +30,7 @@ class _Rate(ProgressColumn):
 def shown(what: str, total: int, *, quiet: bool, of_bytes: bool = True) -> Generator[Callable[[int], None]]:
     """Give a function that is told how far it has come: of `total` bytes, or things."""
     console = Console(stderr=True)
-    how = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(), _Rate())
+    how = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(), Rate())
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
