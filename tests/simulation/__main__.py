@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     """Return 1 when a promise was broken, 2 when the command was senseless, 130 when it was interrupted."""
     parser = argparse.ArgumentParser("script/simulate", description=__doc__)
     parser.add_argument("--seed", type=int, help="the first seed; fresh ones when left out")
-    parser.add_argument("--runs", type=int, help="how many clusters; 1 with --seed, else 200")
+    parser.add_argument("--runs", type=int, help="how many clusters, besides those in FILE; 1 with --seed, else 200")
     parser.add_argument("--minutes", type=float, help="stop after this long")
     parser.add_argument("--jobs", type=int, default=1, help="processes beside each other")
     parser.add_argument("--trace", action="store_true", help="print what happens")
@@ -41,7 +41,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--hunt", action="store_true", help="with --resume: hunt what occurred less than 100 times, until nothing has"
     )
-    parser.add_argument("--resume", type=Path, help="a file that keeps the counts and the next seed")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        help="a FILE that keeps the counts and the next seed; give the same options again: it does not keep them",
+    )
     options = parser.parse_args(arguments)
     summary = Summary()
     if options.hunt and options.resume is None:

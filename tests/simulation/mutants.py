@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--runs", type=int, default=300, help="seeds per mutant; 0 for none")
     parser.add_argument("--only", default="", help="guards whose name contains this")
     parser.add_argument("--skip", type=int, default=0, help="go on after this many guards")
-    parser.add_argument("--quick", action="store_true", help="scenarios and seeds only")
+    parser.add_argument("--quick", action="store_true", help="the guard's own test, scenarios and seeds only")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--markdown", action="store_true", help="a table for docs/proof.md")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """A fixed set of seeds, and fresh ones, within a bounded time. A failing seed is one line to paste.
 
-SIMULATE_SECONDS: how long (60 here, more in continuous integration); at most 2,000 seeds.
+SIMULATE_SECONDS: how long (50 here, more in continuous integration); at most 2,000 seeds.
 """
 
 import os
