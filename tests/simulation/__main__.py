@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def main(arguments: list[str]) -> int:
         "--scrub", action="store_true", help="nodes may scrub and evict; seeds of it are open (docs/proof.md)"
     )
     parser.add_argument("--compact", action="store_true", help="nodes compact what was deleted; some evict")
+    parser.add_argument(
+        "--head-start",
+        action="store_true",
+        help="faults begin once something was acknowledged; else many a cluster promises nothing before it heals",
+    )
     parser.add_argument("--quarry", type=_quarry, help="what to hunt in each run, as KIND@PHASE")
     parser.add_argument(
         "--hunt", action="store_true", help="with --resume: hunt what occurred less than 100 times, until nothing has"
@@ -44,14 +50,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--resume",
         type=Path,
-        help="a FILE that keeps the counts and the next seed; give the same options again: it does not keep them",
+        help="a FILE that keeps the counts and the next seed; give the same options again: it says which there were",
     )
     options = parser.parse_args(arguments)
     summary = Summary()
-    if options.hunt and options.resume is None:
-        parser.error("--hunt needs --resume FILE: the counts say what is rare")
+    if options.hunt and (options.resume is None or not options.resume.exists() or options.quarry is not None):
+        parser.error("--hunt needs --resume FILE with counts, which say what is rare, and no --quarry")
+    if options.runs is not None and options.runs < 1:
+        parser.error("--runs counts clusters: at least 1")
+    if options.resume is not None and not options.resume.parent.is_dir():
+        parser.error(f"there is no directory {options.resume.parent}")
     if options.resume is not None and options.resume.exists():
-        summary = Summary.load(options.resume)
+        try:
+            summary = Summary.load(options.resume)
+        except (OSError, ValueError) as error:
+            parser.error(f"--resume: {error}")
         if options.seed is not None:
             _print(f"{options.resume} goes on at seed {summary.next_seed}; --seed counts for a new file alone")
     elif options.seed is not None:
@@ -59,11 +72,8 @@ def main(arguments: list[str]) -> int:
     else:
         summary.next_seed = secrets.randbelow(1 << 40)
     runs = options.runs or (None if options.minutes or options.hunt else 1 if options.seed is not None else 200)
-    orders = (
-        _hunted(summary)
-        if options.hunt
-        else _in_turn(summary, options.quarry, small=options.small, scrubs=options.scrub, compacts=options.compact)
-    )
+    model = Order(0, options.quarry, options.small, options.scrub, options.compact, options.head_start)
+    orders = _hunted(summary, model) if options.hunt else _in_turn(summary, model)
     if (source := source_of(Path(__file__).parent)) not in summary.commits:
         summary.commits.append(source)
     interrupt = _Interrupt()
@@ -107,31 +117,24 @@ def _quarry(text: str) -> Quarry:
     return kind, phase
 
 
-def _in_turn(
-    summary: Summary,
-    quarry: Quarry | None = None,
-    *,
-    small: bool = False,
-    scrubs: bool = False,
-    compacts: bool = False,
-) -> Iterator[Order]:
+def _in_turn(summary: Summary, model: Order) -> Iterator[Order]:
     for seed in count(summary.next_seed):
-        yield Order(seed, quarry, small, scrubs, compacts)
+        yield replace(model, seed=seed)
 
 
-def _hunted(summary: Summary) -> Iterator[Order]:
+def _hunted(summary: Summary, model: Order) -> Iterator[Order]:
     """What is rarest first, as the counts stand by then."""
     seed = summary.next_seed
     hunts = {*KINDS, *BACKGROUND}
     while rare := [pair for pair in summary.rare() if pair[0] in hunts][:AT_ONCE]:
         for pair in rare:
-            yield Order(seed, pair)
+            yield replace(model, seed=seed, quarry=pair)
             seed += 1
 
 
-def a_few(summary: Summary, runs: int, *, scrubs: bool, compacts: bool = False) -> None:
-    """For tests: go on with so many seeds, in this process."""
-    campaign(summary, islice(_in_turn(summary, scrubs=scrubs, compacts=compacts), runs), None, 1)
+def a_few(summary: Summary, runs: int, model: Order) -> None:
+    """For tests: go on with so many seeds, in this process. model: what each of them is like."""
+    campaign(summary, islice(_in_turn(summary, model), runs), None, 1)
 
 
 def campaign(

@@ -55,11 +55,11 @@ PACKING_GUARDS = (
         shown_by=CORE + "test_an_object_over_two_segments_goes_once_both_were_proved",
     ),
     Guard(
-        "a segment's own object is not deleted",
+        "a segment's own object goes only where a form with more stubs stands in its place",
         PACKING,
         "        if (run.first, run.last) == (own.first, own.last):\n",
         "        if False:\n",
-        shown_by=CORE + "test_a_segment_that_is_one_small_object_is_not_deleted",
+        shown_by=COMPACTED + "test_what_a_former_leader_compacted_further_is_not_replaced_by_more",
     ),
     Guard(
         "nothing is deleted where the store does not delete",

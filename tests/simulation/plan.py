@@ -43,7 +43,8 @@ LEADS_TO = {
 class Order:
     """One run to be made. quarry: what is hunted, instead of what the seed draws. small: at small scope.
     scrubs: nodes may scrub, and mend what was harmed; and evict. Asked for while seeds of it are open (docs/proof.md).
-    compacts: nodes compact. Asked for, so that the other runs are what they were.
+    compacts: nodes compact. head_start: faults begin once something was acknowledged; where they begin at once, many a
+    cluster promises nothing before it heals. Both are asked for, so that the other runs are what they were.
     """
 
     seed: int
@@ -51,13 +52,20 @@ class Order:
     small: bool = False
     scrubs: bool = False
     compacts: bool = False
+    head_start: bool = False
 
     @property
     def arguments(self) -> str:
         """For the command line."""
         hunt = f' --quarry "{"@".join(self.quarry)}"' if self.quarry is not None else ""
+        return f"--seed {self.seed}{hunt}{self.asked}"
+
+    @property
+    def asked(self) -> str:
+        """What was asked for beside the seed, as options; each behind a space."""
         asked = {"--small": self.small, "--scrub": self.scrubs, "--compact": self.compacts}
-        return f"--seed {self.seed}{hunt}{''.join(f' {name}' for name, on in asked.items() if on)}"
+        asked["--head-start"] = self.head_start
+        return "".join(f" {name}" for name, on in asked.items() if on)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from tests.simulation.reckoning import Reckoning
 from tests.simulation.workload import Workload
 from tests.simulation.world import Violation, World
 
+HEAD_START_MS = 20_000
+"""At most: requests that are lost by chance hold a cluster up from its first moment on."""
+
 
 @dataclass
 class Result:
@@ -27,6 +30,8 @@ class Result:
     simulated_ms: int = 0
     elections: int = 0
     acknowledgements: int = 0
+    before_healing: int = 0
+    """Of them, those that faults could still take back."""
     reads: int = 0
     truncations: int = 0
     segments: int = 0
@@ -65,7 +70,7 @@ def run(order: Order | int, *, trace: Callable[[str], None] | None = None) -> Re
     faults = Faults(cluster, plan.weights, plan.pause_ms, plan.ambush, plan.quarry, lured=order.quarry is not None)
     result = Result(order)
     try:
-        _play(plan, cluster, workload, faults)
+        result.before_healing = _play(plan, cluster, workload, faults, head_start=order.head_start)
     except Violation as violation:
         result.violation = str(violation)
         world.say("!!", f"VIOLATION: {violation}")
@@ -94,7 +99,8 @@ def run(order: Order | int, *, trace: Callable[[str], None] | None = None) -> Re
     return result
 
 
-def _play(plan: Plan, cluster: Cluster, workload: Workload, faults: Faults) -> None:
+def _play(plan: Plan, cluster: Cluster, workload: Workload, faults: Faults, *, head_start: bool) -> int:
+    """Returns how much was acknowledged before everything healed."""
     world = cluster.world
     world.say(
         "!!", f"{plan.shape}, {plan.load}, a fault each {plan.pause_ms} ms, ambush {plan.ambush}, quarry {plan.quarry}"
@@ -103,10 +109,16 @@ def _play(plan: Plan, cluster: Cluster, workload: Workload, faults: Faults) -> N
     cluster.start_all()
     cluster.tour()
     workload.begin()
+    if head_start:
+        faults.active = False
+        cluster.run_ms(HEAD_START_MS, lambda: cluster.checks.acknowledgements > 0)
+        faults.active = True
     faults.begin()
     cluster.run_ms(plan.faulty_ms)
+    acknowledged = cluster.checks.acknowledgements
     faults.heal()
     Reckoning(cluster, workload).reckon()
+    return acknowledged
 
 
 def _draw_background(cluster: Cluster, plan: Plan) -> None:

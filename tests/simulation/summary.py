@@ -17,9 +17,11 @@ PATIENCE = 4
 
 @dataclass
 class Summary:
-    """Sums over seeds. next_seed: where a campaign goes on. silent: runs in which nothing was acknowledged.
+    """Sums over seeds. next_seed: where a campaign goes on. proved: runs in which something was acknowledged
+    before everything healed: the others prove nothing of the promise.
 
     hunted: how often each pair, written kind@phase, was hunted on purpose. commits: what the source was, in turn.
+    asked: the options of the runs.
     """
 
     next_seed: int = 0
@@ -49,11 +51,12 @@ class Summary:
     rebuilt: int = 0
     failovers: int = 0
     forgotten: int = 0
-    silent: int = 0
+    proved: int = 0
     struck: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     hunted: dict[str, int] = field(default_factory=dict[str, int])
     violations: dict[int, str] = field(default_factory=dict[int, str])
     commits: list[str] = field(default_factory=list[str])
+    asked: list[str] = field(default_factory=list[str])
 
     def add(self, result: Result) -> None:
         self.clusters += 1
@@ -84,7 +87,10 @@ class Summary:
         self.rebuilt += result.rebuilt
         self.failovers += result.failovers
         self.forgotten += result.forgotten
-        self.silent += not result.acknowledgements
+        self.proved += result.before_healing > 0
+        asked = result.order.asked.strip() or "no options"
+        if asked not in self.asked:
+            self.asked.append(asked)
         for (kind, phase), times in result.struck.items():
             of_kind = self.struck.setdefault(kind, {})
             of_kind[phase] = of_kind.get(phase, 0) + times
@@ -106,15 +112,20 @@ class Summary:
         return sorted(found, key=urgency)
 
     def save(self, path: Path) -> None:
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_name(f"{path.name}.new")
         temporary.write_text(json.dumps(asdict(self)))
         temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "Summary":
-        facts = json.loads(path.read_text())
-        facts["violations"] = {int(seed): text for seed, text in facts["violations"].items()}
-        return cls(**facts)
+        """Raises OSError, and ValueError when it is something else."""
+        try:
+            facts = json.loads(path.read_text())
+            facts.pop("silent", None)  # of older files: it counted nothing
+            facts["violations"] = {int(seed): text for seed, text in facts["violations"].items()}
+            return cls(**facts)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} holds no counts of this simulator ({type(error).__name__}: {error})") from error
 
     def lines(self) -> list[str]:
         """For people."""
@@ -133,7 +144,7 @@ class Summary:
             f" {self.undone} instances stored anew before that",
             f"{self.relearned} times an evicted segment got the places of a new object, {self.brought_back} came back",
             f"{self.acknowledgements} stores and {self.deletes} deletes acknowledged, {self.reads} reads;"
-            f" {self.silent} clusters without any",
+            f" {self.proved} clusters acknowledged something before they healed",
             f"{self.rebuilt} cluster states rebuilt, {self.failovers} losses accepted, {self.forgotten} committed"
             " records lost by them as the plans said",
             f"{self.faults} faults:",
@@ -145,7 +156,7 @@ class Summary:
             found.append(f"  {kind.replace('_', ' '):<34} {total:>8}  {where}")
         found.append(f"{pairs} pairs of fault and phase occurred, {len(self.rare())} of them less than {WANTED} times")
         if self.commits:
-            found.append(f"at commit {', '.join(self.commits)}")
+            found.append(f"at commit {', '.join(self.commits)}; with {', '.join(self.asked)}")
         found.append(f"{len(self.violations)} violations")
         found += [f"  seed {seed}: {text}" for seed, text in sorted(self.violations.items())]
         return found

@@ -46,6 +46,42 @@ def test_ctrl_c_keeps_what_was_counted_and_resume_counts_each_seed_once(tmp_path
     assert second.clusters == second.next_seed - 300 == first.clusters + 3
 
 
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "holds no counts"),
+        ("[]", "holds no counts"),
+        ('{"clusters": 3}', "holds no counts"),
+        (None, "Is a directory"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_and_left_alone(
+    tmp_path: Path, content: str | None, complaint: str
+) -> None:
+    keep = tmp_path / "counts"
+    if content is None:
+        keep.mkdir()
+    else:
+        keep.write_text(content)
+    begun = simulate("--small", "--runs", "1", "--resume", str(keep))
+    said, complained = begun.communicate(timeout=60)
+    assert begun.returncode == 2 and complaint in complained and "Traceback" not in complained, (said, complained)
+    assert keep.is_dir() if content is None else keep.read_text() == content
+
+
+@pytest.mark.parametrize("arguments", [("--runs", "0"), ("--hunt",), ("--resume", "nowhere/counts")])
+def test_a_senseless_command_says_so(arguments: tuple[str, ...]) -> None:
+    begun = simulate(*arguments)
+    assert "error" in begun.communicate(timeout=60)[1] and begun.returncode == 2
+
+
+def test_a_head_start_is_part_of_what_a_seed_is_called_by() -> None:
+    """Faults begin with the first acknowledgement: seed 40000003 promises nothing before it heals where they do not."""
+    late, early = run(Order(40000003)), run(Order(40000003, head_start=True))
+    assert not late.before_healing and early.before_healing
+    assert early.order.arguments == "--seed 40000003 --head-start"
+
+
 def test_a_seed_says_the_hash_of_its_trace() -> None:
     said, _ = simulate("--small", "--seed", "302", "--trace").communicate(timeout=60)
     assert f"seed 302: trace hash {run(Order(302, small=True)).trace_hash:08x}" in said.splitlines()
