@@ -1,20 +1,24 @@
-"""The index follows the commit point, off the write path."""
+"""The index follows the commit point, off the write path; while whole segments come in it gives way: the copy first."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from typing import Any, Final
 
 from replication.recent import FRESH_RECORDS, Recent
 from storage.index import Index
-from storage.indexer import Indexer
+from storage.indexer import Fresh, Indexer
 from storage.log import Log
 from storage.position import LogPoint
 
 _LOG: Final = logging.getLogger("perenne.index")
 PAUSE_S: Final = 0.1
 RETRY_S: Final = 5.0
+SLICE: Final = 2048
+"""Records between two looks whether to give way."""
+GIVE_WAY_S: Final = 1.0
+"""From a step of a segment on. The proof of one, and the thread that receives it, would wait for the interpreter."""
 HOLES_S: Final = 60.0
 """Between two attempts to read what could not be read: an object of the tier may have been put back."""
 
@@ -30,13 +34,18 @@ class Indexing:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         thread: Executor,
     ) -> None:
-        self._index = index
+        self._log, self._index = log, index
         self._indexer = Indexer(log, index)
         self._recent = recent
         self._spawn = spawn
         self._thread = thread
         self._wanted: LogPoint | None = None
         self._busy = self._filling = False
+        self._way_until = 0.0
+
+    def give_way(self) -> None:
+        """A whole segment comes in, or is proved."""
+        self._way_until = asyncio.get_running_loop().time() + GIVE_WAY_S
 
     def follow(self, point: LogPoint) -> None:
         """Everything up to `point` is committed here."""
@@ -81,7 +90,7 @@ class Indexing:
                     if self._recent.doubtful:
                         await loop.run_in_executor(self._thread, self._index.clear)
                         self._recent.doubtful = False
-                    await loop.run_in_executor(self._thread, self._indexer.advance, point, fresh)
+                    await self._in_slices(point, fresh)
                 except Exception as error:  # noqa: BLE001 - SQLite's reasons are many; the log has everything
                     _LOG.error("the index cannot be written", extra={"error": type(error).__name__})
                     self._wanted = self._wanted or point
@@ -92,6 +101,17 @@ class Indexing:
         if self._index.holes and not self._filling:
             self._filling = True
             self._spawn(self._fill_again())
+
+    async def _in_slices(self, point: LogPoint, fresh: Mapping[int, Fresh]) -> None:
+        loop = asyncio.get_running_loop()
+        upto = self._index.applied
+        while upto != point:
+            if (left := self._way_until - loop.time()) > 0:
+                await asyncio.sleep(left)
+                continue
+            last = self._index.applied.sequence + SLICE
+            upto = (self._log.point_at(last) if last < point.sequence else None) or point
+            await loop.run_in_executor(self._thread, self._indexer.advance, upto, fresh)
 
     async def _fill_again(self) -> None:
         while self._index.holes:

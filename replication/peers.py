@@ -74,6 +74,8 @@ class PeerNetwork:
         self._server: asyncio.Server | None = None
         self._numbers = itertools.count(1)
         self._segments = itertools.count(1)
+        self.on_segment: Callable[[], None] = lambda: None
+        """Called when a whole segment begins to arrive, and when it is about to be taken over."""
         self._links: dict[int, Connection] = {}
         self._number_of: dict[Connection, int] = {}
         self._connections: dict[Connection, None] = {}
@@ -195,6 +197,7 @@ class PeerNetwork:
         return Incoming(self._staging, self._disk, connection.arrived, self._segment_name)
 
     def _segment_name(self) -> str:
+        self.on_segment()
         return f"staging/segment-{next(self._segments):06d}.tar"
 
     # From connections

@@ -80,8 +80,7 @@ class Replicator:
     ) -> None:
         self.settings = settings
         self.me = settings.core.identity
-        self.log, self.index = log, index
-        self.staging = staging
+        self.log, self.index, self.staging = log, index, staging
         self.disk = disk
         self._loop = asyncio.get_running_loop()
         self.runtime = runtime
@@ -109,6 +108,7 @@ class Replicator:
             chance=runtime.chance,
             door=door,
         )
+        self.network.on_segment = self._indexing.give_way
         ports = Ports(
             catalogue=self.recent,
             new_id=new_id,

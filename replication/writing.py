@@ -149,6 +149,7 @@ class Writing:
         """Take over a whole segment, or refuse it."""
         name = self._held.take(effect.handle)
         assert isinstance(name, str), "a segment lies in a file"
+        self._replicator.network.on_segment()
         end: LogPoint | None = None
         try:
             installed = await asyncio.wrap_future(self.group.call(lambda: self._log.install_segment(name)))

@@ -32,9 +32,9 @@ from replication.tier.keys import LOG
 
 CLUSTER: Final = ClusterRecord("be9c4be9c4be9c4b", 1, 256 * 1024 * 1024)
 LABEL: Final = "MR 11 KB"
-_LINE: Final = "1gbit"
-_NARROW: Final = (
-    f'ip link set lo up && tc qdisc add dev lo root tbf rate {_LINE} burst 512kb latency 50ms && exec "$0" "$@"'
+LINE: Final = "1gbit"
+NARROW: Final = (
+    f'ip link set lo up && tc qdisc add dev lo root tbf rate {LINE} burst 512kb latency 50ms && exec "$0" "$@"'
 )
 CONNECTIONS: Final = 8
 """As a node has them."""
@@ -56,7 +56,7 @@ def restore(count: int, repeat: int) -> Results:
 def _over_a_line(label: str, count: int, repeat: int) -> Results:
     """The same in a network namespace whose loopback carries so much and no more."""
     command = [sys.executable, "-m", "perenne.bench.restore", "measure", label, str(count), str(repeat)]
-    done = subprocess.run(["unshare", "-n", "sh", "-c", _NARROW, *command], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(["unshare", "-n", "sh", "-c", NARROW, *command], stdout=subprocess.PIPE, check=True)
     found: Results = json.loads(done.stdout)
     return found
 
@@ -195,6 +195,6 @@ def _copy(config: Path, to: Path) -> float:
 
 if __name__ == "__main__":
     if sys.argv[1] == "measure":
-        json.dump(measured(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), f", over {_LINE}/s"), sys.stdout)
+        json.dump(measured(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), f", over {LINE}/s"), sys.stdout)
     else:
         sys.stdout.write(f"{_copy(Path(sys.argv[1]), Path(sys.argv[2]))}\n")

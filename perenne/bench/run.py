@@ -10,6 +10,7 @@ from perenne.bench.footprint import footprint
 from perenne.bench.healing import reindex, scrub
 from perenne.bench.moving import moving
 from perenne.bench.parts import parts
+from perenne.bench.refill import refill
 from perenne.bench.restore import restore
 from perenne.bench.results import Results, show
 from perenne.bench.scrape import scrape
@@ -17,7 +18,20 @@ from perenne.bench.stores import stores
 from perenne.bench.tier import tier
 from perenne.bench.tls import tls
 
-WHAT = ("stores", "parts", "failover", "footprint", "tier", "tls", "restore", "scrub", "reindex", "import", "scrape")
+WHAT = (
+    "stores",
+    "parts",
+    "failover",
+    "footprint",
+    "tier",
+    "tls",
+    "restore",
+    "refill",
+    "scrub",
+    "reindex",
+    "import",
+    "scrape",
+)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -30,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--instances", type=int, default=20_000, help="of footprint and reindex (%(default)s)")
     parser.add_argument("--files", type=int, default=500, help="CT slices of each import (%(default)s)")
     parser.add_argument("--giant", type=int, default=2048, metavar="MIB", help="size of the giant one (%(default)s)")
-    parser.add_argument("--restored", type=int, default=50_000, help="instances of restore (%(default)s)")
+    parser.add_argument("--restored", type=int, default=50_000, help="instances of restore and refill (%(default)s)")
     parser.add_argument("--scrub", type=int, default=1024, metavar="MIB", help="log that is scrubbed (%(default)s)")
     parser.add_argument("--indexed", type=int, default=100_000, help="instances before scrape (%(default)s)")
     parser.add_argument("--windows", type=int, default=30, help="seconds with a scrape, of scrape (%(default)s)")
@@ -56,6 +70,8 @@ def run(arguments: Sequence[str]) -> int:
         results |= tls(options.seconds, options.repeat)
     if "restore" in chosen:
         results |= restore(options.restored, options.repeat)
+    if "refill" in chosen:
+        results |= refill(options.restored, options.repeat)
     if "scrub" in chosen:
         results |= scrub(options.scrub << 20, options.repeat)
     if "reindex" in chosen:

@@ -53,7 +53,7 @@ def _one_size(label: str, away_ms: int, seconds: float, repeat: int, results: Re
             wait_until(lambda: listens(port), [way], "the way to the bucket is open")
             endpoint = f"http://127.0.0.1:{port}"
         cluster = LocalCluster(work / "cluster")
-        cluster.extra = _section(endpoint, work)
+        cluster.extra = tier_section(endpoint, work)
         ending.callback(cluster.kill)
         cluster.start(1, lambda _: None)
         leader = cluster.wait_ready()
@@ -71,13 +71,14 @@ def _one_size(label: str, away_ms: int, seconds: float, repeat: int, results: Re
             say(f"{key}: {node_rates[key]:.1f}, boto3 {bare_rates[key]:.1f}, ratio {ratios[key]:.2f}")
 
 
-def _section(endpoint: str, work: Path) -> str:
+def tier_section(endpoint: str, work: Path, mode: str = "synchronous") -> str:
+    """What node.toml says of that bucket, which is made."""
     credentials = work / "credentials"
     keys = f"aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
     credentials.write_text(f"[default]\n{keys}")
     blocking_store(TierConfig(endpoint=endpoint, bucket=BUCKET, credentials_file=credentials), {}).prepare()
     return (
-        f'[tier]\nmode = "synchronous"\nendpoint = "{endpoint}"\nbucket = "{BUCKET}"\n'
+        f'[tier]\nmode = "{mode}"\nendpoint = "{endpoint}"\nbucket = "{BUCKET}"\n'
         f'credentials_file = "{credentials}"\ngive_up_ms = 20000\nattempt_timeout_ms = 10000\n'
     )
 
