@@ -49,13 +49,17 @@ def verify(
     deep: Annotated[
         bool, typer.Option("--deep/--light", help="Every payload against its digest; or headers, tables, chain alone.")
     ] = True,
+    first: Annotated[
+        int, typer.Option("--from", metavar="RECORD", min=0, help="Go on there: segments before it are looked at only.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Read everything again, from the medium: is each record there, whole, and what its digest says?
 
     A node may be running or not: nothing is locked and nothing written. It also notices what is not there: records,
     segments, table entries, a log that is shorter than its node knew, an object of the tier without which a restore
-    would fail. Exit code 0 all is well, 1 something is wrong with the data, 2 bad usage.
+    would fail. Exit code 0 all is well, 1 something is wrong with the data, 2 bad usage, 130 interrupted: then it says
+    from where to go on. (A look at the tier begins anew.)
 
     Example: `perenne verify /var/lib/perenne`, `perenne verify --tier --config node.toml --light`. What it finds
     in a node that runs, the node does not know yet: `perenne scrub --node NODE` has it look now, and mend it. Of a node
@@ -65,7 +69,9 @@ def verify(
         from perenne.cli.verify import verify_directory
 
         found = _directory(directory, config)
-        raise typer.Exit(verify_directory(found, deep=deep, study=study, as_json=as_json))
+        raise typer.Exit(verify_directory(found, deep=deep, study=study, as_json=as_json, first=first))
+    if first:
+        raise _fail("--from is for data directories: a look at the tier begins anew", 2)
     if directory is not None or config is None:
         raise _fail("--tier needs --config FILE, and no data directory", 2)
     from perenne.cli.verify_tier import verify_tier

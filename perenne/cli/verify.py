@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import typer
 
+from perenne.cli import INTERRUPTED
 from perenne.cli.progress import shown
 from storage.position import RecordHeader, RecordKind
 from storage.walk import Fault, Found, Walk
@@ -24,6 +25,8 @@ class Verified:
     as_json: bool = False
     instances: int = 0
     """Of the study; counted only when one was named."""
+    reached: int = 1
+    """The first record of the segment that is being read."""
     counts: dict[str, int] = field(default_factory=lambda: {"records": 0, "damaged": 0, "lost": 0, "other_faults": 0})
 
     def concerns(self, header: RecordHeader) -> bool:
@@ -87,14 +90,27 @@ def opened(
     return walk, found
 
 
-def verify_directory(directory: Path, *, deep: bool, study: str, as_json: bool) -> int:
-    """Read a node's log from the medium, whether or not it runs; return the exit code."""
+def verify_directory(directory: Path, *, deep: bool, study: str, as_json: bool, first: int = 0) -> int:
+    """Read a node's log from the medium, whether or not it runs; return the exit code.
+
+    first: in segments that end before this record, payloads are not read: an earlier run has done so.
+    """
     result = Verified(study, as_json)
+    try:
+        return _verified(directory, result, deep=deep, first=first)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"perenne: interrupted; `--from {result.reached}` goes on there\n")
+        return INTERRUPTED
+
+
+def _verified(directory: Path, result: Verified, *, deep: bool, first: int) -> int:
     walk, paths = opened(directory, verify=deep, wanted=result.concerns, medium=True)
     sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
-    with shown("verifying" if deep else "looking", sum(sizes), quiet=as_json) as reached:
+    with shown("verifying" if deep else "looking", sum(sizes), quiet=result.as_json) as reached:
         before = 0
-        for path, size in zip(paths, sizes, strict=True):
+        for path, size, following in zip(paths, sizes, [*paths[1:], None], strict=True):
+            result.reached = max(first, int(path.stem))
+            walk.verify = deep and (following is None or int(following.stem) > first)
             for found in _counted(walk.segment(path), before, reached):
                 if isinstance(found, Fault):
                     result.fault(found)

@@ -6,16 +6,19 @@ Method: a real log on a real disk, with pages, entries and segments taken away b
 import json
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from perenne.cli.verify import verify_directory
 from storage.disk import RealDisk
 from storage.log import Log
 from storage.metadata import NodeIdentity, PromiseFile, write_identity
 from storage.position import LogPoint, RecordHeader
 from storage.record import encode_header
 from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, PAGE
+from storage.walk import Fault, Found, Walk
 from tests.integration.rig import perenne
 from tests.storage.log_helpers import IDENTITY, append, record_after
 
@@ -236,6 +239,36 @@ def renamed(end: LogPoint, header: RecordHeader) -> tuple[RecordHeader, bytes]:
 
     header = replace(header, path="1.2/1.2.3/unknown.dcm")
     return header, chain_after(end.chain, header)
+
+
+def test_it_goes_on_from_a_record(tmp_path: Path) -> None:
+    """Payloads of segments before it are not read again; chain, headers and whatever is missing there are looked at."""
+    filled(tmp_path, 3)
+    second = tmp_path / "log" / f"{len(SIZES) + 1:012d}.tar"
+    log = opened(tmp_path)
+    info = log.sealed_records(len(SIZES) + 1)
+    log.close()
+    overwrite(second, info.offset + info.size - 600, b"!")  # within the payload of its last record
+    for first, code in ((0, 1), (len(SIZES) + 1, 1), (2 * len(SIZES), 1), (2 * len(SIZES) + 1, 0)):
+        done = perenne("verify", str(tmp_path), "--from", str(first))
+        assert (done.returncode, done.stderr) == (code, ""), done
+        assert f"{3 * len(SIZES)} records" in done.stdout
+
+
+def test_interrupted_it_says_where_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled(tmp_path, 3)
+    walk = Walk.segment
+
+    def until_the_third(self: Walk, path: Path) -> Iterator[Found | Fault]:
+        if int(path.stem) > 2 * len(SIZES):
+            raise KeyboardInterrupt
+        return walk(self, path)
+
+    monkeypatch.setattr(Walk, "segment", until_the_third)
+    assert verify_directory(tmp_path, deep=True, study="", as_json=True) == 130
+    assert f"`--from {2 * len(SIZES) + 1}` goes on there" in capsys.readouterr().err
 
 
 def test_an_evicted_segment_is_no_damage_and_a_damaged_entry_in_it_is(tmp_path: Path) -> None:
