@@ -106,8 +106,8 @@ class Indexing:
         loop = asyncio.get_running_loop()
         upto = self._index.applied
         while upto != point:
-            if (left := self._way_until - loop.time()) > 0:
-                await asyncio.sleep(left)
+            if loop.time() < self._way_until:
+                await asyncio.sleep(PAUSE_S)  # what is left may be less than a clock tells apart
                 continue
             last = self._index.applied.sequence + SLICE
             upto = (self._log.point_at(last) if last < point.sequence else None) or point
