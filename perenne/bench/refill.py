@@ -5,7 +5,6 @@ TCP connection: sendfile here; recv, write and fsync there. The node counts from
 it is a member of the in-sync set again, with every record proved and on stable storage; the index is made beside that.
 """
 
-import json
 import os
 import socket
 import statistics
@@ -20,29 +19,18 @@ from typing import Any, Final
 import uvloop
 
 from perenne.bench.cluster import cluster_of
+from perenne.bench.line import as_asked, both_ways
 from perenne.bench.load import SIZES, fill
-from perenne.bench.restore import LINE, NARROW
 from perenne.bench.results import Results, say
 from perenne.local.cluster import AE_TITLE, LocalCluster, LocalNode
 
-LABEL: Final = "MR 11 KB"
 _PIECE: Final = 4 * 1024 * 1024
 _LIMIT_S: Final = 600.0
 
 
 def refill(count: int, repeat: int) -> Results:
     """Medians of so many rounds. count: of small instances; of large ones about as many bytes."""
-    results: Results = {}
-    for label, (_, size) in SIZES.items():
-        many = max(100, count * SIZES[LABEL][1] // size)
-        results |= measured(label, many, repeat, "")
-        if os.geteuid() == 0:
-            command = [sys.executable, "-m", "perenne.bench.refill", "measure", label, str(many), str(repeat)]
-            done = subprocess.run(["unshare", "-n", "sh", "-c", NARROW, *command], stdout=subprocess.PIPE, check=True)
-            results |= json.loads(done.stdout)
-        else:
-            say("not root: nothing is measured over a line of 1 Gbit/s")
-    return results
+    return both_ways("perenne.bench.refill", measured, count, repeat)
 
 
 def measured(label: str, count: int, repeat: int, over: str) -> Results:
@@ -130,6 +118,6 @@ def _receive(port: int, to: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "measure":
-        json.dump(measured(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), f", over {LINE}/s"), sys.stdout)
+        as_asked(measured, sys.argv[1:])
     else:
         _receive(int(sys.argv[1]), Path(sys.argv[2]))

@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any, Final
 
 from perenne.bench.archive import upload, write_log
-from perenne.bench.load import SIZES
+from perenne.bench.line import as_asked, both_ways
 from perenne.bench.results import Results, say
 from perenne.config import TierConfig
 from perenne.config_reading import load_config
@@ -31,34 +31,13 @@ from replication.coordination.port import ClusterRecord
 from replication.tier.keys import LOG
 
 CLUSTER: Final = ClusterRecord("be9c4be9c4be9c4b", 1, 256 * 1024 * 1024)
-LABEL: Final = "MR 11 KB"
-LINE: Final = "1gbit"
-NARROW: Final = (
-    f'ip link set lo up && tc qdisc add dev lo root tbf rate {LINE} burst 512kb latency 50ms && exec "$0" "$@"'
-)
 CONNECTIONS: Final = 8
 """As a node has them."""
 
 
 def restore(count: int, repeat: int) -> Results:
     """Medians of so many rounds. count: of small instances; of large ones about as many bytes."""
-    results: Results = {}
-    for label, (_, size) in SIZES.items():
-        many = max(100, count * SIZES[LABEL][1] // size)
-        results |= measured(label, many, repeat, "")
-        if os.geteuid() == 0:
-            results |= _over_a_line(label, many, repeat)
-        else:
-            say("not root: nothing is measured over a line of 1 Gbit/s")
-    return results
-
-
-def _over_a_line(label: str, count: int, repeat: int) -> Results:
-    """The same in a network namespace whose loopback carries so much and no more."""
-    command = [sys.executable, "-m", "perenne.bench.restore", "measure", label, str(count), str(repeat)]
-    done = subprocess.run(["unshare", "-n", "sh", "-c", NARROW, *command], stdout=subprocess.PIPE, check=True)
-    found: Results = json.loads(done.stdout)
-    return found
+    return both_ways("perenne.bench.restore", measured, count, repeat)
 
 
 def measured(label: str, count: int, repeat: int, over: str) -> Results:
@@ -195,6 +174,6 @@ def _copy(config: Path, to: Path) -> float:
 
 if __name__ == "__main__":
     if sys.argv[1] == "measure":
-        json.dump(measured(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), f", over {LINE}/s"), sys.stdout)
+        as_asked(measured, sys.argv[1:])
     else:
         sys.stdout.write(f"{_copy(Path(sys.argv[1]), Path(sys.argv[2]))}\n")

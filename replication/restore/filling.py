@@ -57,10 +57,6 @@ class RestoringDisk(RealDisk):
     and a disk of the size of the lost one must do.
     """
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self._root = root
-
     def preallocate(self, name: str, size: int, *, zeros: bool = True) -> None:
         file = self.open(f"{name}.tmp", create=True)
         try:

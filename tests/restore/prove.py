@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from perenne.bench.archive import upload, write_log
-from perenne.bench.restore import CLUSTER, LABEL, configured, copied_rate, restored
+from perenne.bench.line import LABEL
+from perenne.bench.restore import CLUSTER, configured, copied_rate, restored
 from perenne.config_reading import load_config
 from perenne.local.cluster import LocalCluster, LocalNode
 from perenne.local.seaweedfs import start_store
