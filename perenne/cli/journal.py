@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from blake3 import blake3
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from perenne.cli.progress import Rate
+from perenne.cli.progress import moving_things
 from perenne.journal import Owed, events, owed
 from perenne.nodeaccess import NodeAccess
 from storage.digest import META_LIMIT_BYTES, part10_meta_length
@@ -151,9 +150,7 @@ def _judge_deleted(findings: Findings, address: str, uid: str, status: int, said
 def show(journal: Path, addresses: Sequence[str], access: NodeAccess, *, as_json: bool) -> int:
     """Check and report; return the exit code. Raises JournalUnreadable, OSError."""
     debts = owed(events(journal))
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as progress:
+    with moving_things(quiet=as_json) as progress:
         findings = check(addresses, debts, progress, access)
     if as_json:
         sys.stdout.write(json.dumps(findings.document()) + "\n")

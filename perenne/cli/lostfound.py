@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from perenne.cli.progress import Rate
+from perenne.cli.progress import moving_things
 from perenne.cli.usage import read_config
 from perenne.lostfound import Saved, entries, names, resubmitted, set_aside
 from perenne.lostobjects import is_object
@@ -162,9 +160,7 @@ def resubmit_verb(
     address, access = ("", NodeAccess()) if even_deleted else _asked(ask, config)
     host, port = _address(to)
     asked = _opened(directory, name or [])
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as progress:
+    with moving_things(quiet=as_json) as progress:
         checking = progress.add_task("checking", total=len(asked))
         found: list[Saved] = []
         for saved in entries(directory, asked, verify=True):

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 
-class Rate(ProgressColumn):
+class _Rate(ProgressColumn):
     """So many things per second."""
 
     def render(self, task: Task) -> Text:
@@ -29,16 +29,8 @@ class Rate(ProgressColumn):
 @contextmanager
 def shown(what: str, total: int, *, quiet: bool, of_bytes: bool = True) -> Generator[Callable[[int], None]]:
     """Give a function that is told how far it has come: of `total` bytes, or things."""
-    console = Console(stderr=True)
-    how = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(), Rate())
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        *how,
-        TimeRemainingColumn(),
-        console=console,
-        disable=quiet or not console.is_terminal,
-    )
+    how = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(), _Rate())
+    progress = _bar(*how, quiet=quiet)
     with progress:
         task = progress.add_task(what, total=total)
 
@@ -50,12 +42,15 @@ def shown(what: str, total: int, *, quiet: bool, of_bytes: bool = True) -> Gener
 
 def moving_bytes(*, quiet: bool) -> Progress:
     """A bar on standard error; nothing where that is no terminal, or when told to be quiet."""
+    return _bar(DownloadColumn(), TransferSpeedColumn(), quiet=quiet)
+
+
+def moving_things(*, quiet: bool) -> Progress:
+    """The same of things that are counted."""
+    return _bar(MofNCompleteColumn(), _Rate(), quiet=quiet)
+
+
+def _bar(*amounts: ProgressColumn, quiet: bool) -> Progress:
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
     return Progress(*columns, console=console, disable=quiet or not console.is_terminal)
