@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,27 +20,41 @@ class DidNotStart(Exception):
 
 
 _PORTS: Final = 12_000, 32_000
+_CLAIMS: Final = 512
+_claims: Final[deque[int]] = deque()
+"""File descriptors that keep ports that this process was given from others that ask here; the oldest are given back."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now. Another process may still take one before it is used.
+    """Return ports that nobody listens on now, and that no process which runs got here before: not even one whose
+    server was ended and is to come back. Raises DidNotStart when there are none.
 
     They lie below those that the kernel hands out by itself: one of those may become the near end of any connection in
     the moment between this look and its use, and does when several test runs work beside each other.
     """
-    sockets: list[socket.socket] = []
-    try:
-        while len(sockets) < count:
-            one = socket.socket()
-            sockets.append(one)
-            try:
-                one.bind(("127.0.0.1", secrets.randbelow(_PORTS[1] - _PORTS[0]) + _PORTS[0]))
-            except OSError:
-                sockets.pop().close()
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    ports: list[int] = []
+    for _ in range(100 * count):
+        if len(ports) == count:
+            break
+        port = secrets.randbelow(_PORTS[1] - _PORTS[0]) + _PORTS[0]
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            # An abstract name (unix(7)): of this network namespace as the port is, and gone with its process.
+            claim.bind(f"\0perenne-port-{port}")
+            with socket.socket() as one:
+                one.bind(("127.0.0.1", port))
+        except OSError as error:
+            claim.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            _claims.append(claim.detach())
+            ports.append(port)
+    while len(_claims) > max(_CLAIMS, count):
+        os.close(_claims.popleft())
+    if len(ports) < count:
+        raise DidNotStart(f"fewer than {count} ports are free from {_PORTS[0]} to {_PORTS[1]}: end what listens there")
+    return ports
 
 
 def listens(port: int) -> bool:
