@@ -4,6 +4,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from replication.api import Draft
+from replication.arriving import ArrivingSegment
 from replication.core import events as ev
 from replication.core.values import Identity
 from replication.incoming import Gone, Payload
@@ -83,7 +84,7 @@ class Inbox:
                 handle = self._held.add(payload)
                 previous = message.previous.log_point()
                 replicator.feed(ev.RecordFetched(peer, message.nonce, previous, record.header(), record.chain, handle))
-            case Segment() if isinstance(payload, str):
+            case Segment() if isinstance(payload, ArrivingSegment):
                 points = (message.previous.log_point(), message.end.log_point(), message.committed.log_point())
                 replicator.feed(ev.SegmentReceived(link, peer, message.epoch, *points, self._held.add(payload)))
             case Lookup():

@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from replication.arriving import ArrivingSegment
 from replication.messages import Append, Fetched, LookupAnswer, Message, Propose, ProposeSmall, Segment
 from replication.wire import WireError
 from storage.deletion import SMALL_KINDS, SMALL_LIMIT_BYTES
-from storage.disk import Disk, DiskFile
 from storage.errors import StorageError
 from storage.position import RecordKind
 from storage.staging import Staged, StagingArea
@@ -20,10 +20,8 @@ class Gone:
     tombstone: int
 
 
-Payload = Staged | Gone | str | None
-"""What came with a message: an instance or a small record, what is left of one, the staged name of a segment, or
-nothing.
-"""
+Payload = Staged | Gone | ArrivingSegment | None
+"""What came with a message: an instance or a small record, what is left of one, a segment, or nothing."""
 Deliver = Callable[[Message, Payload], None]
 
 
@@ -75,29 +73,26 @@ def _expected(message: Message, staged: Staged) -> tuple[bytes, bytes]:
 
 
 class SegmentSink:
-    """A whole segment, into a file beside the log; the log verifies it before it takes it over."""
+    """A whole segment; the log takes it over once it is proved."""
 
-    def __init__(self, message: Segment, name: str, disk: Disk, deliver: Deliver, count: Callable[[int], None]) -> None:
+    def __init__(
+        self, message: Segment, segment: ArrivingSegment, deliver: Deliver, count: Callable[[int], None]
+    ) -> None:
         self._message = message
-        self._name = name
-        self._disk = disk
+        self._segment = segment
         self._deliver = deliver
         self._count = count
-        self._file: DiskFile = disk.open(name, create=True)
-        self._size = 0
 
     def write(self, data: memoryview) -> None:
         self._count(len(data))
-        self._file.pwrite([data], self._size)
-        self._size += len(data)
+        self._segment.write(data)
 
     def finish(self) -> None:
-        self._file.close()
-        self._deliver(self._message, self._name)
+        self._segment.arrived()
+        self._deliver(self._message, self._segment)
 
     def abandon(self) -> None:
-        self._file.close()
-        self._disk.remove(self._name)
+        self._segment.discard()
 
 
 class NoPayload:
@@ -127,11 +122,10 @@ IncomingSink = PayloadSink | SegmentSink | NoPayload
 class Incoming:
     """Chooses where the payload of each frame of one connection goes."""
 
-    def __init__(self, staging: StagingArea, disk: Disk, deliver: Deliver, next_name: Callable[[], str]) -> None:
+    def __init__(self, staging: StagingArea, deliver: Deliver, segment: Callable[[int], ArrivingSegment]) -> None:
         self._staging = staging
-        self._disk = disk
         self._deliver = deliver
-        self._next_name = next_name
+        self._segment = segment
         self._sink: PayloadSink | SegmentSink | None = None
         self.received = 0
         """Payload bytes so far, unfinished ones included."""
@@ -139,7 +133,7 @@ class Incoming:
     def begin(self, message: Message, size: int) -> IncomingSink:
         """Raises WireError, StorageError."""
         if isinstance(message, Segment) and size:
-            self._sink = SegmentSink(message, self._next_name(), self._disk, self._finished, self._count)
+            self._sink = SegmentSink(message, self._segment(size), self._finished, self._count)
         elif size and isinstance(message, (Append, Fetched, Propose, ProposeSmall, LookupAnswer)):
             self._sink = PayloadSink(message, size, self._staging, self._finished, self._count)
         else:

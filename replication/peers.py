@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Final, Protocol
 
+from replication.arriving import ArrivingSegment
 from replication.connection import PROTOCOL_VERSIONS, Connection
 from replication.core.values import Identity, ReplicaId
 from replication.doorman import Door
 from replication.incoming import Incoming, Payload
 from replication.messages import Hello, Message
-from storage.disk import Disk
 from storage.reader import Payload as Sendable
 from storage.staging import Staged, StagingArea
 
@@ -50,7 +50,7 @@ class PeerNetwork:
         me: Identity,
         cluster_id: str,
         staging: StagingArea,
-        disk: Disk,
+        arriving: Callable[[str, int], ArrivingSegment],
         events: PeerEvents,
         readers: Executor,
         *,
@@ -59,13 +59,15 @@ class PeerNetwork:
         chance: Callable[[], float],
         door: Door | None = None,
     ) -> None:
-        """door: how TLS is spoken; without one connections are plain."""
+        """arriving(name, size): takes in a whole segment, in a file of that name. door: how TLS is spoken; without one
+        connections are plain.
+        """
         self._me = me
         self._door = door
         self._chance = chance
         self._hello = Hello(cluster_id, me.id, me.incarnation, me.boot, *PROTOCOL_VERSIONS)
         self._staging = staging
-        self._disk = disk
+        self._arriving = arriving
         self._events = events
         self._readers = readers
         self._receive_buffer = memoryview(bytearray(RECEIVE_BYTES))
@@ -194,11 +196,11 @@ class PeerNetwork:
         return connection
 
     def _incoming(self, connection: Connection) -> Incoming:
-        return Incoming(self._staging, self._disk, connection.arrived, self._segment_name)
+        return Incoming(self._staging, connection.arrived, self._segment)
 
-    def _segment_name(self) -> str:
+    def _segment(self, size: int) -> ArrivingSegment:
         self.on_segment()
-        return f"staging/segment-{next(self._segments):06d}.tar"
+        return self._arriving(f"staging/segment-{next(self._segments):06d}.tar", size)
 
     # From connections
 
@@ -236,6 +238,8 @@ class PeerNetwork:
             self._events.message(number, connection.peer, message, payload)
         elif isinstance(payload, Staged):
             payload.release()
+        elif isinstance(payload, ArrivingSegment):
+            payload.discard()
 
     def writable(self, connection: Connection) -> None:
         number = self._number_of.get(connection)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from replication.api import CommitOutcome, Draft, NotPromised
+from replication.arriving import ArrivingSegment
 from replication.compacting import Compactor, reads_of
 from replication.comparing import Comparer
 from replication.coordination.port import Coordination, LiveNode, NodeRegistration, Operation
@@ -100,7 +101,7 @@ class Replicator:
             self.me,
             settings.cluster.cluster_id,
             staging,
-            disk,
+            self._writing.arriving,
             self,
             self.readers,
             host=settings.peer_host,
@@ -181,7 +182,7 @@ class Replicator:
         if self.tiering is not None:
             await self.tiering.close()
         self.offers.give_up("the node stops")
-        for end in (self.group.close, self.promises.close, self._indexing.close, self.readers.shutdown):
+        for end in (self._writing.close, self.promises.close, self._indexing.close, self.readers.shutdown):
             await asyncio.to_thread(end)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -327,8 +328,8 @@ class Replicator:
         """Let go of a payload that nobody wants."""
         if isinstance(payload, Staged):
             self._let_go(payload)
-        elif isinstance(payload, str):
-            self.readers.submit(self.disk.remove, payload)
+        elif isinstance(payload, ArrivingSegment):
+            payload.discard()
 
     def _feed_open(self, event: ev.Event) -> None:
         if not self.closed:

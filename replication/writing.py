@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from replication.api import ConflictRefused, Draft, NotPromised, WasDeleted
+from replication.arriving import ArrivingSegment
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.inbox import Held
@@ -37,8 +38,19 @@ class Writing:
         self._held = held
         self._loop = asyncio.get_running_loop()
         self._stages = replicator.stages
+        self._prover, self._syncer = (replicator.runtime.executor(name, 1) for name in ("prove", "settle"))
         self.group = replicator.runtime.commit_queue(log, self._hop_durable, self._hop_failed)
         self.lost_and_found = len(disk.list("lost+found")) if disk.exists("lost+found") else 0
+
+    def close(self) -> None:
+        """End its threads, once they have done what was asked of them. Blocks."""
+        self.group.close()
+        self._prover.shutdown()
+        self._syncer.shutdown()
+
+    def arriving(self, name: str, size: int) -> ArrivingSegment:
+        """Take in a whole segment of `size` bytes, into a file of this name."""
+        return ArrivingSegment(name, self._disk, self._log.proof(name, size), self._prover, self._syncer)
 
     def append_own(self, effect: fx.AppendOwn) -> None:
         """A record that the core made itself."""
@@ -147,18 +159,19 @@ class Writing:
 
     async def install(self, effect: fx.InstallSegment) -> None:
         """Take over a whole segment, or refuse it."""
-        name = self._held.take(effect.handle)
-        assert isinstance(name, str), "a segment lies in a file"
+        arrived = self._held.take(effect.handle)
+        assert isinstance(arrived, ArrivingSegment), "a segment lies in a file"
         self._replicator.network.on_segment()
         end: LogPoint | None = None
         try:
-            installed = await asyncio.wrap_future(self.group.call(lambda: self._log.install_segment(name)))
+            proved = await arrived.proved()
+            installed = await asyncio.wrap_future(self.group.call(lambda: self._log.install_segment(proved)))
             self._replicator.recent.installed_upto(installed.sequence)
             end = installed
             _LOG.info("took over a whole segment", extra={"end": end.sequence})
         except StorageError as error:
             _LOG.error("a segment was refused", extra={"reason": str(error)})
-            self._replicator.drop(name)
+            self._replicator.drop(arrived)
         self._replicator.feed(ev.SegmentInstalled(end))
 
 

@@ -81,6 +81,18 @@ class PayloadHasher:
         return PayloadDigests(dataset, blake3(self._meta + dataset).digest(), len(self._meta))
 
 
+def digests_of_whole(kind: RecordKind, payload: Bytes) -> PayloadDigests:
+    """Return the digests of a payload that lies in one piece."""
+    if kind is not RecordKind.INSTANCE:
+        return PayloadDigests(NO_DIGEST, blake3(payload).digest(), 0)
+    boundary = part10_meta_length(payload)
+    if boundary > len(payload):
+        boundary = 0
+    whole = memoryview(payload)
+    dataset = blake3(whole[boundary:]).digest()
+    return PayloadDigests(dataset, blake3(bytes(whole[:boundary]) + dataset).digest(), boundary)
+
+
 def digests_of(kind: RecordKind, parts: Iterable[Bytes]) -> PayloadDigests:
     """Return the digests of a whole payload given in pieces."""
     hasher = PayloadHasher(kind)

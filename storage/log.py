@@ -14,7 +14,7 @@ from storage.damage import DamageRegister
 from storage.disk import Disk
 from storage.errors import LogContradiction, RecordCorrupt
 from storage.frame import Stretch
-from storage.install import verified_segment
+from storage.install import ProvedSegment, SegmentProof
 from storage.position import EpochSpan, LogPoint, LogPosition, chain_after
 from storage.rawrecord import InnerPayload, after, in_pages
 from storage.reader import BytesPayload, Payload, StoredRecord
@@ -163,16 +163,19 @@ class Log(Relearner):
             self._believed.cover(header, decoded.tombstone)
         self._overwrite(sequence, decoded, source)
 
-    def install_segment(self, staged_name: str) -> LogPoint:
-        """Verify a whole sealed segment that continues this log, and take it over. Returns the new end.
+    def proof(self, staged_name: str, size: int) -> SegmentProof:
+        """Begin to check a whole sealed segment of `size` bytes that comes in, on any thread."""
+        return SegmentProof(self._disk, staged_name, size, self._identity.cluster_id, self._identity.segment_bytes)
 
-        Raises RecordCorrupt, FormatError or LogContradiction and leaves the staged file.
+    def install_segment(self, proved: ProvedSegment) -> LogPoint:
+        """Take over a whole sealed segment that continues this log. Returns the new end.
+
+        Raises LogContradiction when it does not continue this log, and leaves the staged file; StorageFull.
         """
         self._refuse_if_unfit()
         self.sync()
-        identity = (self._identity.cluster_id, self._identity.segment_bytes)
-        segment, end, stubs = verified_segment(self._disk, staged_name, *identity, self._end)
-        return self._installed(staged_name, segment, end, stubs)
+        proved.check_continues(self._end)
+        return self._installed(proved.name, proved.segment, proved.end, proved.stubs)
 
     def install_assembled(self, made: Assembled) -> LogPoint:
         """Take over a segment that was made of proved records, as the next one. Returns the new end.

@@ -25,9 +25,10 @@ HEADER_LIMIT: Final = 16 * 1024
 _PAX_NAME: Final = b"././@PaxHeader"
 _SIZE_LIMIT: Final = 8**11
 _COMMENT: Final = re.compile(
-    rb"\d+ comment=seq=(\d+) epoch=(\d+) kind=(instance|tombstone|epoch|note) dataset=([0-9a-f]{64})"
-    rb" digest=([0-9a-f]{64}) chain=([0-9a-f]{64}) time=(-?\d+)(?: size=(\d+) tombstone=(\d+))? *\n"
+    rb"(\d+) comment=seq=(\d+) epoch=(\d+) kind=(instance|tombstone|epoch|note) dataset=([0-9a-f]{64})"
+    rb" digest=([0-9a-f]{64}) chain=([0-9a-f]{64}) time=(-?\d+)(?: size=(\d+) tombstone=(\d+))?[ \n]"
 )
+"""What the comment says; that spaces fill it up, and nothing else, is seen when the whole header is compared."""
 _PAX_PATH: Final = re.compile(rb"\d+ path=([^\n\0]+)\n")
 _PAX_SIZE: Final = re.compile(rb"\d+ size=(\d+)\n")
 _KINDS: Final = {kind.value.encode(): kind for kind in RecordKind}
@@ -149,13 +150,14 @@ def decode_header(view: memoryview | bytes) -> DecodedRecord:
         comment = _COMMENT.match(data, BLOCK, member)
         if comment is None:
             raise ValueError("its comment is not ours")
-        at = comment.end()
+        said, *facts, size_before, covered_by = comment.groups()
+        at = BLOCK + int(said)
         path, size = _decode_path(data, member), int(data[member + 124 : member + 135], 8)
         if found := _PAX_PATH.match(data, at, member):
             path, at = found[1], found.end()
         if found := _PAX_SIZE.match(data, at, member):
             size = int(found[1])
-        sequence, epoch, kind, dataset, digest, chain, time_us, size_before, covered_by = comment.groups()
+        sequence, epoch, kind, dataset, digest, chain, time_us = facts
         name, tombstone = path.decode(), int(covered_by or 0)
         if covered_by is not None:
             if not name.endswith(STUB_SUFFIX):

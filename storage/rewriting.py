@@ -15,7 +15,7 @@ from storage.disk import DiskFile
 from storage.errors import LogContradiction, RecordCorrupt, StorageError
 from storage.evicted import EvictedFile, Stub, stub_content
 from storage.frame import Stretch, wrong_stretches
-from storage.install import verified_segment
+from storage.install import SegmentProof
 from storage.position import EpochSpan, LogPoint, LogPosition
 from storage.rawrecord import in_pages
 from storage.reader import BytesPayload, Payload
@@ -205,16 +205,17 @@ class Rewriter(LogAppender):
             file.sync()
             file.drop_cache()
             before = LogPoint(LogPosition(0, segment.first - 1), segment.header.chain_before)
-            place = (identity.cluster_id, identity.segment_bytes, before)
-            written, end, _ = verified_segment(self._disk, name, *place, damaged)
-            if end != self.point_at(segment.last):
+            place = (file.size(), identity.cluster_id, identity.segment_bytes)
+            proved = SegmentProof(self._disk, name, *place, damaged).finish()
+            proved.check_continues(before)
+            if proved.end != self.point_at(segment.last):
                 raise RecordCorrupt(segment.last, "the segment that was written anew ends with another chain")
         except (StorageError, OSError):
             file.close()
             self._disk.remove(name)
             raise
         file.close()
-        return written
+        return proved.segment
 
     def _copy(self, file: DiskFile, segment: Segment, new: Mapping[int, Payload]) -> None:
         """Raises RecordCorrupt when an entry is damaged, which says where a record lies."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from storage.digest import PayloadHasher
+from storage.digest import PayloadHasher, digests_of_whole
 from storage.disk import Disk, DiskFile
 from storage.errors import MediumUnreadable, RecordCorrupt
 from storage.position import LogPoint, RecordHeader, chain_after
@@ -147,18 +147,21 @@ class Segment:
                         yield bytes(page)
             offset += size
 
-    def verify(self, offset: int, sequence: int, previous: LogPoint | None) -> DecodedRecord:
+    def verify(
+        self, offset: int, sequence: int, previous: LogPoint | None, data: memoryview | None = None
+    ) -> DecodedRecord:
         """Check the record at `offset` completely: form, chain after `previous` where known, digest, padding.
 
-        Raises RecordCorrupt.
+        data: all of it, where somebody has read it. Raises RecordCorrupt.
         """
-        decoded = self.record_header(offset)
+        decoded = self.record_header(offset) if data is None else decode_header(data)
         header = decoded.header
         if header.position.sequence != sequence or offset + decoded.length > self.size:
             raise RecordCorrupt(sequence, "another record lies in its place")
         if previous is not None and chain_after(previous.chain, header) != decoded.chain:
             raise RecordCorrupt(sequence, "its chain does not follow from the record before")
-        verify_rest(decoded, self.raw(offset + decoded.payload_offset, decoded.length - decoded.payload_offset))
+        start, end = decoded.payload_offset, decoded.length
+        verify_rest(decoded, self.raw(offset + start, end - start) if data is None else iter((data[start:end],)))
         return decoded
 
     def first_nonzero(self, offset: int) -> int | None:
@@ -195,17 +198,28 @@ class Segment:
 
 def verify_payload(header: RecordHeader, pieces: Iterator[bytes | memoryview]) -> None:
     """Check payload and padding, given as the bytes after the record's header. Raises RecordCorrupt."""
-    hasher = PayloadHasher(header.kind)
-    left = header.size
-    for piece in pieces:
-        inside = min(left, len(piece))
-        hasher.update(memoryview(piece)[:inside])
-        left -= inside
-        if inside < len(piece) and bytes(piece[inside:]).strip(b"\0"):
-            raise RecordCorrupt(header.position.sequence, "its padding is not zero")
-    digests = hasher.finish()
+    first = memoryview(next(pieces, b""))
+    if header.size <= len(first):  # as most of them are
+        left, digests = 0, digests_of_whole(header.kind, first[: header.size])
+        _check_padding(header, first[header.size :])
+    else:
+        hasher, left = PayloadHasher(header.kind), header.size - len(first)
+        hasher.update(first)
+        for piece in pieces:
+            inside = min(left, len(piece))
+            hasher.update(memoryview(piece)[:inside])
+            left -= inside
+            _check_padding(header, memoryview(piece)[inside:])
+        digests = hasher.finish()
     if left or digests.digest != header.digest or digests.dataset != header.dataset:
         raise RecordCorrupt(header.position.sequence, "its bytes do not match its digest")
+    for piece in pieces:
+        _check_padding(header, memoryview(piece))
+
+
+def _check_padding(header: RecordHeader, after: memoryview) -> None:
+    if after and bytes(after).strip(b"\0"):
+        raise RecordCorrupt(header.position.sequence, "its padding is not zero")
 
 
 def verify_rest(decoded: DecodedRecord, pieces: Iterator[bytes | memoryview]) -> None:

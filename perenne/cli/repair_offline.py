@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from perenne.cli.offline_log import OfflineNode
 from storage.damage import DamageRegister
 from storage.errors import FormatError, LogContradiction, RecordAbsent, RecordCorrupt, StorageError
-from storage.install import verified_segment
+from storage.install import SegmentProof
 from storage.log import Log
 from storage.lostfound import DIRECTORY as LOST_AND_FOUND
 from storage.position import LogPoint, LogPosition
@@ -192,14 +192,16 @@ def _take(node: OfflineNode, first: int, path: Path, done: Repaired) -> LogPoint
                 copy.pwrite([piece], offset)
                 offset += len(piece)
         copy.sync()
+        size = copy.size()
     finally:
         copy.close()
     try:
         identity = node.identity
         before = LogPoint(LogPosition(0, first - 1), _chain_before(node.directory, first))
-        segment, end, stubs = verified_segment(disk, STAGED, identity.cluster_id, identity.segment_bytes, before)
-        segment.file.close()
-        _fits(node, first, end)
+        proved = SegmentProof(disk, STAGED, size, identity.cluster_id, identity.segment_bytes).finish()
+        proved.segment.file.close()
+        proved.check_continues(before)
+        _fits(node, first, proved.end)
     except StorageError:
         disk.remove(STAGED)
         raise
@@ -209,9 +211,9 @@ def _take(node: OfflineNode, first: int, path: Path, done: Repaired) -> LogPoint
         name = next(name for n in range(1, len(taken) + 2) if (name := f"segment-{first:012d}-{n}.tar") not in taken)
         disk.rename(segment_name(first), f"{LOST_AND_FOUND}/{name}")
         done.saved.append(f"{LOST_AND_FOUND}/{name}")
-    DamageRegister(disk).note(*stubs)  # until the log, when it is opened, finds their tombstones
+    DamageRegister(disk).note(*proved.stubs)  # until the log, when it is opened, finds their tombstones
     disk.rename(STAGED, segment_name(first))
-    return end
+    return proved.end
 
 
 def _chain_before(directory: Path, first: int) -> bytes:

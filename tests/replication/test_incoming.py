@@ -2,6 +2,7 @@
 
 import pytest
 
+from replication.arriving import ArrivingSegment
 from replication.incoming import Gone, Incoming, Payload, PayloadSink
 from replication.messages import Append, Message, Propose, to_point, to_record
 from replication.wire import WireError
@@ -39,11 +40,14 @@ def test_a_payload_whose_bytes_were_altered_on_the_way_is_not_delivered() -> Non
         sent_as(content, content[:-1] + b"\xff")
 
 
+def no_segment(size: int) -> ArrivingSegment:
+    raise AssertionError(f"none of {size} bytes was announced")
+
+
 def test_what_is_left_of_a_deleted_instance_comes_without_a_payload() -> None:
     delivered: list[Payload] = []
-    disk = MemoryDisk()
-    staging = StagingArea(disk, memory_instance_bytes=1 << 20, pool_bytes=1 << 24)
-    incoming = Incoming(staging, disk, lambda message, payload: delivered.append(payload), lambda: "staging/x")
+    staging = StagingArea(MemoryDisk(), memory_instance_bytes=1 << 20, pool_bytes=1 << 24)
+    incoming = Incoming(staging, lambda message, payload: delivered.append(payload), no_segment)
     header, chain, payload = record_after(GENESIS, 700)
     point = to_point(GENESIS)
     stub = Append(1, point, point, to_record(header, chain, 9))

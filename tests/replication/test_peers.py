@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from replication import connection
+from replication.arriving import ArrivingSegment
 from replication.connection import GREETING_BYTES
 from replication.core.values import Identity, ReplicaId
 from replication.doorman import Door
@@ -39,6 +40,10 @@ CLUSTER = "00000000deadbeef"
 MIB = 1024 * 1024
 
 
+def no_segment(name: str, size: int) -> ArrivingSegment:
+    raise AssertionError(f"{name} of {size} bytes: none is sent here")
+
+
 class Side:
     """One node's network, and everything it was told."""
 
@@ -51,7 +56,7 @@ class Side:
             self.me,
             cluster,
             self.staging,
-            disk,
+            no_segment,
             self,
             self.readers,
             host="127.0.0.1",
@@ -406,7 +411,7 @@ def test_a_taken_port_is_said_at_start(tmp_path: Path) -> None:
                 side.me,
                 CLUSTER,
                 side.staging,
-                RealDisk(tmp_path / "a"),
+                no_segment,
                 side,
                 side.readers,
                 host="127.0.0.1",

@@ -234,7 +234,7 @@ COMPACTING_GUARDS = (
     Guard(
         "the compacted form is read back whole",
         "storage/install.py",
-        "            decoded = _verified(segment, offset, sequence, point)\n",
+        "            decoded = self._verified(segment, offset, sequence, entry.length if entry is not None else 0)\n",
         "            decoded = segment.record_header(offset)\n",
         shown_by=REWRITTEN + "test_a_segment_with_damage_is_repaired_first",
     ),

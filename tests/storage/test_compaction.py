@@ -205,7 +205,7 @@ def test_a_segment_with_damage_is_repaired_first(tmp_path: Path) -> None:
     assert entry is not None
     raw = log.read_raw(3)
     with (tmp_path / log.segments()[0].name).open("r+b") as file:
-        file.seek(entry.offset + 3000)
+        file.seek(entry.offset + entry.length - 700)  # in its payload
         file.write(b"?")
     with pytest.raises(RecordCorrupt) as found:
         log.prepare_compaction(1, {2: at})  # nobody knew: the new form is read back whole

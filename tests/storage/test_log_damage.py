@@ -221,6 +221,37 @@ def test_what_does_not_follow_is_refused() -> None:
     assert b"".join(log.read_raw_parts(4)).startswith(encode_header(header, chain))
 
 
+def test_a_segment_that_comes_in_is_proved_as_far_as_it_came() -> None:
+    source_disk, source = filled((9_000, 9_000, 9_000, 60_000))
+    assert source.segments()[0].last == 3
+    data = bytearray(source_disk.read("log/000000000001.tar"))
+    entry = source.entry(2)
+    assert entry is not None
+    upto = entry.offset + entry.length
+    data[upto - 1_000] ^= 1
+    disk = MemoryDisk()
+    log = new_log(disk)
+    disk.write_atomically("staging/x", bytes(data[:upto]))
+    proof = log.proof("staging/x", len(data))
+    proof.advance(upto - 1)
+    with pytest.raises(RecordCorrupt) as refused:
+        proof.advance(upto)
+    assert refused.value.sequence == 2
+
+
+def test_what_has_not_come_yet_is_not_looked_at() -> None:
+    source_disk, source = filled((9_000, 9_000, 9_000, 60_000))
+    data = source_disk.read("log/000000000001.tar")
+    disk = MemoryDisk()
+    log = new_log(disk)
+    disk.write_atomically("staging/x", bytes(len(data)))
+    proof = log.proof("staging/x", len(data))
+    for at in range(0, len(data), 3_000):
+        disk.files["staging/x"].volatile[at : at + 3_000] = data[at : at + 3_000]
+        proof.advance(min(at + 3_000, len(data)))
+    assert proof.finish().end == source.point_at(3)
+
+
 def test_a_whole_segment_is_installed_only_when_every_byte_is_proved() -> None:
     source_disk, source = filled((30_000, 20_000, 100))
     data = source_disk.read("log/000000000001.tar")
@@ -231,10 +262,10 @@ def test_a_whole_segment_is_installed_only_when_every_byte_is_proved() -> None:
         wrong[at] ^= 1
         disk.write_atomically("staging/x", bytes(wrong))
         with pytest.raises(StorageError):
-            log.install_segment("staging/x")
+            log.install_segment(log.proof("staging/x", len(data)).finish())
         assert log.end.sequence == 0 and disk.exists("staging/x")
     disk.write_atomically("staging/x", data)
-    assert log.install_segment("staging/x") == source.point_at(1)
+    assert log.install_segment(log.proof("staging/x", len(data)).finish()) == source.point_at(1)
     append(log, 20_000)
     append(log, 100)
     log.close()

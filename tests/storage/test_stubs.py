@@ -51,7 +51,7 @@ def take(follower: Log, source: Log, sequence: int) -> None:
 
 def install(follower: Log, disk: MemoryDisk, source: MemoryDisk, name: str) -> LogPoint:
     disk.files["log/incoming"] = source.files[name].copy()
-    return follower.install_segment("log/incoming")
+    return follower.install_segment(follower.proof("log/incoming", len(source.read(name))).finish())
 
 
 def test_a_stub_that_is_not_written_yet_is_not_read_either() -> None:
