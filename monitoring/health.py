@@ -28,7 +28,8 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
         reasons.append(f"the tier does not answer: {tier['failed']}")
     packing: Mapping[str, Any] = tier.get("packing") or {}
     if spoiled := packing.get("spoiled"):
-        reasons.append(f"{spoiled} segments have another content under their name in the tier (docs/tier.md)")
+        of_them = "1 segment has" if spoiled == 1 else f"{spoiled} segments have"
+        reasons.append(f"{of_them} another content under their name in the tier (docs/tier.md)")
     reasons += _lost(tier.get("audit") or {})
     capacity: Mapping[str, Any] = facts.get("capacity") or {}
     if why := capacity.get("why_not"):
@@ -75,9 +76,10 @@ def _lost(audit: Mapping[str, Any]) -> list[str]:
             else f"the tier has lost {what}: {are} being put again"
         )
     if altered := audit.get("altered"):
+        of_them = "1 object" if len(altered) == 1 else f"{len(altered)} objects, one of them"
         said.append(
-            f"{len(altered)} objects of the tier are not as long as their records, such as {altered[0]}: copy them"
-            " away, delete them, and they are put again (docs/recovery.md, The tier fails)"
+            f"not as long as the records in it: {of_them} of the tier, {altered[0]}; copy such a one away and delete it,"
+            " and it is put again (docs/recovery.md, The tier fails)"
         )
     return said
 

@@ -28,8 +28,8 @@ AT_ONCE = 256
 class Packing:
     """What one leadership packs. failed: why the last attempt came to nothing.
 
-    packed, deleted: segments and objects so far. spoiled: segments that have something else under their name; kept:
-    small objects that the bucket does not let go. Both stay as they are until the next leadership.
+    packed, deleted: segments and objects so far. kept: small objects that the bucket does not let go; it stays as it is
+    until the next leadership.
     """
 
     def __init__(self, situation: Situation, coverage: Coverage) -> None:
@@ -70,11 +70,17 @@ class Packing:
         self.deletes = True
         """Whether the store was seen to delete."""
         self.failed: str | None = None
-        self.packed = self.deleted = self.spoiled = self.kept = 0
+        self.packed = self.deleted = self.kept = 0
+        self._spoiled: set[int] = set()
         self.outgrown = 0
         """Segments of which the bucket has payloads that were taken away here, when that was last looked at."""
         self.outgrown_kept = ""
         """Why they stay there; empty when they will go."""
+
+    @property
+    def spoiled(self) -> int:
+        """Segments that had something else under their name when they were last to be put."""
+        return len(self._spoiled)
 
     def know(self, runs: Iterable[Run]) -> None:
         """A listing showed these objects, on this very branch."""
@@ -255,13 +261,15 @@ class Packing:
         if event.reason:
             if self._repeating and not event.lasting:
                 self._settled.pop(span.first, None)
-            self.spoiled += event.lasting
+            if event.lasting:
+                self._spoiled.add(span.first)
             self.not_back = event.reason if self._putting_back else self.not_back
             if self._repeating or event.lasting:
                 self._pass(span)
             return
         self._coverage.add(span.first, span.last)
         self._proved.add(span.first, span.last)
+        self._spoiled.discard(span.first)
         self.packed += 1
         rate = situation.settings.tier_pack_bytes_per_s
         self._rest_until_ms = situation.now_ms + (event.moved * 1000 // rate if rate else 0)

@@ -154,6 +154,20 @@ def test_an_object_of_another_length_is_named_and_its_records_are_missing() -> N
     assert audit(node).altered == () and asked(bucket) == [(4, 5), (4, 5)]
 
 
+def test_what_lay_under_the_name_of_a_segment_is_said_until_it_was_taken_away_and_the_segment_is_back() -> None:
+    node, _, bucket = whole()
+    altered = tuple(small(node, (1, 3)))
+    audited(bucket, small(node, *EVERYTHING), altered)
+    bucket.packs("its name has something else", lasting=True)
+    audited(bucket, small(node, *EVERYTHING), altered)
+    bucket.packs("its name has something else", lasting=True)
+    assert packing(node).spoiled == 1, "one segment, however often it was looked at"
+    audited(bucket, small(node, (4, 5), (6, 6)))
+    assert packing(node).spoiled == 1
+    bucket.packs()
+    assert (packing(node).spoiled, audit(node).altered, audit(node).missing) == (0, (), [])
+
+
 def test_a_form_with_fewer_stubs_is_not_put_in_the_place_of_one_that_is_gone() -> None:
     node, _, bucket = led_by_a()
     form = Form(2, bytes(8))
