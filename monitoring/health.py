@@ -78,8 +78,8 @@ def _lost(audit: Mapping[str, Any]) -> list[str]:
     if altered := audit.get("altered"):
         of_them = "1 object" if len(altered) == 1 else f"{len(altered)} objects, one of them"
         said.append(
-            f"not as long as the records in it: {of_them} of the tier, {altered[0]}; copy such a one away and delete it,"
-            " and it is put again (docs/recovery.md, The tier fails)"
+            f"not as long as the records in it: {of_them} of the tier, {altered[0]}; copy such a one away and delete"
+            " it, and it is put again (docs/recovery.md, The tier fails)"
         )
     return said
 

@@ -44,6 +44,8 @@ def drill_verb(
     nodes serve, and removed. The report says how fast it was, and how long the whole archive would take. The node on
     this data_dir exports it: perenne_drill_last_success_timestamp_seconds and its companions.
 
+    It is a measurement: one that is interrupted begins anew.
+
     Exit code 0 the drill passed, 1 a restore would not bring everything back, or it had to stop, 2 bad usage,
     130 interrupted.
     """

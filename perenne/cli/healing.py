@@ -50,8 +50,13 @@ def verify(
         bool, typer.Option("--deep/--light", help="Every payload against its digest; or headers, tables, chain alone.")
     ] = True,
     first: Annotated[
-        int, typer.Option("--from", metavar="RECORD", min=0, help="Go on there: segments before it are looked at only.")
-    ] = 0,
+        str,
+        typer.Option(
+            "--from",
+            metavar="RECORD",
+            help="Go on there: payloads of segments before it are not read. Of the tier, go on below this object.",
+        ),
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Read everything again, from the medium: is each record there, whole, and what its digest says?
@@ -59,7 +64,7 @@ def verify(
     A node may be running or not: nothing is locked and nothing written. It also notices what is not there: records,
     segments, table entries, a log that is shorter than its node knew, an object of the tier without which a restore
     would fail. Exit code 0 all is well, 1 something is wrong with the data, 2 bad usage, 130 interrupted: then it says
-    from where to go on. (A look at the tier begins anew.)
+    from where to go on.
 
     Example: `perenne verify /var/lib/perenne`, `perenne verify --tier --config node.toml --light`. What it finds
     in a node that runs, the node does not know yet: `perenne scrub --node NODE` has it look now, and mend it. Of a node
@@ -69,22 +74,26 @@ def verify(
         from perenne.cli.verify import verify_directory
 
         found = _directory(directory, config)
-        raise typer.Exit(verify_directory(found, deep=deep, study=study, as_json=as_json, first=first))
-    if first:
-        raise _fail("--from is for data directories: a look at the tier begins anew", 2)
+        if first and not first.isdecimal():
+            raise _fail(f"--from {first}: of a data directory it wants the number of a record", 2)
+        raise typer.Exit(verify_directory(found, deep=deep, study=study, as_json=as_json, first=int(first or 0)))
     if directory is not None or config is None:
         raise _fail("--tier needs --config FILE, and no data directory", 2)
     from perenne.cli.verify_tier import verify_tier
     from perenne.config_tier import blocking_store
+    from replication.tier.keys import parse_run
     from replication.tier.port import TierError
 
+    run = parse_run(first) if first else None
+    if first and run is None:
+        raise _fail(f"--from {first}: of the tier it wants the name of an object, as the interrupted run gave it", 2)
     settings = _config(config).tier
     try:
         store = blocking_store(settings, os.environ)
     except TierError as error:
         raise _fail(str(error), 2) from error
     try:
-        raise typer.Exit(verify_tier(settings, store, deep=deep, study=study, as_json=as_json))
+        raise typer.Exit(verify_tier(settings, store, deep=deep, study=study, as_json=as_json, first=run))
     except TierError as error:
         raise _fail(str(error)) from error
 

@@ -1,18 +1,23 @@
-"""`perenne verify --tier`: whether a restore would find everything in the bucket, and find it unaltered."""
+"""`perenne verify --tier`: whether a restore would find everything in the bucket, and find it unaltered.
+
+It goes from the newest object down. Interrupted, it names one of the branch: whatever ends above that one was read.
+"""
 
 import asyncio
 import json
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import typer
 
+from perenne.cli import INTERRUPTED
 from perenne.cli.progress import shown
 from perenne.config import TierConfig
 from perenne.config_tier import patient_store
 from replication.tier.contents import Link, read_run
 from replication.tier.keys import LOG, Run, parse_run
-from replication.tier.port import BlockingStore, NotThere, ObjectDamaged, ObjectStore
+from replication.tier.port import BlockingStore, NotThere, ObjectDamaged, ObjectStore, TierError
 from replication.tier.tip import Branch, Broken, TipSearch
 from storage.errors import FormatError, RecordCorrupt
 from storage.position import RecordKind
@@ -22,10 +27,14 @@ AT_ONCE: Final = 8
 
 @dataclass(slots=True)
 class TierVerified:
-    """What was found. wrong: one line for each thing that a person must know."""
+    """What was found. wrong: one line for each thing that a person must know. first: an earlier run has seen to what
+    ends above this one. reached: the same for this run.
+    """
 
     deep: bool
     study: str
+    first: Run | None = None
+    reached: Run | None = None
     objects: int = 0
     orphans: int = 0
     complete_upto: int = 0
@@ -39,21 +48,29 @@ class TierVerified:
             "complete_upto": self.complete_upto,
             "wrong": self.wrong,
         }
+        facts |= {"first": self.first.key} if self.first else {}
         return facts | ({"study": self.study, "instances": self.instances} if self.study else {})
 
     def text(self) -> str:
         study = f"study {self.study}: {self.instances} instances; " if self.study else ""
         proof = "" if self.deep else " by their names and sizes"
+        what = f"{self.objects} objects" if self.first is None else f"{self.first.key} and what lies below it"
         return (
-            f"{study}{self.objects} objects hold records 1 to {self.complete_upto}{proof},"
+            f"{study}{what} hold records 1 to {self.complete_upto}{proof},"
             f" {self.orphans} of dead branches; {len(self.wrong)} faults"
         )
 
 
-def verify_tier(settings: TierConfig, blocking: BlockingStore, *, deep: bool, study: str, as_json: bool) -> int:
-    """Return the exit code. Raises TierError when the store cannot be asked."""
-    result = asyncio.run(_verified(settings, blocking, deep=deep, study=study, quiet=as_json))
-    if study and not result.instances:
+def verify_tier(
+    settings: TierConfig, blocking: BlockingStore, *, deep: bool, study: str, as_json: bool, first: Run | None = None
+) -> int:
+    """Return the exit code. first: where an interrupted run got to. Raises TierError when the store cannot be asked."""
+    result = TierVerified(deep or bool(study), study, first, first)
+    try:
+        asyncio.run(_verified(settings, blocking, result, quiet=as_json))
+    except KeyboardInterrupt:
+        return _interrupted(result, as_json=as_json)
+    if study and not result.instances and first is None:
         result.wrong.append(f"no instance of study {study} was found")
     if as_json:
         typer.echo(json.dumps(result.facts()))
@@ -64,40 +81,66 @@ def verify_tier(settings: TierConfig, blocking: BlockingStore, *, deep: bool, st
     return int(bool(result.wrong))
 
 
-async def _verified(
-    settings: TierConfig, blocking: BlockingStore, *, deep: bool, study: str, quiet: bool
-) -> TierVerified:
+def _interrupted(result: TierVerified, *, as_json: bool) -> int:
+    """Say what was found so far, and how to go on."""
+    reached = result.reached.key if result.reached is not None else None
+    if as_json:
+        typer.echo(json.dumps({"wrong": result.wrong, "interrupted": True, "from": reached}))
+    for line in () if as_json else result.wrong:
+        typer.echo(line)
+    on = f"`--from {reached}` goes on there" if reached else "nothing was proved yet"
+    sys.stderr.write(f"perenne: interrupted; {on}\n")
+    return INTERRUPTED
+
+
+async def _verified(settings: TierConfig, blocking: BlockingStore, result: TierVerified, *, quiet: bool) -> None:
     store = patient_store(settings, blocking)
     try:
         runs = [run async for key in store.list(LOG) if (run := parse_run(key)) is not None]
-        result = TierVerified(deep or bool(study), study, objects=len(runs))
+        if result.first is not None and result.first not in runs:
+            raise TierError(f"{result.first.key} is not in the tier any more", "Verify it from the beginning.")
+        result.objects = len(runs)
         if result.deep:
             await _deep(store, runs, result, quiet=quiet)
         else:
             await _light(store, runs, result, quiet=quiet)
-        return result
     finally:
         await store.close()
 
 
+def _below(runs: list[Run], first: Run | None) -> list[Run]:
+    """Those that end no higher than `first`, the highest last."""
+    return sorted((run for run in runs if first is None or run.end <= first.end), key=lambda run: run.end)
+
+
 async def _deep(store: ObjectStore, runs: list[Run], result: TierVerified, *, quiet: bool) -> None:
-    """Follow the chain from the tip down to record 1, as a restore would; then read what that did not need."""
-    search = TipSearch(runs)
+    """Follow the chain from the tip down to record 1, as a restore would; read what that does not need on the way."""
+    left = _below(runs, result.first)
+    search = TipSearch(left)
     read: set[Run] = set()
-    with shown("reading", len(runs), quiet=quiet, of_bytes=False) as reached:
-        while (run := search.wanted) is not None:
+    with shown("reading", len(left), quiet=quiet, of_bytes=False) as reached:
+
+        async def look(run: Run) -> tuple[Link, ...] | None:
             links = await _links(store, run, result, first=run not in read)
             read.add(run)
             reached(len(read))
+            return links
+
+        while (run := search.wanted) is not None:
+            links = await look(run)
             if links is None:
                 search.unreadable("it cannot be read, or is altered")
             else:
                 search.found(links)
-        for run in runs:
+            lowest = search.lowest
+            while lowest is not None and left and left[-1].end > lowest.end:
+                if left[-1] not in read:
+                    await look(left[-1])
+                left.pop()
+            result.reached = lowest or result.reached
+        for run in reversed(left):
             if run not in read:
-                await _links(store, run, result, first=True)
-                read.add(run)
-                reached(len(read))
+                await look(run)
     if isinstance(search.outcome, Branch):
         result.complete_upto, result.orphans = search.outcome.tip.sequence, len(search.outcome.orphans)
     elif isinstance(search.outcome, Broken):
@@ -131,13 +174,15 @@ async def _light(store: ObjectStore, runs: list[Run], result: TierVerified, *, q
             result.wrong.append(f"no object holds records {reach + 1} to {run.first - 1}")
         reach = max(reach, run.last)
     result.complete_upto = reach
-    with shown("asking", len(runs), quiet=quiet, of_bytes=False) as reached:
-        for at in range(0, len(runs), AT_ONCE):
-            some = runs[at : at + AT_ONCE]
+    left = _below(runs, result.first)[::-1]
+    with shown("asking", len(left), quiet=quiet, of_bytes=False) as reached:
+        for at in range(0, len(left), AT_ONCE):
+            some = left[at : at + AT_ONCE]
             for run, why in zip(some, await asyncio.gather(*(_asked(store, run) for run in some)), strict=True):
                 if why:
                     result.wrong.append(f"{run.key}: {why}")
             reached(at + len(some))
+            result.reached = some[-1]
 
 
 async def _asked(store: ObjectStore, run: Run) -> str:

@@ -91,6 +91,8 @@ class TipSearch:
         """The lowest record found so far; None before the tip is."""
         self._candidates: Iterator[Run] = iter(())
         self.wanted: Run | None = None
+        self.lowest: Run | None = None
+        """What supplied the lowest record that is proved to be of the branch."""
         self.outcome: Outcome | None = None
         self._begin()
 
@@ -158,7 +160,7 @@ class TipSearch:
             return
         self._chains.update((link.sequence, link.chain) for link in above)
         self._pieces.append(Piece(run, above[0].sequence, above[-1].sequence))
-        self._first = above[0]
+        self._first, self.lowest = above[0], run
         before = self._own(self._first.sequence - 1)
         if before is not None and before.sequence > self._base.sequence and self._first.follows(before.chain):
             self._base = before

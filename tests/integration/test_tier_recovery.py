@@ -1,4 +1,4 @@
-"""Goal: the recipes of docs/recovery.md for a tier that lost something, and for one disk that is left, do what they say.
+"""Goal: the recipes of docs/recovery.md for a tier that lost something, and for the last disk, do what they say.
 
 Method: real nodes, a directory as the tier in which objects are removed and cut, and the commands as they stand there.
 """

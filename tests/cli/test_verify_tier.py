@@ -1,0 +1,167 @@
+"""Goal: `perenne verify --tier` that is interrupted, wherever, goes on where it was: nothing is left out, nothing that
+was found is lost.
+
+Method: a real directory tier with a dead branch and doubled records in it, and a real SIGINT while an object is read.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perenne.cli.verify_tier import verify_tier
+from perenne.config import TierConfig
+from perenne.config_tier import blocking_store, patient_store
+from replication.tier.directory import DirectoryStore
+from replication.tier.keys import parse_run, run_name
+from replication.tier.port import TierError
+from storage.log import Log
+from tests.integration.rig import perenne
+from tests.storage.log_helpers import IDENTITY, append
+from tests.storage.memory_disk import MemoryDisk
+
+CUTS = [(1, 4), (5, 7), (8, 14), *((number, number) for number in range(15, 22))]
+DOUBLED = [(6, 7), (9, 11)]
+DEAD = [(15, 16), (17, 17)]
+OBJECTS = len(CUTS) + len(DOUBLED) + len(DEAD)
+
+
+@pytest.fixture(autouse=True)
+def key() -> Iterator[None]:
+    """Ctrl-C is ignored where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def san(tmp_path: Path) -> TierConfig:
+    mount = tmp_path / "san"
+    mount.mkdir()
+    settings = TierConfig(kind="directory", directory=mount)
+    blocking_store(settings, {}).prepare()
+    log, dead = (Log.open(MemoryDisk(), IDENTITY, host_rebooted=False, spares=0)[0] for _ in range(2))
+    for sequence in range(1, 22):
+        append(log, 3000, 1 if sequence < 8 else 2 if sequence < 15 else 3)
+    for sequence in range(1, 18):
+        append(dead, 3000, 1 if sequence < 8 else 2, salt=int(sequence > 14))
+    objects = [(log, *cut) for cut in CUTS + DOUBLED] + [(dead, *cut) for cut in DEAD]
+
+    async def put() -> None:
+        store = patient_store(settings, blocking_store(settings, {}))
+        for source, first, last in objects:
+            end = source.point_at(last)
+            assert end is not None
+            body = b"".join(map(source.read_raw, range(first, last + 1)))
+            await store.put(run_name(first, end).key, body)
+        await store.close()
+
+    asyncio.run(put())
+    return settings
+
+
+class Key:
+    """Presses Ctrl-C while the n-th object is asked for; 0: never. asked: whatever was answered."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+        self.asked: set[str] = set()
+        self.press_at = 0
+        calls = itertools.count(1)
+        real = getattr(DirectoryStore, method)
+
+        def spied(store: DirectoryStore, key: str) -> Any:
+            if next(calls) == self.press_at:
+                os.kill(os.getpid(), signal.SIGINT)
+                raise TierError("interrupted")
+            found = real(store, key)
+            self.asked.add(key)
+            return found
+
+        monkeypatch.setattr(DirectoryStore, method, spied)
+
+
+def verified(
+    san: TierConfig, capsys: pytest.CaptureFixture[str], *, deep: bool, first: str | None = None
+) -> tuple[int, dict[str, Any], str]:
+    capsys.readouterr()
+    run = parse_run(first) if first is not None else None
+    code = verify_tier(san, blocking_store(san, {}), deep=deep, study="", as_json=True, first=run)
+    said = capsys.readouterr()
+    facts: dict[str, Any] = json.loads(said.out)
+    return code, facts, said.err
+
+
+@pytest.mark.parametrize("press_at", range(1, OBJECTS + 1))
+def test_interrupted_it_goes_on_where_it_was(
+    san: TierConfig, press_at: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = Key(monkeypatch, "get")
+    key.press_at = press_at
+    code, facts, error = verified(san, capsys, deep=True)
+    assert (code, facts["interrupted"], facts["wrong"]) == (130, True, [])
+    reached = facts["from"]
+    before, key.asked = key.asked, set()
+    assert len(before) == press_at - 1
+    on = f"`--from {reached}` goes on there" if reached else "nothing was proved yet"
+    assert error == f"perenne: interrupted; {on}\n"
+    code, facts, _ = verified(san, capsys, deep=True, first=reached)
+    assert (code, facts["wrong"]) == (0, [])
+    assert len(before | key.asked) == OBJECTS, "together they read everything"
+    again = before & key.asked
+    assert len(again) <= 1 + len(DEAD), (
+        "nothing is read again but where it was, and what ends between that and the next"
+    )
+
+
+@pytest.mark.parametrize("damaged", range(OBJECTS))
+def test_what_is_damaged_is_named_by_one_of_the_two(
+    san: TierConfig, damaged: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert san.directory is not None
+    path = sorted((san.directory / "log").glob("*/*.tar"))[damaged]
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"rot")
+    key = Key(monkeypatch, "get")
+    key.press_at = OBJECTS // 2
+    code, found, _ = verified(san, capsys, deep=True)
+    assert code == 130
+    code, more, _ = verified(san, capsys, deep=True, first=found["from"])
+    named = [
+        line for line in found["wrong"] + more["wrong"] if line.startswith(f"log/{path.parent.name}/{path.name}: ")
+    ]
+    assert named, (found, more)
+
+
+def test_a_light_look_goes_on_as_well(
+    san: TierConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = Key(monkeypatch, "head")
+    key.press_at = OBJECTS - 1
+    code, facts, _ = verified(san, capsys, deep=False)
+    assert code == 130 and facts["from"]
+    before, key.asked = key.asked, set()
+    code, facts, _ = verified(san, capsys, deep=False, first=facts["from"])
+    assert (code, facts["complete_upto"]) == (0, 21)
+    assert len(before | key.asked) == OBJECTS and len(key.asked) < OBJECTS
+
+
+def test_where_it_cannot_go_on_it_says_so(san: TierConfig, tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text(
+        f'[node]\nid = "n"\ndata_dir = "{tmp_path}/data"\n[tier]\nkind = "directory"\ndirectory = "{san.directory}"\n'
+    )
+    asked = "verify", "--tier", "--config", str(config), "--from"
+    done = perenne(*asked, "17")
+    assert done.returncode == 2 and "it wants the name of an object" in done.stderr
+    done = perenne(*asked, "log/000000000009/000000000001-000000000002-0123456789abcdef.tar")
+    assert done.returncode == 1 and "is not in the tier any more. Verify it from the beginning." in done.stderr
+    done = perenne("verify", str(tmp_path), "--from", "log/x.tar")
+    assert done.returncode == 2 and "it wants the number of a record" in done.stderr
