@@ -81,8 +81,7 @@ class Replicator:
     ) -> None:
         self.settings = settings
         self.me = settings.core.identity
-        self.log, self.index, self.staging = log, index, staging
-        self.disk = disk
+        self.log, self.index, self.staging, self.disk = log, index, staging, disk
         self._loop = asyncio.get_running_loop()
         self.runtime = runtime
         self.promises = Promises(promise, runtime, self._feed_open)

@@ -104,7 +104,7 @@ def test_the_tier_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys:
     packed = tier | {"orphans": 2, "packing": {"kept": 7, "spoiled": 1}}
     code, table, facts = shown(monkeypatch, capsys, node("n1", tier=packed))
     assert code == 1 and "2 orphans, 7 replaced objects that the bucket keeps, 1 segments with another" in table
-    assert "1 segments have another content" in facts["nodes"][0]["reasons"][0]
+    assert "1 segment has another content" in facts["nodes"][0]["reasons"][0]
 
 
 def test_a_node_that_evicts_has_a_line_of_its_own(

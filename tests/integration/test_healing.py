@@ -117,7 +117,7 @@ def test_what_the_tier_loses_is_noticed_and_put_again(tmp_path: Path, san: Path)
         cluster.wait_for(lambda: audit(cluster)["why"], "and why it is not put again")
         assert metric(leader, "perenne_tier_objects_missing") == 1
         done = rig.perenne("status", "--cluster", str(cluster.directory / "cluster.json"))
-        assert done.returncode == 1 and "copy them away, delete them" in " ".join(done.stdout.split())
+        assert done.returncode == 1 and "copy such a one away and delete it" in " ".join(done.stdout.split())
         path.unlink()
         cluster.wait_for(lambda: not audit(cluster)["missing"] and not audit(cluster)["altered"], "deleted, it is back")
         assert objects(san)[packed].read_bytes() == before[packed]

@@ -47,7 +47,9 @@ def no_segment(name: str, size: int) -> ArrivingSegment:
 class Side:
     """One node's network, and everything it was told."""
 
-    def __init__(self, directory: Path, name: str, *, cluster: str = CLUSTER, door: Door | None = None) -> None:
+    def __init__(
+        self, directory: Path, name: str, *, cluster: str = CLUSTER, door: Door | None = None, port: int = 0
+    ) -> None:
         self.me = Identity(ReplicaId(name), f"{name}-incarnation", f"{name}-boot")
         disk = RealDisk(directory / name)
         self.staging = StagingArea(disk, memory_instance_bytes=4 * MIB, pool_bytes=64 * MIB)
@@ -60,7 +62,7 @@ class Side:
             self,
             self.readers,
             host="127.0.0.1",
-            port=0,
+            port=port,
             chance=random.random,
             door=door,
         )
@@ -406,20 +408,9 @@ def test_a_taken_port_is_said_at_start(tmp_path: Path) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
-            side = Side(tmp_path, "a")
-            network = PeerNetwork(
-                side.me,
-                CLUSTER,
-                side.staging,
-                no_segment,
-                side,
-                side.readers,
-                host="127.0.0.1",
-                port=taken.getsockname()[1],
-                chance=random.random,
-            )
+            side = Side(tmp_path, "a", port=taken.getsockname()[1])
             with pytest.raises(OSError, match="in use"):
-                await network.start()
+                await side.network.start()
             side.readers.shutdown()
 
     asyncio.run(main())
