@@ -6,6 +6,7 @@ It goes from the newest object down. Interrupted, it names one of the branch: wh
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -96,7 +97,7 @@ def _interrupted(result: TierVerified, *, as_json: bool) -> int:
 async def _verified(settings: TierConfig, blocking: BlockingStore, result: TierVerified, *, quiet: bool) -> None:
     store = patient_store(settings, blocking)
     try:
-        runs = [run async for key in store.list(LOG) if (run := parse_run(key)) is not None]
+        runs = await _listed(store)
         if result.first is not None and result.first not in runs:
             raise TierError(f"{result.first.key} is not in the tier any more", "Verify it from the beginning.")
         result.objects = len(runs)
@@ -108,52 +109,104 @@ async def _verified(settings: TierConfig, blocking: BlockingStore, result: TierV
         await store.close()
 
 
+async def _listed(store: ObjectStore) -> list[Run]:
+    return [run async for key in store.list(LOG) if (run := parse_run(key)) is not None]
+
+
 def _below(runs: list[Run], first: Run | None) -> list[Run]:
     """Those that end no higher than `first`, the highest last."""
     return sorted((run for run in runs if first is None or run.end <= first.end), key=lambda run: run.end)
 
 
 async def _deep(store: ObjectStore, runs: list[Run], result: TierVerified, *, quiet: bool) -> None:
-    """Follow the chain from the tip down to record 1, as a restore would; read what that does not need on the way."""
-    left = _below(runs, result.first)
-    search = TipSearch(left)
-    read: set[Run] = set()
-    with shown("reading", len(left), quiet=quiet, of_bytes=False) as reached:
+    """Follow the chain from the tip down to record 1, as a restore would; read what that does not need on the way.
 
-        async def look(run: Run) -> tuple[Link, ...] | None:
-            links = await _links(store, run, result, first=run not in read)
-            read.add(run)
-            reached(len(read))
-            return links
+    Packing goes on meanwhile: it puts one object in the place of many. What was listed, and is not there when its turn
+    comes, is looked for in another listing.
+    """
+    with shown("reading", len(_below(runs, result.first)), quiet=quiet, of_bytes=False) as reached:
+        descent = Descent(store, result, reached)
+        while (outcome := await descent.follow(runs)) is None:
+            runs = await _listed(store)
+            descent.listed_again(runs)
+    if isinstance(outcome, Broken):
+        why = "; ".join(outcome.why) or "no object holds it"
+        result.wrong.append(f"record {outcome.sequence} cannot be restored: {why}")
 
-        while (run := search.wanted) is not None:
-            links = await look(run)
+
+class Descent:
+    """One way down, through as many listings as it takes. Nothing is read twice but where it goes on."""
+
+    def __init__(self, store: ObjectStore, result: TierVerified, reached: Callable[[int], None]) -> None:
+        self._store = store
+        self._result = result
+        self._reached = reached
+        self._read: set[Run] = set()
+        self._passed: set[Run] = set()
+        self._gone: Run | None = None
+        self._lost: set[Run] = set()
+
+    async def follow(self, runs: list[Run]) -> Branch | Broken | None:
+        """None when something of this listing is not there."""
+        result = self._result
+        tip = result.reached if result.reached in runs else None
+        search = TipSearch(runs, tip=tip)
+        scope = _below(runs, tip or result.first)
+        left = [run for run in scope if run not in self._passed]
+        if tip is None or tip == result.first:
+            result.complete_upto = scope[-1].last if scope else 0
+        while (run := search.wanted) is not None and self._gone is None:
+            links = await self._look(run)
             if links is None:
                 search.unreadable("it cannot be read, or is altered")
             else:
                 search.found(links)
-            lowest = search.lowest
-            while lowest is not None and left and left[-1].end > lowest.end:
-                if left[-1] not in read:
-                    await look(left[-1])
-                left.pop()
-            result.reached = lowest or result.reached
-        for run in reversed(left):
-            if run not in read:
-                await look(run)
-    if isinstance(search.outcome, Branch):
-        result.complete_upto, result.orphans = search.outcome.tip.sequence, len(search.outcome.orphans)
-    elif isinstance(search.outcome, Broken):
-        why = "; ".join(search.outcome.why) or "no object holds it"
-        result.wrong.append(f"record {search.outcome.sequence} cannot be restored: {why}")
+            while search.lowest is not None and left and left[-1].end > search.lowest.end and self._gone is None:
+                await self._pass(left.pop(), search)
+            if self._gone is None:
+                result.reached = search.lowest or result.reached
+        while left and self._gone is None:
+            await self._pass(left.pop(), search)
+        if self._gone is not None:
+            return None
+        if isinstance(search.outcome, Broken):
+            result.complete_upto = 0
+        return search.outcome
+
+    def listed_again(self, runs: list[Run]) -> None:
+        """What was not there is lost if it is listed all the same; else something took its place, or nothing did."""
+        gone, self._gone = self._gone, None
+        if gone in runs and gone not in self._lost:
+            self._lost.add(gone)
+            self._result.wrong.append(f"{gone.key}: it is listed, and is not there")
+
+    async def _pass(self, run: Run, search: TipSearch) -> None:
+        """Read it if the search did not want it."""
+        if run not in self._read:
+            await self._look(run)
+        if self._gone is None:
+            self._passed.add(run)
+            self._result.orphans += not search.on_branch(run)
+
+    async def _look(self, run: Run) -> tuple[Link, ...] | None:
+        if run in self._lost:
+            return None
+        try:
+            links = await _links(self._store, run, self._result, first=run not in self._read)
+        except NotThere:
+            self._gone = run
+            return None
+        self._read.add(run)
+        self._reached(len(self._read))
+        return links
 
 
 async def _links(store: ObjectStore, run: Run, result: TierVerified, *, first: bool) -> tuple[Link, ...] | None:
-    """The records of one object, each checked; None when it is not what its name says."""
+    """The records of one object, each checked; None when it is not what its name says. Raises NotThere."""
     try:
         data = await store.get(run.key)
         links = await asyncio.to_thread(read_run, run, data)
-    except (NotThere, ObjectDamaged, RecordCorrupt, FormatError) as error:
+    except (ObjectDamaged, RecordCorrupt, FormatError) as error:
         if first:
             why = str(error).removeprefix(f"{run.key}: ")
             result.wrong.append(f"{run.key}: {why}")
@@ -168,26 +221,33 @@ async def _links(store: ObjectStore, run: Run, result: TierVerified, *, first: b
 
 async def _light(store: ObjectStore, runs: list[Run], result: TierVerified, *, quiet: bool) -> None:
     """By the names: no number is missing up to the highest. By asking for each: it is there."""
+    left = _below(runs, result.first)[::-1]
+    gone: list[Run] = []
+    with shown("asking", len(left), quiet=quiet, of_bytes=False) as reached:
+        for at in range(0, len(left), AT_ONCE):
+            some = left[at : at + AT_ONCE]
+            for run, size in zip(some, await asyncio.gather(*(_size(store, run) for run in some)), strict=True):
+                if size is None:
+                    gone.append(run)
+                elif not size:
+                    result.wrong.append(f"{run.key}: it is empty")
+            reached(at + len(some))
+            result.reached = some[-1]
+    if gone:
+        runs = await _listed(store)  # something may have taken their place since
+        listed = set(runs)
+        result.wrong += [f"{run.key}: it is listed, and is not there" for run in gone if run in listed]
     reach = 0
     for run in sorted(runs, key=lambda run: (run.first, -run.last)):
         if run.first > reach + 1:
             result.wrong.append(f"no object holds records {reach + 1} to {run.first - 1}")
         reach = max(reach, run.last)
     result.complete_upto = reach
-    left = _below(runs, result.first)[::-1]
-    with shown("asking", len(left), quiet=quiet, of_bytes=False) as reached:
-        for at in range(0, len(left), AT_ONCE):
-            some = left[at : at + AT_ONCE]
-            for run, why in zip(some, await asyncio.gather(*(_asked(store, run) for run in some)), strict=True):
-                if why:
-                    result.wrong.append(f"{run.key}: {why}")
-            reached(at + len(some))
-            result.reached = some[-1]
 
 
-async def _asked(store: ObjectStore, run: Run) -> str:
+async def _size(store: ObjectStore, run: Run) -> int | None:
+    """None when it is not there."""
     try:
-        info = await store.head(run.key)
+        return (await store.head(run.key)).size
     except NotThere:
-        return "it is listed, and is not there"
-    return "" if info.size else "it is empty"
+        return None

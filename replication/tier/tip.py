@@ -70,11 +70,14 @@ class TipSearch:
         runs: Iterable[Run],
         base: LogPoint = GENESIS,
         own: Callable[[int], LogPoint | None] = lambda sequence: None,
+        tip: Run | None = None,
     ) -> None:
         """base: a point of one's own log below which the bucket may have gaps; GENESIS to need all of it.
 
         own(sequence): the point of one's own log there, if it goes so far. Where the branch meets it the search ends,
         however low `base` is: one chain that is the same proves everything below.
+
+        tip: one of `runs` that is known to be of the branch, to begin there in place of the highest.
         """
         self._runs = tuple(sorted(set(runs)))
         self._later = sorted(self._runs, key=lambda run: run.last)
@@ -94,7 +97,10 @@ class TipSearch:
         self.lowest: Run | None = None
         """What supplied the lowest record that is proved to be of the branch."""
         self.outcome: Outcome | None = None
-        self._begin()
+        if tip is None:
+            self._begin()
+        else:
+            self._look([tip], tip.last)
 
     def found(self, links: Sequence[Link]) -> None:
         """`wanted` was read, and holds these records (as `contents.read_run` returns them)."""
@@ -187,12 +193,13 @@ class TipSearch:
     def _finish(self, tip: LogPoint) -> None:
         used = {piece.run for piece in self._pieces}
         rest = [run for run in self._runs if run not in used and run.last > self._base.sequence]
-        spare = tuple(run for run in rest if self._on_branch(run))
+        spare = tuple(run for run in rest if self.on_branch(run))
         orphans = tuple(run for run in rest if run not in set(spare))
         self.wanted = None
         self.outcome = Branch(self._base, tip, tuple(reversed(self._pieces)), self._chains, spare, orphans)
 
-    def _on_branch(self, run: Run) -> bool:
+    def on_branch(self, run: Run) -> bool:
+        """Whether it ends with a record that was found to be of the branch."""
         return self._chains.get(run.last, b"")[:PREFIX_BYTES] == run.chain_prefix
 
     def _fail(self, sequence: int, *why: str) -> None:

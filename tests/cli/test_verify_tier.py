@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import pytest
 from perenne.cli.verify_tier import verify_tier
 from perenne.config import TierConfig
 from perenne.config_tier import blocking_store, patient_store
+from replication.tier.bodies import body_facts
 from replication.tier.directory import DirectoryStore
-from replication.tier.keys import parse_run, run_name
-from replication.tier.port import TierError
+from replication.tier.keys import Run, parse_run, run_name
+from replication.tier.port import NotThere, TierError
 from storage.log import Log
 from tests.integration.rig import perenne
 from tests.storage.log_helpers import IDENTITY, append
@@ -82,6 +83,47 @@ class Key:
             found = real(store, key)
             self.asked.add(key)
             return found
+
+        monkeypatch.setattr(DirectoryStore, method, spied)
+
+
+def pack(san: TierConfig, epoch: int) -> None:
+    """One object in the place of all those of an epoch."""
+    store = blocking_store(san, {})
+    held = objects(san, epoch)
+    end, body = max(held, key=lambda run: run.last), b""
+    upto = held[0].first - 1
+    for run in held:
+        if run.first == upto + 1:
+            body, upto = body + store.get(run.key), run.last
+    whole = Run(epoch, held[0].first, end.last, end.chain_prefix)
+    store.put(whole.key, body, body_facts(body), only_if_absent=True, lock=False)
+    for run in held:
+        store.delete(run.key)
+
+
+def lose(san: TierConfig, sequence: int) -> None:
+    (run,) = (run for run in objects(san, 3) if run.first == sequence)
+    blocking_store(san, {}).delete(run.key)
+
+
+def objects(san: TierConfig, epoch: int) -> list[Run]:
+    assert san.directory is not None
+    names = sorted(path.name for path in (san.directory / "log" / f"{epoch:012d}").iterdir())
+    return [run for name in names if (run := parse_run(f"log/{epoch:012d}/{name}")) is not None]
+
+
+class Meanwhile:
+    """Does something while the n-th object is asked for, before it is answered."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str, at: int, deed: Callable[[], None]) -> None:
+        real = getattr(DirectoryStore, method)
+        calls = itertools.count(1)
+
+        def spied(store: DirectoryStore, key: str) -> Any:
+            if next(calls) == at:
+                deed()
+            return real(store, key)
 
         monkeypatch.setattr(DirectoryStore, method, spied)
 
@@ -151,6 +193,68 @@ def test_a_light_look_goes_on_as_well(
     code, facts, _ = verified(san, capsys, deep=False, first=facts["from"])
     assert (code, facts["complete_upto"]) == (0, 21)
     assert len(before | key.asked) == OBJECTS and len(key.asked) < OBJECTS
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize("at", range(1, OBJECTS + 1))
+def test_what_is_packed_meanwhile_is_no_loss(
+    san: TierConfig, at: int, epoch: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Meanwhile(monkeypatch, "get", at, lambda: pack(san, epoch))
+    code, facts, _ = verified(san, capsys, deep=True)
+    assert (code, facts["wrong"], facts["complete_upto"], facts["orphans"]) == (0, [], 21, len(DEAD))
+
+
+@pytest.mark.parametrize("at", range(1, OBJECTS + 1))
+def test_what_was_packed_between_the_two_is_no_loss(
+    san: TierConfig, at: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = Key(monkeypatch, "get")
+    key.press_at = at
+    code, facts, _ = verified(san, capsys, deep=True)
+    assert code == 130
+    pack(san, 3)
+    first = facts["from"]
+    if first is not None and first.startswith(f"log/{3:012d}/"):
+        with pytest.raises(TierError, match="from the beginning"):
+            verified(san, capsys, deep=True, first=first)
+    else:
+        code, facts, _ = verified(san, capsys, deep=True, first=first)
+        assert (code, facts["wrong"]) == (0, [])
+
+
+def test_what_is_lost_meanwhile_is_a_loss(
+    san: TierConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Meanwhile(monkeypatch, "get", 2, lambda: lose(san, 18))
+    code, facts, _ = verified(san, capsys, deep=True)
+    assert code == 1 and facts["wrong"] == ["record 18 cannot be restored: no object holds it"]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_is_listed_and_is_not_there_is_a_loss(
+    san: TierConfig, deep: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method = "get" if deep else "head"
+    real = getattr(DirectoryStore, method)
+
+    def without(store: DirectoryStore, key: str) -> Any:
+        if "/000000000018-" in key:
+            raise NotThere(f"{key}: no such object")
+        return real(store, key)
+
+    monkeypatch.setattr(DirectoryStore, method, without)
+    code, facts, _ = verified(san, capsys, deep=deep)
+    assert code == 1 and facts["wrong"][0].endswith(": it is listed, and is not there")
+    assert len(facts["wrong"]) == 1 + deep, "and of a deep look, that a restore would end above it"
+
+
+def test_a_light_look_takes_what_was_packed_meanwhile_for_no_loss(
+    san: TierConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Meanwhile(monkeypatch, "head", 1, lambda: pack(san, 3))
+    code, facts, _ = verified(san, capsys, deep=False)
+    assert (code, facts["wrong"], facts["complete_upto"]) == (0, [], 21)
 
 
 def test_where_it_cannot_go_on_it_says_so(san: TierConfig, tmp_path: Path) -> None:
