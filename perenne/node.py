@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 from dataclasses import replace
+from errno import EMFILE
 from pathlib import Path
 from typing import Final
 
@@ -141,8 +142,9 @@ class Node:
                 direct=config.storage.direct_io,
                 spares=config.storage.spare_segments,
             )
-        except StorageError as error:
-            raise CannotStart(f"{config.node.data_dir}: {error}") from error
+        except (StorageError, OSError) as error:
+            more = "; allow more open files (LimitNOFILE, ulimit -n)" if getattr(error, "errno", 0) == EMFILE else ""
+            raise CannotStart(f"{config.node.data_dir}: {error}{more}") from error
         self.log, self._promise = store.log, store.promise
         self.index = Index.open(disk)
         if self.index.moved_aside:

@@ -315,6 +315,7 @@ class LogAppender(LogReader):
             self._sync()
         if segment.last >= segment.first:
             self._disarm(segment)
+            segment.file.end_direct()
             return
         with self._lock:
             self._segments = self._segments[:-1]

@@ -44,6 +44,10 @@ class DiskFile(Protocol):
         """
         ...
 
+    def end_direct(self) -> None:
+        """Nothing more is appended: let go of the second descriptor, for O_DIRECT. Writes go through the cache now."""
+        ...
+
     def drop_cache(self) -> None:
         """Make later reads come from the medium, as far as the system allows it; call after `sync`."""
         ...
@@ -114,7 +118,7 @@ class RealFile:
             try:
                 self._direct_fd = _open_direct(path)
             except OSError:
-                os.close(self._fd)
+                self.close()
                 raise
 
     def __del__(self) -> None:
@@ -196,11 +200,18 @@ class RealFile:
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 
+    def end_direct(self) -> None:
+        direct, self._direct_fd = self._direct_fd, -1
+        if direct >= 0:
+            os.close(direct)
+
     def close(self) -> None:
-        for fd in (getattr(self, "_fd", -1), getattr(self, "_direct_fd", -1)):
+        # Forgotten before they are closed: the numbers are another file's at once, which a second close would close.
+        found = getattr(self, "_fd", -1), getattr(self, "_direct_fd", -1)
+        self._fd = self._direct_fd = -1
+        for fd in found:
             if fd >= 0:
                 os.close(fd)
-        self._fd = self._direct_fd = -1
 
     def _refuse_if_poisoned(self) -> None:
         if self._poisoned:

@@ -125,6 +125,9 @@ class EvictedFile:
     def sync(self) -> None:
         self._file.sync()
 
+    def end_direct(self) -> None:
+        self._file.end_direct()
+
     def drop_cache(self) -> None:
         self._file.drop_cache()
         if self._elsewhere.source is not None:

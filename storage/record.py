@@ -70,6 +70,7 @@ def encode_header(header: RecordHeader, chain: bytes) -> bytes:
     """
     if not _path_allowed(header.path) or header.size < 0 or len(chain) != DIGEST_BYTES:
         raise FormatError(f"no record can be called {header.path!r}")
+    _check_numbers(header)
     return _head(header.path, header.size, 0, _facts(header, chain), header.time_us)
 
 
@@ -83,6 +84,7 @@ def encode_stub(header: RecordHeader, chain: bytes, tombstone: int) -> bytes:
         raise FormatError(f"record {header.position.sequence} cannot be a stub of tombstone {tombstone}")
     if not _path_allowed(header.path) or header.size < 0 or len(chain) != DIGEST_BYTES:
         raise FormatError(f"no record can be called {header.path!r}")
+    _check_numbers(header)
     text = (
         f"This image was deleted, and compaction took its {header.size} bytes away.\n"
         f"Who, when and why: perenne/{tombstone:012d}-tombstone.json\n"
@@ -90,6 +92,14 @@ def encode_stub(header: RecordHeader, chain: bytes, tombstone: int) -> bytes:
     facts = _facts(header, chain) + f" size={header.size} tombstone={tombstone}".encode()
     head = _head(header.path + STUB_SUFFIX, len(text), _STUB_ROOM, facts, header.time_us)
     return head + text + bytes(trailing_padding(len(text)))
+
+
+def _check_numbers(header: RecordHeader) -> None:
+    """Raises FormatError for those that the chain has no room for (`position.chain_after`)."""
+    position = header.position
+    largest = max(position.sequence, position.epoch, header.size)
+    if largest >= 2**64 or not -(2**63) <= header.time_us < 2**63:
+        raise FormatError(f"record {position.sequence} has a number of more than 64 bits")
 
 
 def _facts(header: RecordHeader, chain: bytes) -> bytes:

@@ -88,8 +88,9 @@ def recover(
     result = Recovered([])
     for number, name in enumerate(names):
         first = int(name[:12])
-        segment = _open(disk, f"log/{name}", first, cluster_id, segment_bytes, result, direct=direct)
-        if number + 1 < len(names):
+        newest = number + 1 == len(names)  # nothing is appended to the others: one descriptor is enough
+        segment = _open(disk, f"log/{name}", first, cluster_id, segment_bytes, result, direct=direct and newest)
+        if not newest:
             segment.last = int(names[number + 1][:12]) - 1
             if segment.last - first >= capacity(segment_bytes) or segment.last < first:
                 raise LogContradiction(f"a segment after {name} is missing")

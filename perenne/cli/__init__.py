@@ -10,6 +10,9 @@ def main() -> None:
     """Entry point; errors are one line and a next step, never a traceback: not even while the parts are imported."""
     try:
         from perenne.cli.commands import app
+        from perenne.limits import raise_descriptor_limit
+
+        raise_descriptor_limit()  # a log has an open file for each of its segments
 
         app(prog_name="perenne")
     except KeyboardInterrupt:

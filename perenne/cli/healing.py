@@ -85,6 +85,8 @@ def verify(
     from replication.tier.port import TierError
 
     run = parse_run(first) if first else None
+    if first and study:
+        raise _fail("--from is not for a study: its instances may lie above it", 2)
     if first and run is None:
         raise _fail(f"--from {first}: of the tier it wants the name of an object, as the interrupted run gave it", 2)
     settings = _config(config).tier
@@ -92,10 +94,7 @@ def verify(
         store = blocking_store(settings, os.environ)
     except TierError as error:
         raise _fail(str(error), 2) from error
-    try:
-        raise typer.Exit(verify_tier(settings, store, deep=deep, study=study, as_json=as_json, first=run))
-    except TierError as error:
-        raise _fail(str(error)) from error
+    raise typer.Exit(verify_tier(settings, store, deep=deep, study=study, as_json=as_json, first=run))
 
 
 def repair(

@@ -19,7 +19,7 @@ from perenne.config_tier import patient_store
 from replication.tier.contents import Link, read_run
 from replication.tier.keys import LOG, Run, parse_run
 from replication.tier.port import BlockingStore, NotThere, ObjectDamaged, ObjectStore, TierError
-from replication.tier.tip import Branch, Broken, TipSearch
+from replication.tier.tip import Branch, Broken, Piece, TipSearch
 from storage.errors import FormatError, RecordCorrupt
 from storage.position import RecordKind
 
@@ -65,13 +65,15 @@ class TierVerified:
 def verify_tier(
     settings: TierConfig, blocking: BlockingStore, *, deep: bool, study: str, as_json: bool, first: Run | None = None
 ) -> int:
-    """Return the exit code. first: where an interrupted run got to. Raises TierError when the store cannot be asked."""
+    """Return the exit code. first: where an interrupted run got to; of a study, which may lie anywhere, it is None."""
     result = TierVerified(deep or bool(study), study, first, first)
     try:
         asyncio.run(_verified(settings, blocking, result, quiet=as_json))
     except KeyboardInterrupt:
-        return _interrupted(result, as_json=as_json)
-    if study and not result.instances and first is None:
+        return _cut_short(result, "interrupted", INTERRUPTED, as_json=as_json)
+    except TierError as error:
+        return _cut_short(result, str(error), 1, as_json=as_json)
+    if study and not result.instances:
         result.wrong.append(f"no instance of study {study} was found")
     if as_json:
         typer.echo(json.dumps(result.facts()))
@@ -82,16 +84,16 @@ def verify_tier(
     return int(bool(result.wrong))
 
 
-def _interrupted(result: TierVerified, *, as_json: bool) -> int:
+def _cut_short(result: TierVerified, why: str, code: int, *, as_json: bool) -> int:
     """Say what was found so far, and how to go on."""
-    reached = result.reached.key if result.reached is not None else None
+    reached = result.reached.key if result.reached is not None and not result.study else None
     if as_json:
-        typer.echo(json.dumps({"wrong": result.wrong, "interrupted": True, "from": reached}))
+        typer.echo(json.dumps({"wrong": result.wrong, "interrupted": why, "from": reached}))
     for line in () if as_json else result.wrong:
         typer.echo(line)
-    on = f"`--from {reached}` goes on there" if reached else "nothing was proved yet"
-    sys.stderr.write(f"perenne: interrupted; {on}\n")
-    return INTERRUPTED
+    on = f"; `--from {reached}` goes on there" if reached else ""
+    sys.stderr.write(f"perenne: {why}{on}\n")
+    return code
 
 
 async def _verified(settings: TierConfig, blocking: BlockingStore, result: TierVerified, *, quiet: bool) -> None:
@@ -99,6 +101,7 @@ async def _verified(settings: TierConfig, blocking: BlockingStore, result: TierV
     try:
         runs = await _listed(store)
         if result.first is not None and result.first not in runs:
+            result.reached = None
             raise TierError(f"{result.first.key} is not in the tier any more", "Verify it from the beginning.")
         result.objects = len(runs)
         if result.deep:
@@ -143,6 +146,8 @@ class Descent:
         self._reached = reached
         self._read: set[Run] = set()
         self._passed: set[Run] = set()
+        self._counted = sys.maxsize
+        """The lowest record of which it is known whether it is an instance of the study."""
         self._gone: Run | None = None
         self._lost: set[Run] = set()
 
@@ -161,10 +166,14 @@ class Descent:
                 search.unreadable("it cannot be read, or is altered")
             else:
                 search.found(links)
-            while search.lowest is not None and left and left[-1].end > search.lowest.end and self._gone is None:
+            lowest = search.lowest
+            if lowest is None or links is None:
+                continue
+            self._count(links, lowest)
+            while left and left[-1].end > lowest.run.end and self._gone is None:
                 await self._pass(left.pop(), search)
             if self._gone is None:
-                result.reached = search.lowest or result.reached
+                result.reached = lowest.run
         while left and self._gone is None:
             await self._pass(left.pop(), search)
         if self._gone is not None:
@@ -179,6 +188,14 @@ class Descent:
         if gone in runs and gone not in self._lost:
             self._lost.add(gone)
             self._result.wrong.append(f"{gone.key}: it is listed, and is not there")
+
+    def _count(self, links: tuple[Link, ...], piece: Piece) -> None:
+        """Each record once, however many objects have it, and none of a dead branch."""
+        for link in links if piece.first < self._counted else ():
+            if piece.first <= link.sequence < self._counted:
+                instance = link.header.kind is RecordKind.INSTANCE
+                self._result.instances += instance and link.header.path.startswith(f"{self._result.study}/")
+        self._counted = min(self._counted, piece.first)
 
     async def _pass(self, run: Run, search: TipSearch) -> None:
         """Read it if the search did not want it."""
@@ -211,11 +228,6 @@ async def _links(store: ObjectStore, run: Run, result: TierVerified, *, first: b
             why = str(error).removeprefix(f"{run.key}: ")
             result.wrong.append(f"{run.key}: {why}")
         return None
-    if first and result.study:
-        result.instances += sum(
-            link.header.kind is RecordKind.INSTANCE and link.header.path.startswith(f"{result.study}/")
-            for link in links
-        )
     return links
 
 

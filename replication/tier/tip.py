@@ -94,8 +94,8 @@ class TipSearch:
         """The lowest record found so far; None before the tip is."""
         self._candidates: Iterator[Run] = iter(())
         self.wanted: Run | None = None
-        self.lowest: Run | None = None
-        """What supplied the lowest record that is proved to be of the branch."""
+        self.lowest: Piece | None = None
+        """What supplied the lowest records that are proved to be of the branch."""
         self.outcome: Outcome | None = None
         if tip is None:
             self._begin()
@@ -165,8 +165,9 @@ class TipSearch:
             self._fail(self._base.sequence, f"{run.key}: a newer branch ends below what this log has")
             return
         self._chains.update((link.sequence, link.chain) for link in above)
-        self._pieces.append(Piece(run, above[0].sequence, above[-1].sequence))
-        self._first, self.lowest = above[0], run
+        self.lowest = Piece(run, above[0].sequence, above[-1].sequence)
+        self._pieces.append(self.lowest)
+        self._first = above[0]
         before = self._own(self._first.sequence - 1)
         if before is not None and before.sequence > self._base.sequence and self._first.follows(before.chain):
             self._base = before

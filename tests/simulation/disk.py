@@ -246,6 +246,9 @@ class SimFile:
             content.medium[offset : offset + len(data)] = data
         content.unsynced.clear()
 
+    def end_direct(self) -> None:
+        pass
+
     def drop_cache(self) -> None:
         self._disk.touch("read", self._name)
         if not self._content.unsynced:

@@ -11,6 +11,7 @@ from replication.core.values import Identity
 from replication.opening import open_store
 from replication.rejoin import saved_instances
 from storage.disk import RealDisk
+from storage.install import ProvedSegment, SegmentProof
 from storage.log import LogIdentity
 from storage.metadata import NodeIdentity, PromiseFile, write_identity
 from storage.position import LogPosition, RecordHeader, RecordKind
@@ -122,6 +123,28 @@ def test_a_damaged_segment_is_not_sent_again_and_again() -> None:
         stage.until(lambda: any("damaged" in name for name in leader.medium.files if name.startswith("lost+found/")))
         stage.until(lambda: not process_of(leader).log.damaged())
         assert instance.dataset in content.medium
+        stage.reckon()
+
+
+def test_a_segment_that_cannot_be_taken_over_for_whatever_reason_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an answer the follower waited for its own deed for ever, and neither followed nor stood for election."""
+    finish, failed = SegmentProof.finish, list[str]()
+
+    def without_a_descriptor(proof: SegmentProof) -> ProvedSegment:
+        if not failed:
+            failed.append("Too many open files")
+            raise OSError(24, failed[0])
+        return finish(proof)
+
+    monkeypatch.setattr(SegmentProof, "finish", without_a_descriptor)
+    with Stage(3) as stage:
+        leader, follower = stage.leader, stage.followers[0]
+        for number in range(20):
+            stage.stored(leader, f"1.{number}", 6000)
+        stage.strike("wipe", follower)
+        stage.until(lambda: bool(failed))
+        stage.until(lambda: follower.running is not None and stage.in_sync(follower))
+        assert not any(name.startswith("staging/segment-") for name in follower.medium.files), "nothing is left"
         stage.reckon()
 
 

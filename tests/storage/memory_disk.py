@@ -85,6 +85,9 @@ class MemoryFile:
         self._content.unsynced.clear()
         self._disk.after("sync", self._name)
 
+    def end_direct(self) -> None:
+        pass
+
     def drop_cache(self) -> None:
         if not self._content.unsynced:
             self._content.volatile[:] = self._content.durable

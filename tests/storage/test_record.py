@@ -89,6 +89,18 @@ def test_a_path_that_would_leave_its_folder_is_refused(path: str) -> None:
         encode_header(header, bytes(32))
 
 
+@pytest.mark.parametrize("field", ["seq", "epoch", "time"])
+def test_a_number_that_the_chain_has_no_room_for_is_damage(field: str) -> None:
+    header = RecordHeader(LogPosition(3, 7), RecordKind.NOTE, bytes(32), bytes(32), 9, "perenne/x.json", 5)
+    head = encode_header(header, bytes(32))
+    old = {"seq": b"seq=7 ", "epoch": b"epoch=3 ", "time": b"time=9"}[field]
+    large = f"{field}={2**64}".encode() + b" " * old.endswith(b" ")
+    forged = head.replace(old, large).replace(b" " * (len(large) - len(old)) + b"\n", b"\n", 1)
+    assert len(forged) == len(head)
+    with pytest.raises(RecordCorrupt, match="more than 64 bits"):
+        decode_header(forged)
+
+
 def test_a_small_member_is_json_under_perenne() -> None:
     header, payload = small_member(LogPosition(4, 17), RecordKind.EPOCH, {"leader": "n1"}, 5)
     assert (header.path, payload) == ("perenne/000000000017-epoch.json", b'{"leader":"n1"}\n')
