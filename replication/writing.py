@@ -172,7 +172,7 @@ class Writing:
         except StorageError as error:
             _LOG.error("a segment was refused", extra={"reason": str(error)})
             self._replicator.drop(arrived)
-        except Exception:  # such as no descriptor left: without an answer this node would follow nobody any more
+        except Exception:  # such as no descriptor left: unanswered, this node would follow nobody
             _LOG.exception("a segment could not be taken over")
             self._replicator.drop(arrived)
         self._replicator.feed(ev.SegmentInstalled(end))

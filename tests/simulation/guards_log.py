@@ -11,6 +11,7 @@ LOGGING = "tests/storage/test_guards_log.py::"
 DAMAGE = "tests/storage/test_log_damage.py::"
 REGRESSIONS = "tests/simulation/test_regressions.py::"
 ABSENCE = "tests/simulation/test_absence.py::"
+ARRIVING = "tests/replication/test_arriving.py::"
 
 LOG_GUARDS = (
     Guard(
@@ -160,5 +161,33 @@ LOG_GUARDS = (
         "        if False:\n",
         shown_by="tests/replication/test_incoming.py"
         "::test_a_payload_whose_bytes_were_altered_on_the_way_is_not_delivered",
+    ),
+    Guard(
+        "a segment that comes in is durable when it counts as proved",
+        "replication/arriving.py",
+        "        await asyncio.wrap_future(self._settled)\n",
+        "        pass\n",
+        shown_by=ARRIVING + "test_what_the_disk_did_not_keep_is_not_proved[1]",
+    ),
+    Guard(
+        "one damaged record refuses the whole segment",
+        "replication/arriving.py",
+        "            raise self._failure\n",
+        "            pass\n",
+        shown_by=ARRIVING + "test_one_damaged_record_refuses_all_of_it",
+    ),
+    Guard(
+        "what has not come yet is not looked at",
+        "storage/install.py",
+        "min(PIECE, self._arrived - offset)",
+        "min(PIECE, self._size - offset)",
+        shown_by="tests/storage/test_log_damage.py::test_what_has_not_come_yet_is_not_looked_at",
+    ),
+    Guard(
+        "a segment that cannot be taken over is answered",
+        "replication/writing.py",
+        "        except Exception:  # such as no descriptor left: unanswered, this node would follow nobody\n",
+        "        except ZeroDivisionError:\n",
+        shown_by=REGRESSIONS + "test_a_segment_that_cannot_be_taken_over_for_whatever_reason_is_answered",
     ),
 )
