@@ -25,6 +25,7 @@ from perenne.cli import (
     tier,
 )
 from perenne.cli.certs import certs
+from perenne.cli.helptext import unbreak
 from perenne.cli.usage import fail, read_config
 from perenne.config import ConfigError
 from perenne.config_reading import load_config
@@ -207,3 +208,6 @@ def bench(context: typer.Context) -> None:
     from perenne.bench import main
 
     raise typer.Exit(main(context.args))
+
+
+unbreak(app)
