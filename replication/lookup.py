@@ -103,8 +103,9 @@ class Lookups:
         """The committed record that is current under a UID, as far as this node knows, and those with the same
         content: an instance whose record was damaged may have been stored again.
 
-        What a tombstone covers is none. A follower goes by one that may not be committed yet: whether it is, and the
-        instance deleted, is for the leader to say. Nothing is current while the log may hold tombstones not known here.
+        None of them while the index has not come by those that could be current instead. What a tombstone covers is
+        none. A follower goes by one that may not be committed yet: whether it is, and the instance deleted, is for the
+        leader to say. Nothing is current while the log may hold tombstones not known here.
         """
         replicator = self._replicator
         committed = replicator.core.situation.committed.sequence
@@ -117,6 +118,8 @@ class Lookups:
             return []
         newest = replicator.settings.core.conflict_policy.value == "newest"
         first = known[-1 if newest else 0]
+        if not replicator.recent.knows_current(first.sequence, newest=newest):
+            return []  # a whole segment was taken over: one of another content may be in it
         content = (first.dataset, first.transfer_syntax_uid)
         same = [v.sequence for v in known if v is not first and (v.dataset, v.transfer_syntax_uid) == content]
         return [first.sequence, *same]

@@ -130,6 +130,14 @@ class Recent:
         known = not self.doubtful and not self._index.blind
         return known and self._index.applied.sequence >= self._unseen
 
+    def knows_current(self, sequence: int, *, newest: bool) -> bool:
+        """Whether a record is current of those with its UID: no other that the index has not reached could be.
+
+        newest: whether the last one is current, else the first.
+        """
+        applied = self._index.applied.sequence
+        return self.complete or (sequence > self._unseen if newest else sequence <= applied + 1)
+
     @property
     def knows_deletes(self) -> bool:
         """Whether every tombstone in the log is known, so that what none of them covers may be served."""
@@ -172,10 +180,6 @@ class Recent:
             record = self._records[sequence]
             found[sequence] = KnownVersion(sequence, record.header.dataset, record.transfer_syntax_uid)
         return [found[sequence] for sequence in sorted(found)]
-
-    def newest_first(self, sop_instance_uid: str) -> list[int]:
-        """Sequences of an instance that the index may not know yet."""
-        return sorted(self._by_uid.get(sop_instance_uid, ()), reverse=True)
 
     def tombstones(self, sop_instance_uid: str) -> Sequence[KnownTombstone]:
         """Everything that covers a data set of this UID, committed or not, oldest first."""

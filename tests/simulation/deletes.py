@@ -37,6 +37,12 @@ class Fate:
             for store in self.stores
         )
 
+    def before(self, other: "Fate", by_us: int) -> bool:
+        """Whether it was acknowledged before anybody offered the other one, and nobody ever wanted it deleted."""
+        first = min((store.start_us for store in other.stores), default=by_us)
+        acknowledged = any(s.done and s.end_us is not None and s.end_us < min(first, by_us) for s in self.stores)
+        return acknowledged and not self.deletes
+
     def gone(self, by_us: int) -> bool:
         """Whether it must not be there any more."""
         return any(
@@ -62,6 +68,12 @@ class Fates:
     def owed(self, uid: str, by_us: int) -> bool:
         """Whether anything must be there under this UID."""
         return any(fate.owed(by_us) for fate in self.known.get(uid, {}).values())
+
+    def earlier(self, uid: str, dataset: bytes, by_us: int) -> bool:
+        """Whether another data set is current under this UID for whoever keeps the first."""
+        fates = self.known.get(uid, {})
+        own = fates.get(dataset, Fate())
+        return any(fate.before(own, by_us) for other, fate in fates.items() if other != dataset)
 
     def gone(self, uid: str, by_us: int) -> bool:
         """Whether nothing may be there under this UID any more."""

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 
 from perenne.dimse.meta import file_meta
+from replication import indexing
 from replication.coordination.port import Operation
 from replication.core.values import Identity
 from replication.opening import open_store
@@ -145,6 +146,32 @@ def test_a_segment_that_cannot_be_taken_over_for_whatever_reason_is_answered(mon
         stage.until(lambda: bool(failed))
         stage.until(lambda: follower.running is not None and stage.in_sync(follower))
         assert not any(name.startswith("staging/segment-") for name in follower.medium.files), "nothing is left"
+        stage.reckon()
+
+
+def test_who_has_not_indexed_a_segment_yet_does_not_take_the_second_of_a_name_for_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first lay in a segment that was taken over whole, the second came as a record, which is known at once."""
+    monkeypatch.setattr(indexing, "GIVE_WAY_S", 20.0)
+    with Stage(3) as stage:
+        leader, follower = stage.leader, stage.followers[0]
+        for number in range(20):
+            stage.stored(leader, f"1.{number}", 6000)
+        stage.strike("wipe", follower)
+        stage.until(lambda: follower.running is not None and process_of(follower).log.end.sequence > 15)
+        stage.stored(leader, "1.1", 6002)
+        recent = process_of(follower).replicator.recent
+        stage.until(lambda: stage.in_sync(follower) and recent.versions("1.1"))
+        assert not recent.complete
+        found: list[bool] = []
+
+        async def read() -> None:
+            found.append(await stage.workload.read(process_of(follower), "1.1"))  # a violation if it is the second
+
+        process_of(follower).loop.create_task(read())
+        stage.until(lambda: found)
+        assert found == [True], "the leader was asked"
         stage.reckon()
 
 

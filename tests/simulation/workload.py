@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from replication.api import ConflictRefused, InstanceAbsent, InstanceUnavailable, NotPromised, OnHold
+from replication.core.situation import ConflictPolicy
 from storage.errors import StorageError
 from tests.simulation.cluster import Cluster
 from tests.simulation.deletes import Deed, Fates, tombstone_of
@@ -216,6 +217,10 @@ class Workload:
         served = [dataset for dataset in self.versions[uid] if content.endswith(dataset)]
         if strictly and any(self.fates.of(uid, dataset).gone(began_us) for dataset in served):
             raise self.cluster.world.found(Violation(f"{process.name} serves {uid}, which was deleted"))
+        first = self.cluster.shape.policy is not ConflictPolicy.NEWEST
+        if first and any(self.fates.earlier(uid, dataset, began_us) for dataset in served):
+            later = Violation(f"{process.name} serves {uid} with a data set that came after the one that is current")
+            raise self.cluster.world.found(later)
         if not served:
             raise self.cluster.world.found(Violation(f"{process.name} serves {uid} with bytes that nobody sent"))
         return True
