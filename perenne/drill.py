@@ -1,7 +1,6 @@
 """A drill from its configuration to its result: a scratch place, what came back, what the nodes serve, the file."""
 
 import contextlib
-import http.client
 import json
 import random
 import shutil
@@ -9,14 +8,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
 from perenne.config import Config
+from perenne.drillcomparing import Compared, compared_with
 from perenne.hands import ProcessHands, spare_processors
-from perenne.moving.remote import contents
-from perenne.nodeaccess import NodeAccess, told
+from perenne.nodeaccess import NodeAccess
 from perenne.restoring import source_of
 from replication.restore.engine import Engine, Progress, Until, planned
 from replication.restore.filling import PAST, Filling, Marker
@@ -24,14 +22,11 @@ from replication.restore.plan import Hole
 from replication.restore.rehearsal import Rehearsed, drawn, newest, rehearse
 from replication.tier.manifest import cluster_of
 from replication.tier.port import ObjectStore
-from storage.digest import digests_of
 from storage.disk import RealDisk
-from storage.position import RecordHeader
 from storage.walk import Fault, Walk
 
 RESULT_FILE: Final = "drill.json"
 """In the data directory: the node there shows it as metrics (docs/observability.md)."""
-TIMEOUT_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,23 +42,33 @@ class Drill:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """found: what was restored. differs: instances that a node does not serve with these bytes; compared: how many."""
+    """found: what was restored. nodes: how each that was named compares with it."""
 
     source: str
     what: str
     found: Rehearsed
     holes: tuple[Hole, ...]
-    compared: int
-    differs: tuple[str, ...]
+    nodes: tuple[Compared, ...] = ()
+
+    @property
+    def differs(self) -> list[str]:
+        return [text for node in self.nodes for text in node.differs]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong with what was restored, as far as it was looked at."""
+        return not self.holes and not self.differs and not self.found.wrong and self.found.records > 0
 
     @property
     def passed(self) -> bool:
-        return not self.holes and not self.differs and not self.found.wrong and self.found.records > 0
+        """Also everything was done that was asked for."""
+        return self.sound and not any(node.silent for node in self.nodes)
 
     def document(self) -> dict[str, Any]:
         found = self.found
         return {
             "passed": self.passed,
+            "sound": self.sound,
             "source": self.source,
             "what": self.what,
             "records": found.records,
@@ -77,8 +82,9 @@ class Outcome:
             "whole_archive_seconds": round(found.whole_seconds, 1),
             "missing": [{"first": hole.first, "last": hole.last, "why": list(hole.why)} for hole in self.holes],
             "wrong": found.wrong,
-            "compared": self.compared,
-            "differs": list(self.differs),
+            "compared": sum(node.compared for node in self.nodes),
+            "differs": self.differs,
+            "nodes": [node.document() for node in self.nodes],
         }
 
     def text(self) -> str:
@@ -96,12 +102,18 @@ class Outcome:
         lines.extend(f"MISSING: records {hole.first} to {hole.last}" for hole in self.holes)
         lines.extend(f"WRONG: {text}" for text in found.wrong)
         lines.extend(f"DIFFERS: {text}" for text in self.differs)
-        if self.compared:
-            lines.append(f"{self.compared} instances compared with what the cluster serves")
-        lines.append(
-            "the drill passed" if self.passed else "THE DRILL FAILED: a restore would not bring everything back"
+        lines.extend(node.text() for node in self.nodes)
+        return "\n".join([*lines, self._verdict()])
+
+    def _verdict(self) -> str:
+        if self.passed:
+            return "the drill passed"
+        if not self.sound:
+            return "THE DRILL FAILED: a restore would not bring everything back"
+        return (
+            "THE DRILL IS NOT COMPLETE: what was restored is proved, but not compared with every node that was named."
+            " See that they answer (`perenne status`), and run it again"
         )
-        return "\n".join(lines)
 
 
 async def carried_out(config: Config, drill: Drill, store: ObjectStore, progress: Progress) -> Outcome:
@@ -121,9 +133,8 @@ async def carried_out(config: Config, drill: Drill, store: ObjectStore, progress
             what = f"the newest {len(pieces)} objects" if drill.newest else f"{len(pieces)} objects drawn at random"
         scheme = "https" if config.http.tls else "http"
         nodes = [node if "://" in node else f"{scheme}://{node}" for node in drill.nodes]
-        differs = compared_with(nodes, found.instances, NodeAccess.of(config))
-        compared = len(found.instances) if drill.nodes else 0
-        return Outcome(source_of(config), what, found, holes, compared, differs)
+        compared = compared_with(nodes, found.instances, NodeAccess.of(config))
+        return Outcome(source_of(config), what, found, holes, compared)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -156,54 +167,6 @@ async def _everything(
                 found.remember(one.header, chance)
     found.wrong.extend(f"read back: record {fault.sequence}: {fault.text}" for fault in walk.finish())
     return found
-
-
-def compared_with(
-    nodes: Sequence[str], instances: Sequence[RecordHeader], access: NodeAccess | None = None
-) -> tuple[str, ...]:
-    """Ask every node for the instances; say which it does not serve with the very bytes that came back. What was
-    deleted since (410) is no difference. A node that does not answer, or does not let us ask, is named once.
-    """
-    access = access or NodeAccess()
-    differs: list[str] = []
-    for node in nodes:
-        address = node if "://" in node else f"http://{node}"
-        connection = access.connection(address, TIMEOUT_S)
-        try:
-            for header in instances:
-                if why := _differs(address, connection, access, header):
-                    differs.append(f"{header.path} at {node}: {why}")
-        except (OSError, http.client.HTTPException) as error:
-            differs.append(f"{node} cannot be compared with: no answer ({told(error)})")
-        except _NotAllowed as error:
-            differs.append(f"{node} cannot be compared with: {error}")
-        finally:
-            connection.close()
-    return tuple(differs)
-
-
-class _NotAllowed(Exception):
-    """The node wants another token than ours; the text says so."""
-
-
-def _differs(address: str, connection: http.client.HTTPConnection, access: NodeAccess, header: RecordHeader) -> str:
-    """Empty where the node serves these bytes; or holds them beside those that it serves, under a UID that came with
-    several contents.
-    """
-    uid = header.path.rsplit("/", 1)[-1].removesuffix(".dcm").split(".v")[0]
-    connection.request("GET", f"/instances/{uid}", headers=access.headers)
-    answer = connection.getresponse()
-    body = answer.read()
-    if answer.status == HTTPStatus.GONE:
-        return ""
-    if answer.status == HTTPStatus.UNAUTHORIZED:
-        raise _NotAllowed("it says 401: it wants the token of [http] token_file, in the file that --config names")
-    if answer.status != HTTPStatus.OK:
-        return f"it says {answer.status}"
-    served = digests_of(header.kind, [body]).digest
-    if served == header.digest or {served, header.digest} <= contents(address, access, uid):
-        return ""
-    return "it serves other bytes"
 
 
 def note(outcome: Outcome | None, directory: Path) -> None:

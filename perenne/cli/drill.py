@@ -46,8 +46,8 @@ def drill_verb(
 
     It is a measurement: one that is interrupted begins anew.
 
-    Exit code 0 the drill passed, 1 a restore would not bring everything back, or it had to stop, 2 bad usage,
-    130 interrupted.
+    Exit code 0 the drill passed, 1 a restore would not bring everything back, a node that was named could not be
+    compared with (what was restored is proved then), or it had to stop, 2 bad usage, 130 interrupted.
     """
     from perenne.cli.bar import Bar
     from perenne.cli.usage import fail, read_config

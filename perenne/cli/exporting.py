@@ -160,7 +160,7 @@ def _show(done: Exported, wishes: Wishes, seconds: float) -> None:
     if wishes.as_json:
         out.write(json.dumps(_document(done, wishes, seconds)) + "\n")
         return
-    for sequence, left in sorted(done.left.items())[:_NAMED]:
+    for (sequence, _), left in sorted(done.left.items())[:_NAMED]:
         maybe = " (it may not be wanted at all)" if left.unsure else ""
         out.write(f"left out: record {sequence}: {printable(left.name)}: {left.why}{maybe}\n")
     if len(done.left) > _NAMED:
@@ -196,7 +196,7 @@ def _document(done: Exported, wishes: Wishes, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "left_out": [
             {"sequence": sequence, "name": left.name, "why": left.why, "unsure": left.unsure}
-            for sequence, left in sorted(done.left.items())
+            for (sequence, _), left in sorted(done.left.items())
         ],
         "absent": done.absent,
         "invented": done.invented,

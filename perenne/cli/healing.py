@@ -122,7 +122,7 @@ def repair(
 
     Example: `perenne repair --config node.toml`; `perenne repair /var/lib/perenne --from /mnt/n2/perenne --dry-run`.
     Exit code 0 nothing is damaged (any more), 1 something is left (with --dry-run: something is damaged), or a node did
-    not answer, 2 bad usage, which includes the directory of a node that runs: nothing was changed then.
+    not answer, 2 bad usage, which includes the directory of a node that runs (nothing was changed), 130 interrupted.
     """
     if directory is None:
         from perenne.cli.repair import UnknownNode, repair_running
@@ -185,7 +185,7 @@ def reindex(
     damaged does the same by itself, while it takes stores.)
 
     Example: `perenne reindex /var/lib/perenne`. Exit code 0 done (or could be, with --dry-run), 1 some records cannot
-    be read, 2 bad usage, which includes the directory of a node that runs: nothing was changed then.
+    be read, 2 bad usage, which includes the directory of a node that runs: nothing was changed then; 130 interrupted.
     """
     from perenne.cli.reindex import reindex as run
 

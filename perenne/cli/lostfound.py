@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from perenne.cli import INTERRUPTED
 from perenne.cli.progress import moving_things
 from perenne.cli.usage import read_config
 from perenne.lostfound import Saved, entries, names, resubmitted, set_aside
@@ -155,23 +156,51 @@ def resubmit_verb(
     Interrupted, it goes on where it was when it is run again.
 
     Example: `perenne lost-found resubmit /var/lib/perenne --config /etc/perenne.toml --to n1.pacs.example:11112`. Exit
-    code 0 everything that could be sent was taken, 1 something was not, 2 bad usage.
+    code 0 everything that could be sent was taken, 1 something was not, 2 bad usage, 130 interrupted.
     """
     address, access = ("", NodeAccess()) if even_deleted else _asked(ask, config)
     host, port = _address(to)
     asked = _opened(directory, name or [])
+    found: list[Saved] = []
+    outcomes: list[Outcome] = []
+
+    def held(saved: Saved) -> str | None:
+        return held_back(address, access, saved.sop_instance_uid) if address else None
+
+    def send(wanted: list[Saved], said: Callable[[Outcome], None]) -> str:
+        return "" if dry_run else _send(directory, wanted, host, port, ae, said)
+
+    try:
+        broken = _offered(directory, asked, held, send, found, outcomes, as_json=as_json)
+        for done in [] if dry_run else done_with(found, outcomes):
+            set_aside(directory, done)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"perenne: {_interrupted(outcomes, dry_run=dry_run)}\n")
+        raise typer.Exit(INTERRUPTED) from None
+    _report(found, outcomes, broken, dry_run=dry_run, as_json=as_json)
+
+
+def _offered(
+    directory: Path,
+    asked: list[str],
+    held: Callable[[Saved], str | None],
+    send: Callable[[list[Saved], Callable[[Outcome], None]], str],
+    found: list[Saved],
+    outcomes: list[Outcome],
+    *,
+    as_json: bool,
+) -> str:
+    """Check, ask and send; return why it broke off. found, outcomes: grow meanwhile."""
     with moving_things(quiet=as_json) as progress:
         checking = progress.add_task("checking", total=len(asked))
-        found: list[Saved] = []
         for saved in entries(directory, asked, verify=True):
             progress.update(checking, completed=asked.index(saved.name))
             found.append(saved)
         progress.update(checking, completed=len(asked))
         sendable = [saved for saved in found if saved.sendable]
-        outcomes: list[Outcome] = []
         wanted: list[Saved] = []
         for saved in sendable:
-            why = held_back(address, access, saved.sop_instance_uid) if address else None
+            why = held(saved)
             if why is None:
                 wanted.append(saved)
             else:
@@ -184,10 +213,17 @@ def resubmit_verb(
             progress.advance(sending)
             _tell(outcome.saved, "taken" if outcome.problem is None else outcome.problem, as_json=as_json)
 
-        broken = "" if dry_run else _send(directory, wanted, host, port, ae, said)
-        for done in [] if dry_run else done_with(found, outcomes):
-            set_aside(directory, done)
-    _report(found, outcomes, broken, dry_run=dry_run, as_json=as_json)
+        return send(wanted, said)
+
+
+def _interrupted(outcomes: list[Outcome], *, dry_run: bool) -> str:
+    if dry_run:
+        return "interrupted; nothing was sent, and nothing moved"
+    taken = sum(outcome.problem is None for outcome in outcomes)
+    return (
+        f"interrupted; {taken} instances were taken. The one that was on its way may have been, and nothing is lost:"
+        " the same command goes on with what is left in lost+found, and what the cluster has it stores no second time"
+    )
 
 
 def _asked(ask: str, config: Path | None) -> tuple[str, NodeAccess]:

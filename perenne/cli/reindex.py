@@ -4,12 +4,14 @@ It is written beside the old one and takes its place when it is complete: an int
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Final
 
 import typer
 
+from perenne.cli import INTERRUPTED
 from perenne.cli.offline_log import OfflineNode, locked_node
 from perenne.cli.progress import shown
 from storage.disk import RealDisk
@@ -25,8 +27,28 @@ CHUNK: Final = 2048
 
 def reindex(directory: Path, *, dry_run: bool, as_json: bool) -> int:
     """Return the exit code. Raises StorageError."""
-    with locked_node(directory) as node:
-        return _reindexed(node, dry_run=dry_run, as_json=as_json)
+    before = _inode(directory / FILE)
+    try:
+        with locked_node(directory) as node:
+            return _reindexed(node, dry_run=dry_run, as_json=as_json)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"perenne: interrupted; {_left(directory, before, dry_run=dry_run)}\n")
+        return INTERRUPTED
+
+
+def _left(directory: Path, before: int | None, *, dry_run: bool) -> str:
+    """What an interrupted run leaves, for a person. before: the inode of the index when it began."""
+    if dry_run:
+        return "nothing was changed"
+    if (directory / NEW).exists():
+        return f"what is indexed so far is kept in {directory / NEW}: the same command goes on there"
+    if _inode(directory / FILE) != before:
+        return "the new index was complete, and is in its place: nothing is left to be done"
+    return "the index is as it was: the same command begins anew"
+
+
+def _inode(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
 
 
 def _reindexed(node: OfflineNode, *, dry_run: bool, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 import typer
 
+from perenne.cli import INTERRUPTED
 from perenne.cli.asking import answer_of
 from perenne.cli.offline_log import OfflineNode, locked_node
 from perenne.cli.progress import shown
@@ -41,12 +43,28 @@ def repair_offline(
     as_json: bool,
 ) -> int:
     """Return the exit code: 1 while anything is left. Raises StorageError, TierError."""
-    with locked_node(directory) as node:
-        return _repaired(node, other, tier, dry_run=dry_run, as_json=as_json)
+    done = Repaired()
+    try:
+        with locked_node(directory) as node:
+            return _repaired(node, done, other, tier, dry_run=dry_run, as_json=as_json)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"perenne: interrupted; {_left(done)}\n")
+        return INTERRUPTED
+
+
+def _left(done: Repaired) -> str:
+    """What an interrupted run leaves, for a person."""
+    if not done.begun:
+        return "nothing was changed: the same command begins anew"
+    return (
+        f"{len(done.segments)} segments taken over and {len(done.records)} records repaired stay so, what was taken out"
+        " lies in lost+found: the same command reads the log again, and goes on with what is still damaged"
+    )
 
 
 def _repaired(
     node: OfflineNode,
+    done: Repaired,
     other: Path | None,
     tier: tuple[TierConfig, BlockingStore] | None,
     *,
@@ -61,8 +79,10 @@ def _repaired(
         _tell(asdict(wrong), _would(wrong), as_json=as_json)
         return int(not wrong.sound)
     with ExitStack() as stack:
-        done = mend(node, wrong, _source(node, other, tier, stack))
-    _tell(asdict(done), _did(done), as_json=as_json)
+        mend(node, wrong, _source(node, other, tier, stack), done)
+    facts = asdict(done)
+    del facts["begun"]
+    _tell(facts, _did(done), as_json=as_json)
     return int(bool(done.left))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from perenne.cli.offline_log import OfflineNode
+from perenne.cli.usage import completed
 from storage.damage import DamageRegister
 from storage.errors import FormatError, LogContradiction, RecordAbsent, RecordCorrupt, StorageError
 from storage.install import SegmentProof
@@ -43,8 +44,9 @@ class Surveyed:
 
 @dataclass(slots=True)
 class Repaired:
-    """What was done, for a person. left: what could not be mended, and why."""
+    """What was done, for a person. left: what could not be mended, and why. begun: whether anything may be changed."""
 
+    begun: bool = False
     segments: list[str] = field(default_factory=list[str])
     records: list[int] = field(default_factory=list[int])
     frames: list[int] = field(default_factory=list[int])
@@ -118,9 +120,9 @@ def _noted(found: Found | Fault, first: int, result: Surveyed) -> Fault | None:
     return found
 
 
-def mend(node: OfflineNode, wrong: Surveyed, source: Source) -> Repaired:
-    """Do what can be done. Raises StorageError when the log cannot even be opened afterwards."""
-    done = Repaired()
+def mend(node: OfflineNode, wrong: Surveyed, source: Source, done: Repaired) -> None:
+    """Do what can be done; `done` grows meanwhile. Raises StorageError when the log cannot be opened afterwards."""
+    done.begun = True
     for first in sorted({*wrong.segments, *(first for first, _ in wrong.missing)}):
         _mend_segment(node, first, source, done, upto=_last_missing(wrong, first))
     try:
@@ -128,9 +130,8 @@ def mend(node: OfflineNode, wrong: Surveyed, source: Source) -> Repaired:
     except FormatError:
         if not done.left:
             raise
-        return done  # without those segments the log cannot be opened: what is wrong besides waits for them
+        return  # without those segments the log cannot be opened: what is wrong besides waits for them
     _look_again(node.directory, wrong, done)
-    return done
 
 
 def _mend_inside(node: OfflineNode, wrong: Surveyed, source: Source, done: Repaired) -> None:
@@ -261,11 +262,12 @@ def _mend_record(node: OfflineNode, log: Log, sequence: int, source: Source, don
         return
     before = _saved(node)
     try:
-        log.repair(sequence, found)
+        with completed():  # between a cut tail and its record in place, the log ends too early for the next run
+            log.repair(sequence, found)
+            done.records.append(sequence)
     except (RecordCorrupt, RecordAbsent, LogContradiction) as error:
         done.left.append(f"record {sequence}: {error}")
         return
-    done.records.append(sequence)
     done.saved += sorted(_saved(node) - before)
 
 

@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,28 @@ def asked(question: Callable[[], Answer]) -> Answer:
         raise
     finally:
         signal.signal(signal.SIGINT, held)
+
+
+@contextmanager
+def completed() -> Generator[None]:
+    """Ctrl-C waits until the end of what would be of no use by halves. Raises KeyboardInterrupt then."""
+    pressed = False
+
+    def noted(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+
+    held = signal.getsignal(signal.SIGINT)
+    if held is not signal.default_int_handler:  # nobody may press it, or somebody else listens
+        yield
+        return
+    signal.signal(signal.SIGINT, noted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, held)
+        if pressed:
+            raise KeyboardInterrupt
 
 
 def read_config(file: Path | None) -> Config:

@@ -40,16 +40,19 @@ class Target(Protocol):
 
 
 class Names:
-    """Two members of one name are two images: the second gets its number in the log."""
+    """Two members of one name are two images: the second gets its number in the log, and its digest where another log
+    has the same number for something else.
+    """
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def name(self, one: Holding) -> str:
         name = one.path
-        if name in self._taken:
-            pure = PurePosixPath(name)
-            name = str(pure.with_name(f"{pure.stem}.v{one.sequence}{pure.suffix}"))
+        pure = PurePosixPath(name)
+        for mark in (f"v{one.sequence}", f"v{one.sequence}.{one.digest.hex()}"):
+            if name in self._taken:
+                name = str(pure.with_name(f"{pure.stem}.{mark}{pure.suffix}"))
         return name
 
     def take(self, name: str) -> None:

@@ -3,7 +3,11 @@
 Method: a real log that was cut, a damaged file beside it, and a real node that is sent to.
 """
 
+import itertools
 import json
+import os
+import signal
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -16,7 +20,7 @@ from perenne.bench.load import CT, EXPLICIT_LE
 from perenne.cli.commands import app
 from perenne.dimse.meta import file_meta
 from perenne.local.processes import wait_until
-from perenne.lostfound import Saved
+from perenne.lostfound import Saved, data_set
 from perenne.nodeaccess import NodeAccess
 from perenne.resubmission import CONTEXTS, associations, held_back
 from storage.digest import digests_of, part10_meta_length
@@ -134,6 +138,54 @@ def test_what_was_cut_is_listed_inspected_and_reaches_the_cluster_once(tmp_path:
     assert (lost / names[0]).exists()
     assert run("inspect", str(data_dir), "nothing").exit_code == 2
     assert run("list", str(tmp_path)).exit_code == 2
+
+
+def test_ctrl_c_says_what_was_taken_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key comes while the second of three is on its way; and before anything is sent."""
+    sent = [made(number, filler=bytes(1000)) for number in range(3)]
+    data_dir = tmp_path / "data"
+    cut_log(data_dir, *sent)
+    lost = data_dir / "lost+found"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+
+    def pressed(found: Callable[..., Any], call: int) -> Callable[..., Any]:
+        calls = itertools.count(1)
+
+        def counted(*arguments: Any, **more: Any) -> Any:
+            if next(calls) == call:
+                os.kill(os.getpid(), signal.SIGINT)
+            return found(*arguments, **more)
+
+        return counted
+
+    try:
+        with standalone(tmp_path / "n", SOLO) as node:
+            wait_until(node.ready, [signalled(node.running)], "the node takes stores")
+            to = ("--to", f"127.0.0.1:{node.dicom_port}", "--ask", f"http://127.0.0.1:{node.http_port}")
+            with monkeypatch.context() as patch:
+                patch.setattr("perenne.cli.lostfound.held_back", pressed(held_back, 2))
+                early = run("resubmit", str(data_dir), *to, "--dry-run")
+            assert (early.exit_code, early.stderr) == (
+                130,
+                "perenne: interrupted; nothing was sent, and nothing moved\n",
+            )
+            with monkeypatch.context() as patch:
+                patch.setattr("perenne.resubmission.data_set", pressed(data_set, 2))
+                cut = run("resubmit", str(data_dir), *to)
+            assert cut.exit_code == 130, cut.output
+            (line,) = cut.stderr.splitlines()
+            assert (
+                line.startswith("perenne: interrupted; 1 instances were taken. ") and "the same command goes on" in line
+            )
+            assert len(list(lost.glob("*.tar"))) == 2, "what was answered was moved, and nothing else"
+            code, said = lines("resubmit", str(data_dir), *to)
+            assert (code, said[-1]["taken"], list(lost.glob("*.tar"))) == (0, 2, [])
+            assert node.running is not None
+            wait_until(lambda: node.status()["instances"] == 3, [node.running], "each is there, once")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(

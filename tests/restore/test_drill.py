@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import socket
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import cast
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -12,7 +14,7 @@ from typer.testing import CliRunner
 
 from monitoring.drill import DrillMetrics
 from perenne.cli.commands import app
-from perenne.drill import compared_with
+from perenne.drillcomparing import compared_with
 from perenne.nodeaccess import NodeAccess
 from replication.tier.keys import Run
 from storage.digest import digests_of
@@ -122,9 +124,11 @@ def test_another_content_of_the_uid_is_no_difference_unless_the_node_lacks_ours(
     server = ThreadingHTTPServer(("127.0.0.1", 0), Serves)
     Thread(target=server.serve_forever, daemon=True).start()
     address = f"127.0.0.1:{server.server_address[1]}"
-    assert compared_with([address], [header]) == ()
+    (same,) = compared_with([address], [header])
+    assert (same.compared, same.differs, same.silent) == (1, [], "")
     listed.remove(ours)
-    assert compared_with([address], [header]) == (f"{path} at {address}: it serves other bytes",)
+    (other,) = compared_with([address], [header])
+    assert (other.compared, other.differs, other.silent) == (1, [f"{path} at {address}: it serves other bytes"], "")
     server.shutdown()
     server.server_close()
 
@@ -142,11 +146,12 @@ def test_what_was_deleted_is_no_difference_and_a_silent_node_is_named_once() -> 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Gone)
     Thread(target=server.serve_forever, daemon=True).start()
     address = f"127.0.0.1:{server.server_address[1]}"
-    assert compared_with([address], [header, header]) == ()
+    (gone,) = compared_with([address], [header, header])
+    assert (gone.compared, gone.differs, gone.silent) == (2, [], "")
     server.shutdown()
     server.server_close()
     (said,) = compared_with([address], [header, header])
-    assert "no answer" in said
+    assert (said.compared, said.differs) == (0, []) and "did not answer" in said.silent
 
 
 def test_a_node_that_wants_a_token_is_shown_it_and_named_once_where_there_is_none() -> None:
@@ -170,9 +175,10 @@ def test_a_node_that_wants_a_token_is_shown_it_and_named_once_where_there_is_non
     Thread(target=server.serve_forever, daemon=True).start()
     address = f"127.0.0.1:{server.server_address[1]}"
     shown = NodeAccess(headers={"Authorization": "Bearer secret"})
-    assert compared_with([address], [header, header], shown) == ()
+    (allowed,) = compared_with([address], [header, header], shown)
+    assert (allowed.compared, allowed.differs, allowed.silent) == (2, [], "")
     (said,) = compared_with([address], [header, header])
-    assert "401" in said and "token" in said
+    assert (said.compared, said.differs) == (0, []) and "401" in said.silent and "token" in said.silent
     server.shutdown()
     server.server_close()
 
@@ -200,6 +206,46 @@ def test_a_drill_with_a_configuration_shows_its_token(place: Path) -> None:
     server.server_close()
     assert (code, facts["differs"]) == (0, []), facts
     assert asked and set(asked) == {f"Bearer {'s' * 40}"}
+
+
+def test_a_node_that_does_not_answer_says_nothing_against_the_restore(place: Path) -> None:
+    with socket.socket() as nobody:  # bound, and not listening
+        nobody.bind(("127.0.0.1", 0))
+        node = f"127.0.0.1:{nobody.getsockname()[1]}"
+        code, facts = drill(place, "--newest", "3", "--node", node)
+        told = CliRunner().invoke(app, ["drill", "-c", str(place / "node.toml"), "--newest", "3", "--node", node])
+    assert (code, facts["passed"], facts["sound"], facts["compared"], facts["differs"]) == (1, False, True, 0, [])
+    (asked,) = cast(list[dict[str, object]], facts["nodes"])
+    assert asked["compared"] == 0 and cast(int, asked["of"]) > 20 and "did not answer" in str(asked["silent"])
+    assert told.exit_code == 1
+    assert f"http://{node} did not answer" in told.stdout
+    assert f"0 of {asked['of']} instances could be compared" in told.stdout
+    assert "what was restored is proved" in told.stdout and "would not bring everything back" not in told.stdout
+    path = place / "san" / runs(place)[0].key
+    path.unlink()
+    told = CliRunner().invoke(app, ["drill", "-c", str(place / "node.toml"), "--all", "--node", node])
+    assert told.exit_code == 1 and "would not bring everything back" in told.stdout
+    assert "is proved" not in told.stdout
+
+
+def test_instances_that_a_node_cannot_give_now_are_not_counted_as_compared() -> None:
+    class Busy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_error(503 if "1.3" in self.path else 410)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    kind, uids = RecordKind.INSTANCE, ("1.3.1", "1.2", "1.3.2")
+    headers = [RecordHeader(LogPosition(1, 2), kind, bytes(32), bytes(32), 0, f"s/s/{uid}.dcm", 9) for uid in uids]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        (said,) = compared_with([f"127.0.0.1:{server.server_address[1]}"], headers)
+        server.shutdown()
+    assert (said.compared, said.wanted, said.differs) == (1, 3, [])
+    assert said.silent.startswith("says 503")
 
 
 def test_a_drill_that_brought_nothing_back_does_not_say_that_all_is_verified(place: Path) -> None:
