@@ -16,7 +16,8 @@ NAMED = 20
 class Report:
     """records, bytes, seconds: of this run alone. lacking: what the coordination service knew to be committed, and the
     log lacks. damaged: objects that did not hold what their names say, whether or not another one served for them.
-    orphans: of dead branches. spare: objects that hold the same records again.
+    orphans: of dead branches. spare: objects that hold the same records again. released: files that an earlier run kept
+    aside, and whose every record the log has now; staying: those that this run found there and left, and why.
     """
 
     kind: str
@@ -38,6 +39,8 @@ class Report:
     damaged: dict[Run, str] = field(default_factory=dict[Run, str])
     orphans: tuple[Run, ...] = ()
     spare: int = 0
+    released: int = 0
+    staying: dict[str, str] = field(default_factory=dict[str, str])
     notes: list[str] = field(default_factory=list[str])
     written_state: str = ""
     finished: bool = False
@@ -105,6 +108,8 @@ class Report:
             "damaged": [{"key": run.key, "why": why} for run, why in self.damaged.items()],
             "orphans": [run.key for run in self.orphans],
             "spare_objects": self.spare,
+            "released": self.released,
+            "staying": [{"saved": name, "why": why} for name, why in self.staying.items()],
             "coordination": self.written_state,
             "notes": self.notes,
         }
@@ -129,6 +134,12 @@ class Report:
         lines.extend(_some([f"LACKING: {text}" for text in self.lacking]))
         lines.extend(_some([f"beyond the gap: {kept.run.key}: {_aside(kept)}" for kept in self.kept]))
         lines.extend(_named("kept aside", self.aside_names()))
+        if self.released:
+            lines.append(
+                f"{self.released} files that an earlier run kept in lost+found beyond a gap were removed: the log has"
+                " each record in them, proved by its chain"
+            )
+        lines.extend(_some([f"{name} stays: {why}" for name, why in self.staying.items()]))
         if self.orphans:
             lines.append(f"{len(self.orphans)} objects of dead branches were left alone: outranked, never acknowledged")
             lines.extend(f"    {run.key}" for run in self.orphans[:NAMED])
