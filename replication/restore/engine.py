@@ -84,6 +84,7 @@ class Engine:
         began = time.monotonic()
         filling = self._filling
         try:
+            filling.sync()  # what the run before this one could not release any more
             try:
                 plan = await self._to_the_end()
             finally:
@@ -115,6 +116,10 @@ class Engine:
                 report.holes = (plan.hole, *plan.holes)
                 await self._set_aside(plan, report)
             self._sort(plan, report)
+            report.released = filling.releasing.removed
+            told = {kept.saved for kept in report.kept}
+            left = filling.releasing.staying.items()
+            report.staying = {name: why for name, why in left if name not in told and filling.disk.exists(name)}
             return report
         finally:
             self._prover.shutdown()

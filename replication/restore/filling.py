@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from replication.restore.cutting import SPOOLED, CutRecord
+from replication.restore.releasing import Releasing
 from storage.assembling import Assembled
 from storage.disk import DiskFile, RealDisk
 from storage.errors import FormatError, LogContradiction, SegmentPoisoned, StorageFull
@@ -97,6 +98,7 @@ class Filling:
         self.log = log
         self.resumed = resumed
         self._unsynced = 0
+        self.releasing = Releasing(disk, log)
         for name in disk.list(_SPOOL):
             disk.remove(f"{_SPOOL}/{name}")
 
@@ -164,6 +166,8 @@ class Filling:
         try:
             if self.log.begins_segment(made.head.position.epoch, made.head_length, made.head_length):
                 self.log.install_assembled(made)
+                if self.releasing.due(self.log.end.sequence):
+                    self.sync()
                 return True
         except LogContradiction:
             pass  # whether it is damage, or another branch, is found where its records are read one by one
@@ -171,8 +175,10 @@ class Filling:
         return False
 
     def sync(self) -> None:
-        self.log.sync()
+        """Also make room: what an earlier run kept aside goes as soon as it is proved to be durable in the log."""
+        durable = self.log.sync()
         self._unsynced = 0
+        self.releasing.upto(durable)
 
     def spool(self, sequence: int) -> "FileSpool":
         """A file for one large record."""

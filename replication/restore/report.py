@@ -1,6 +1,6 @@
 """What a restore brought back, and what it could not: positions, known names, and what was kept aside."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,8 @@ NAMED = 20
 class Report:
     """records, bytes, seconds: of this run alone. lacking: what the coordination service knew to be committed, and the
     log lacks. damaged: objects that did not hold what their names say, whether or not another one served for them.
-    orphans: of dead branches. spare: objects that hold the same records again.
+    orphans: of dead branches. spare: objects that hold the same records again. released: files that an earlier run kept
+    aside, and whose every record the log has now; staying: those that this run found there and left, and why.
     """
 
     kind: str
@@ -38,6 +39,8 @@ class Report:
     damaged: dict[Run, str] = field(default_factory=dict[Run, str])
     orphans: tuple[Run, ...] = ()
     spare: int = 0
+    released: int = 0
+    staying: dict[str, str] = field(default_factory=dict[str, str])
     notes: list[str] = field(default_factory=list[str])
     written_state: str = ""
     finished: bool = False
@@ -50,14 +53,35 @@ class Report:
     def rate(self) -> float:
         return self.bytes / self.seconds if self.seconds > 0 else 0.0
 
+    def whole_aside(self) -> list[tuple[int, int]]:
+        """Spans of records within the holes that lie whole in a damaged object kept aside: behind its damage."""
+        return _spans(self._whole())
+
+    def nowhere_whole(self) -> list[tuple[int, int]]:
+        """Spans of records within the holes that nothing has whole, as far as was looked."""
+        left: list[tuple[int, int]] = []
+        whole = self.whole_aside()
+        for hole in self.holes:
+            at = hole.first
+            for first, last in whole:
+                if hole.first <= first <= hole.last:
+                    left.extend([(at, first - 1)] if at < first else [])
+                    at = last + 1
+            left.extend([(at, hole.last)] if at <= hole.last else [])
+        return left
+
     def missing_names(self) -> list[tuple[int, str]]:
-        """Instances within the holes whose names a damaged object still shows."""
+        """Instances within the holes that are nowhere whole, and whose names a damaged object still shows."""
+        whole = self._whole()
         return sorted(
-            (header.position.sequence, header.path)
-            for kept in self.kept
-            for header in kept.records
-            if header.kind is RecordKind.INSTANCE
-            and any(hole.first <= header.position.sequence <= hole.last for hole in self.holes)
+            {
+                (header.position.sequence, header.path)
+                for kept in self.kept
+                for header in kept.records
+                if header.kind is RecordKind.INSTANCE
+                and self._in_hole(header.position.sequence)
+                and header.position.sequence not in whole
+            }
         )
 
     def aside_names(self) -> list[tuple[int, str]]:
@@ -70,6 +94,12 @@ class Report:
             if header.kind is RecordKind.INSTANCE and header.position.sequence > self.end.sequence
         }
         return sorted(found - missing)
+
+    def _whole(self) -> set[int]:
+        return {sequence for kept in self.kept for sequence in kept.whole if self._in_hole(sequence)}
+
+    def _in_hole(self, sequence: int) -> bool:
+        return any(hole.first <= sequence <= hole.last for hole in self.holes)
 
     def document(self) -> dict[str, Any]:
         return {
@@ -96,6 +126,8 @@ class Report:
             "missing": [
                 {"first": h.first, "last": h.last, "certain": h.certain, "why": list(h.why)} for h in self.holes
             ],
+            "missing_whole_aside": [{"first": first, "last": last} for first, last in self.whole_aside()],
+            "missing_nowhere_whole": [{"first": first, "last": last} for first, last in self.nowhere_whole()],
             "missing_instances": [{"sequence": s, "name": n} for s, n in self.missing_names()],
             "lacking": self.lacking,
             "aside": [
@@ -105,6 +137,8 @@ class Report:
             "damaged": [{"key": run.key, "why": why} for run, why in self.damaged.items()],
             "orphans": [run.key for run in self.orphans],
             "spare_objects": self.spare,
+            "released": self.released,
+            "staying": [{"saved": name, "why": why} for name, why in self.staying.items()],
             "coordination": self.written_state,
             "notes": self.notes,
         }
@@ -124,11 +158,18 @@ class Report:
             lines.extend(_some([f"    {why}" for why in hole.why]))
         if len(self.holes) > NAMED:
             lines.append(f"MISSING: and {len(self.holes) - NAMED} more such places; --json names all")
+        lines.extend(self._of_the_missing())
         lines.extend(_named("missing", self.missing_names()))
         lines.extend(_some([f"DAMAGED in the tier: {run.key}: {why}" for run, why in self.damaged.items()]))
         lines.extend(_some([f"LACKING: {text}" for text in self.lacking]))
         lines.extend(_some([f"beyond the gap: {kept.run.key}: {_aside(kept)}" for kept in self.kept]))
         lines.extend(_named("kept aside", self.aside_names()))
+        if self.released:
+            lines.append(
+                f"{self.released} files that an earlier run kept in lost+found beyond a gap were removed: the log has"
+                " each record in them, proved by its chain"
+            )
+        lines.extend(_some([f"{name} stays: {why}" for name, why in self.staying.items()]))
         if self.orphans:
             lines.append(f"{len(self.orphans)} objects of dead branches were left alone: outranked, never acknowledged")
             lines.extend(f"    {run.key}" for run in self.orphans[:NAMED])
@@ -137,11 +178,40 @@ class Report:
             lines.append(self.written_state)
         return "\n".join(lines)
 
+    def _of_the_missing(self) -> list[str]:
+        """What of the holes is lost, and what only the log has lost. Silent where nothing is whole."""
+        if not (whole := self.whole_aside()):
+            return []
+        lines = [
+            f"of these {_listed(whole)} can be read whole in what is kept in lost+found: once a cluster takes stores,"
+            " `perenne lost-found resubmit` sends their instances again"
+        ]
+        return [*lines, f"nowhere whole: {_listed(lost)}"] if (lost := self.nowhere_whole()) else lines
+
 
 def _hole(hole: Hole) -> str:
-    which = f"record {hole.first}" if hole.first == hole.last else f"records {hole.first} to {hole.last}"
+    """Behind a damaged record others may be whole, and still nothing leads to them: the log ends before it."""
     doubt = "" if hole.certain else "; below it nothing proves that the log took this branch"
-    return f"MISSING: {which}: no object that can be read holds them{doubt}"
+    why = "nothing that can be read continues the log there" if hole.why else "no object that can be read holds them"
+    return f"MISSING: {_listed([(hole.first, hole.last)])}: {why}{doubt}"
+
+
+def _listed(spans: Sequence[tuple[int, int]]) -> str:
+    told = [str(first) if first == last else f"{first} to {last}" for first, last in spans[:NAMED]]
+    more = f" and {len(spans) - NAMED} more stretches" if len(spans) > NAMED else ""
+    many = len(spans) > 1 or spans[0][0] != spans[0][1]
+    return f"record{'s' if many else ''} {', '.join(told)}{more}"
+
+
+def _spans(sequences: Iterable[int]) -> list[tuple[int, int]]:
+    """Runs of neighbours."""
+    spans: list[tuple[int, int]] = []
+    for sequence in sorted(sequences):
+        if spans and spans[-1][1] == sequence - 1:
+            spans[-1] = (spans[-1][0], sequence)
+        else:
+            spans.append((sequence, sequence))
+    return spans
 
 
 def _aside(kept: Kept) -> str:

@@ -158,7 +158,15 @@ def test_an_altered_object_gives_what_is_whole_and_names_what_is_not(
     assert report.end.sequence == 32
     assert [(hole.first, hole.last) for hole in report.holes] == [(33, 40)]
     assert "payload does not match its digest" in report.holes[0].why[0] and uid(33) in report.holes[0].why[0]
-    assert [number for number, _ in report.missing_names()] == list(range(33, 41))
+    assert [number for number, _ in report.missing_names()] == [33], "the others lie whole behind it"
+    assert {*range(34, 41)} < {number for number, _ in report.aside_names()}
+    text = report.text()
+    assert "MISSING: records 33 to 40: nothing that can be read continues the log there" in text
+    assert "of these records 34 to 40 can be read whole" in text and "\nnowhere whole: record 33\n" in text
+    assert report.document()["missing_nowhere_whole"] == [{"first": 33, "last": 33}]
+    shown = entries(tmp_path / "data", [Path(report.kept[0].saved).name], verify=True)
+    altered_there = [one.sequence for one in shown if "digest" in (one.damage or "")]
+    assert altered_there == [33], "lost-found says so too"
     assert report.kept[0].saved.endswith("-damaged.bin")
     assert (tmp_path / "data" / report.kept[0].saved).read_bytes() == data[: -512 - 1024 - (-len(body_of(data)) % 512)]
 
@@ -214,8 +222,9 @@ def test_an_object_below_a_seam_gives_what_is_whole(
     assert (report.end.epoch, report.end.sequence, report.records) == (1, damaged - 1, damaged - 1)
     assert [(hole.first, hole.last, hole.certain) for hole in report.holes] == [(damaged, 71, certain)]
     assert wide.key in report.holes[0].why[0] and [*report.damaged] == [wide]
-    legible = range(damaged if place is in_payload else damaged + 1, 72)
-    assert [number for number, _ in report.missing_names()] == list(legible)
+    assert [number for number, _ in report.missing_names()] == ([damaged] if place is in_payload else [])
+    assert report.nowhere_whole() == [(damaged, damaged)]
+    assert report.whole_aside() == ([(damaged + 1, 71)] if damaged < 71 else [])
     assert [kept.run for kept in report.kept] == [wide, behind]
     assert (tmp_path / "data" / report.kept[0].saved).read_bytes() == body_of(data)
 
