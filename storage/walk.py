@@ -72,8 +72,8 @@ class Found:
 class Fault:
     """Something wrong besides a record that can be read.
 
-    lost: records that cannot be read because of it; 0 when every record is still whole. note: nothing is wrong with
-    what was promised, and yet somebody may want to know.
+    lost: how many records cannot be read because of it; elsewhere: how many the tier alone has. note: nothing is wrong
+    with what was promised, and yet somebody may want to know.
     """
 
     segment: Path
@@ -81,6 +81,7 @@ class Fault:
     text: str
     lost: int = 0
     note: bool = False
+    elsewhere: int = 0
 
 
 def _every(_: RecordHeader) -> bool:
@@ -277,7 +278,7 @@ class _Segment:
         if stub.first != self._first or last + 1 != self._following:
             yield Fault(self._path, None, f"says that it was records {stub.first} to {last} before it was evicted")
         text = f"records {self._first} to {last} are evicted: the tier holds them"
-        yield Fault(self._path, self._first, text, note=True)
+        yield Fault(self._path, self._first, text, note=True, elsewhere=last + 1 - self._first)
         self._walk.reached(last, stub.last.chain)
 
     def _records(self, begin: int, chain: bytes | None) -> Iterator[Found | Fault]:

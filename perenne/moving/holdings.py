@@ -78,10 +78,10 @@ def _epoch_of(segment: Path) -> int:
 
 
 def _of_fault(fault: Fault, epoch: int) -> Iterator[Missing]:
-    """What costs no record costs an export nothing."""
-    if fault.lost:
+    """What costs no record costs an export nothing. What was evicted is not here: another source may have it."""
+    if count := fault.lost or fault.elsewhere:
         first = fault.sequence or 0
-        yield Missing(first, first + fault.lost - 1, fault.segment.name, fault.text, unsure=True, epoch=epoch)
+        yield Missing(first, first + count - 1, fault.segment.name, fault.text, unsure=True, epoch=epoch)
 
 
 def _of_record(found: Found, wanted: Wanted, epoch: int) -> Iterator[Holding | Missing]:

@@ -41,6 +41,25 @@ def disks(tmp_path: Path) -> tuple[Path, Path, Path]:
     return first, *others
 
 
+def test_what_was_evicted_is_left_out_and_named_unless_another_directory_has_it(tmp_path: Path) -> None:
+    keeps, evicts = tmp_path / "keeps", tmp_path / "evicts"
+    log = opened(keeps)
+    while len(log.segments()) < 3:
+        append(log, 9000)
+    last = log.segments()[0].last
+    close(log)
+    shutil.copytree(keeps, evicts)
+    log = opened(evicts)
+    log.evict(1)
+    close(log)
+    done = perenne("export", str(tmp_path / "out"), "--from", str(evicts), "--all", "--json")
+    facts = json.loads(done.stdout)
+    assert done.exit_code == 1 and len(facts["left_out"]) == last
+    assert f"records 1 to {last} are evicted: the tier holds them" in done.stdout
+    done = perenne("export", str(tmp_path / "both"), "--from", str(evicts), "--from", str(keeps), "--all", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["left_out"]) == (0, [])
+
+
 def opened(directory: Path) -> Log:
     return Log.open(RealDisk(directory), IDENTITY, host_rebooted=False, spares=0)[0]
 
