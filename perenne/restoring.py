@@ -15,7 +15,7 @@ from replication.coordination.restoring import FileRebuilding, Rebuilding, Seen,
 from replication.coordination.standalone import FileCoordination
 from replication.core.values import CasOutcome, Member, ReplicaId
 from replication.restore.engine import Engine, Progress, Until
-from replication.restore.filling import PAST, Filling, Marker, NotEmpty
+from replication.restore.filling import PAST, Filling, Marker, NotEmpty, judged
 from replication.restore.report import Report
 from replication.restore.segments import Hands
 from replication.restore.state import lacking, restored_state, written_already
@@ -25,6 +25,7 @@ from replication.tier.manifest import cluster_of
 from replication.tier.port import ObjectStore
 from replication.tier.retrying import Patience, RetryingStore
 from replication.tier.tip import highest_epoch
+from storage.position import LogPoint
 
 NODE: Final = "node"
 CLUSTER: Final = "cluster"
@@ -96,7 +97,7 @@ class Restoring:
             cluster, note = await self._identity(seen)
             filling = self._begin(cluster)
             try:
-                await self._may_install(seen, filling)
+                self._may_install(seen, filling)
                 await self._claim(filling, cluster)
                 engine = Engine(
                     self._store,
@@ -119,9 +120,26 @@ class Restoring:
             if self._service is not None:
                 await self._service.close()
 
+    async def judge(self) -> None:
+        """All that `run` may refuse before it changes anything, in the same order; and nothing is changed. A node that
+        runs is not waited for. Raises Unusable, LogLocked, and what makes `run` stop.
+        """
+        try:
+            seen = await self._look(patience_s=0)
+            cluster, _ = await self._identity(seen)
+            try:
+                begun = judged(self._wish.to, self._marker(cluster))
+            except NotEmpty as error:
+                raise Unusable(str(error)) from error
+            if why := self._state_in_the_way(seen, begun, None):
+                raise Unusable(why)
+        finally:
+            if self._service is not None:
+                await self._service.close()
+
     # Before anything is changed
 
-    async def _look(self) -> Seen:
+    async def _look(self, patience_s: float = GONE_S) -> Seen:
         """What the coordination service holds. A standalone node's state lies in the directory, which is new."""
         if self._wish.kind == PAST or self._config.standalone:
             return Seen()
@@ -131,23 +149,24 @@ class Restoring:
         )
         self._service = service
         try:
-            return await service.see() if self._wish.kind == NODE else await self._nobody_runs(service)
+            return await service.see() if self._wish.kind == NODE else await self._nobody_runs(service, patience_s)
         except CoordinationCorrupt as error:
             raise Unusable(f"ZooKeeper holds what cannot be read: {error}") from error
 
-    async def _nobody_runs(self, service: Rebuilding) -> Seen:
+    async def _nobody_runs(self, service: Rebuilding, patience_s: float = GONE_S) -> Seen:
         """A node that was killed is listed until its session expires: wait for that."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + GONE_S
+        deadline = loop.time() + patience_s
         while True:
             seen = await service.see()
             if seen.leader is None and not seen.live:
                 return seen
-            if loop.time() > deadline:
+            if loop.time() >= deadline:
                 running = ", ".join(seen.live) or (seen.leader.id if seen.leader is not None else "")
                 raise Unusable(
                     f"nodes of this cluster run: {running}. They may hold what the tier lacks: --cluster is for when"
-                    " all of them are lost. For one node: the same without --cluster. Else stop them"
+                    " all of them are lost. For one node: the same without --cluster. Else stop them; one that was"
+                    " killed is listed until its session has expired"
                 )
             await asyncio.sleep(0.25)
 
@@ -174,32 +193,40 @@ class Restoring:
             raise Unusable("ZooKeeper knows of no cluster that this node could join; the whole cluster: --cluster")
         return cluster, note
 
-    def _begin(self, cluster: ClusterRecord) -> Filling:
+    def _marker(self, cluster: ClusterRecord) -> Marker:
         node = "" if self._wish.kind == PAST else self._config.node.id
-        wanted = Marker(
+        return Marker(
             self._wish.kind, source_of(self._config), cluster.cluster_id, cluster.segment_bytes, node,
             until=self._wish.until_text,
         )  # fmt: skip
+
+    def _begin(self, cluster: ClusterRecord) -> Filling:
         try:
-            return Filling.begin(self._wish.to, wanted)
+            return Filling.begin(self._wish.to, self._marker(cluster))
         except NotEmpty as error:
             raise Unusable(str(error)) from error
 
-    async def _may_install(self, seen: Seen, filling: Filling) -> None:
+    def _may_install(self, seen: Seen, filling: Filling) -> None:
         """Refuse early what would be refused at the end."""
-        if self._wish.kind != CLUSTER or seen.state is None:
-            return
-        marker = filling.marker
-        if written_already(seen, Member(ReplicaId(marker.node_id), marker.incarnation), filling.end):
-            return
-        if self._wish.replace_state != seen.state.state.change.counter:
+        if why := self._state_in_the_way(seen, filling.marker, filling.end):
             filling.close()
             if not filling.resumed:
                 filling.forget()
-            raise Unusable(
-                f"ZooKeeper holds {told(seen)}. If every one of these is lost, name what is to be overwritten:"
-                f" --replace-state {seen.state.state.change.counter}"
-            )
+            raise Unusable(why)
+
+    def _state_in_the_way(self, seen: Seen, marker: Marker | None, end: LogPoint | None) -> str:
+        """marker: of what was begun; end: of its log, where it was opened. Empty where the state may be written."""
+        if self._wish.kind != CLUSTER or seen.state is None:
+            return ""
+        if marker is not None and written_already(seen, Member(ReplicaId(marker.node_id), marker.incarnation), end):
+            return ""
+        counter = seen.state.state.change.counter
+        if self._wish.replace_state == counter:
+            return ""
+        return (
+            f"ZooKeeper holds {told(seen)}. If every one of these is lost, name what is to be overwritten:"
+            f" --replace-state {counter}"
+        )
 
     async def _claim(self, filling: Filling, cluster: ClusterRecord) -> None:
         """Of a standalone node: an old one that still runs acknowledges nothing from here on, before we look what there

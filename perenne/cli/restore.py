@@ -66,8 +66,9 @@ def restore_verb(
     A past is a log of plain tar files: `tar xf`, `perenne log ls`, `perenne log extract`. No node takes it for its own.
 
     Exit code 0 everything is there, 1 something is missing or it had to stop, 130 it was interrupted, 2 bad usage (the
-    directory is not empty, for example); nothing was changed then. With --dry-run the code says what the tier holds,
-    whatever the directory holds; that it would be refused is said besides.
+    directory is not empty, for example); nothing was changed then. With --dry-run it says what the tier holds,
+    and what would be refused now and why (nodes that run, a state in ZooKeeper, a directory that is not empty); the
+    code is the one that the restore itself would give, as far as names and headers tell.
     """
     from perenne.cli.usage import fail, read_config
     from perenne.restoring import CLUSTER, NODE, Unusable, Wish

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from dataclasses import dataclass
 
 from perenne.cli import INTERRUPTED
 from perenne.cli.bar import Bar
@@ -14,7 +15,6 @@ from replication.restore.engine import planned
 from replication.restore.plan import Plan, below
 from replication.tier.port import ObjectStore, Refused, TierError
 from storage.errors import LogLocked, StorageError
-from storage.metadata import RESTORE_FILE
 
 
 def carry_out(config: Config, wish: Wish, *, jobs: int, as_json: bool, dry_run: bool) -> int:
@@ -48,7 +48,8 @@ async def _carried_out(
 ) -> int:
     try:
         if dry_run:
-            return _show_plan(await planned(store), wish, as_json=as_json)
+            refusal = await _refusal(config, wish, store)
+            return _show_plan(await planned(store), wish, refusal, as_json=as_json)
         hands = ProcessHands(config.tier, jobs) if jobs > 1 else None
         with Bar("restoring", quiet=as_json) as bar:
             report = await Restoring(config, wish, store, bar, hands).run()
@@ -58,15 +59,28 @@ async def _carried_out(
     return 0 if report.complete and report.finished else 1
 
 
-def _refusal(wish: Wish) -> str:
-    """Why the restore itself would not begin. A look at what the tier holds is wanted also beside a full directory."""
-    begun = (wish.to / RESTORE_FILE).exists()
-    if not begun and wish.to.is_dir() and (there := sorted(e.name for e in wish.to.iterdir() if e.name != "lock")):
-        return f"{wish.to} is not empty ({', '.join(there[:3])} …): give an empty directory"
-    return ""
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why the restore itself would not begin, and its exit code; code 0 where it would."""
+
+    why: str = ""
+    code: int = 0
 
 
-def _show_plan(plan: Plan, wish: Wish, *, as_json: bool) -> int:
+async def _refusal(config: Config, wish: Wish, store: ObjectStore) -> _Refusal:
+    """A look at what the tier holds is wanted also beside a full directory, or while ZooKeeper is not there yet."""
+    try:
+        await Restoring(config, wish, store, lambda _done, _total, _arrived: None).judge()
+    except LogLocked as error:
+        return _Refusal(f"{wish.to}: {error}", 2)
+    except Unusable as error:
+        return _Refusal(str(error), 2)
+    except (StorageError, CoordinationUnavailable, OSError) as error:
+        return _Refusal(str(error), 1)
+    return _Refusal()
+
+
+def _show_plan(plan: Plan, wish: Wish, refusal: _Refusal, *, as_json: bool) -> int:
     """What the names say; no payload was read, so damage inside of objects is not known yet."""
     if wish.until.sequence is not None:
         plan = below(plan, wish.until.sequence)
@@ -76,7 +90,7 @@ def _show_plan(plan: Plan, wish: Wish, *, as_json: bool) -> int:
         facts = {
             "dry_run": True,
             "directory": str(wish.to),
-            "refused": _refusal(wish),
+            "refused": refusal.why,
             "objects": len(plan.pieces),
             "restorable_upto": plan.reaches,
             "tip": {"epoch": plan.tip.epoch, "sequence": plan.tip.sequence},
@@ -91,6 +105,6 @@ def _show_plan(plan: Plan, wish: Wish, *, as_json: bool) -> int:
         )
         for hole in holes:
             sys.stdout.write(f"MISSING: records {hole.first} to {hole.last}\n")
-        if why := _refusal(wish):
-            sys.stdout.write(f"it would be refused now: {why}\n")
-    return 1 if holes or not plan.pieces else 0
+        if refusal.why:
+            sys.stdout.write(f"it would be refused now: {refusal.why}\n")
+    return refusal.code or (1 if holes or not plan.pieces else 0)

@@ -111,11 +111,7 @@ class Filling:
         disk = RestoringDisk(root)
         try:
             disk.lock("lock")
-            found = read_marker(disk)
-            if found is not None and not _same(found, wanted):
-                raise NotEmpty(f"{root} holds another restore ({_told(found)}): give an empty directory")
-            if found is None and (there := [entry.name for entry in root.iterdir() if entry.name != "lock"]):
-                raise NotEmpty(f"{root} is not empty ({', '.join(sorted(there)[:3])} …): give an empty directory")
+            found = _begun(root, disk, wanted)
             marker = found or replace(wanted, incarnation=secrets.token_hex(8), boot=_boot())
             if found is None:
                 _write(disk, marker)
@@ -247,6 +243,29 @@ class _Spooled:
     def parts(self) -> Iterator[memoryview]:
         for at in range(0, self.size, _PIECE):
             yield memoryview(self.file.pread(min(_PIECE, self.size - at), at))
+
+
+def judged(root: Path, wanted: Marker) -> Marker | None:
+    """What `Filling.begin` would find of an earlier run, and nothing is changed. Raises as it does."""
+    if not root.exists():
+        return None
+    disk = RealDisk(root)
+    try:
+        if disk.exists("lock"):
+            disk.lock("lock")
+        return _begun(root, disk, wanted)
+    finally:
+        disk.close()
+
+
+def _begun(root: Path, disk: RealDisk, wanted: Marker) -> Marker | None:
+    """What an earlier run of the same restore left. Raises NotEmpty, FormatError."""
+    found = read_marker(disk)
+    if found is not None and not _same(found, wanted):
+        raise NotEmpty(f"{root} holds another restore ({_told(found)}): give an empty directory")
+    if found is None and (there := [entry.name for entry in root.iterdir() if entry.name != "lock"]):
+        raise NotEmpty(f"{root} is not empty ({', '.join(sorted(there)[:3])} …): give an empty directory")
+    return found
 
 
 def read_marker(disk: RealDisk) -> Marker | None:

@@ -54,7 +54,11 @@ def lacking(seen: Seen, point_at: Callable[[int], LogPoint | None], end: LogPoin
     return found
 
 
-def written_already(seen: Seen, member: Member, end: LogPoint) -> bool:
-    """Whether an earlier run of this very restore got as far as the state."""
+def written_already(seen: Seen, member: Member, end: LogPoint | None) -> bool:
+    """Whether an earlier run of this very restore got as far as the state. end: None where its log was not opened; the
+    incarnation is this restore's own in any case.
+    """
     state = seen.state.state if seen.state is not None else None
-    return state is not None and state.restored is not None and state.restored.upto == end and member in state.in_sync
+    if state is None or state.restored is None or member not in state.in_sync:
+        return False
+    return end is None or state.restored.upto == end

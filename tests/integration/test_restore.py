@@ -112,6 +112,8 @@ def test_a_restore_says_what_the_bucket_lacks_and_what_it_would_overwrite(tmp_pa
         sent = filled(cluster, tmp_path)
         one, two = cluster.nodes
         leader, other = rig.leader(cluster), rig.follower(cluster)
+        code, plan = restore(one, "--cluster", "--dry-run")
+        assert code == 2 and f"run: {one.id}, {two.id}" in plan["refused"] and plan["restorable_upto"] > 60, plan
         lost(other)
         cluster.wait_for(lambda: "tier" in leader.status()["in_sync"], "the tier takes the lost node's place")
         late = rig.made(1)
@@ -122,6 +124,10 @@ def test_a_restore_says_what_the_bucket_lacks_and_what_it_would_overwrite(tmp_pa
         assert code == 2 and "--replace-state" in refusal["cause"]
         assert not list(one.data_dir.glob("*.json")), "nothing was changed"
         change = refusal["cause"].rsplit(" ", 1)[1]
+        code, plan = restore(one, "--cluster", "--dry-run")
+        assert (code, plan["refused"]) == (2, refusal["cause"])
+        code, plan = restore(one, "--cluster", "--dry-run", "--replace-state", change)
+        assert (code, plan["refused"]) == (0, "")
 
         newest = max((mount / "log").rglob("*.tar"))
         newest.rename(tmp_path / "aside.tar")
@@ -159,4 +165,5 @@ def _the_bucket_is_lost(cluster: LocalCluster, mount: Path) -> None:
         cluster.wait_for(lambda: rig.in_sync(cluster) == {one.id, two.id}, "both are in sync again")
     cluster.wait_for(lambda: (mount / "log").exists() and followed(cluster), "the new bucket is complete")
     code, plan = restore(one, "--cluster", "--dry-run")
-    assert code == 0 and plan["restorable_upto"] >= rig.leader(cluster).status()["positions"]["committed"] - 1
+    assert code == 2 and "nodes of this cluster run" in plan["refused"]
+    assert not plan["missing"] and plan["restorable_upto"] >= rig.leader(cluster).status()["positions"]["committed"] - 1

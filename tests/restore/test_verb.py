@@ -1,6 +1,7 @@
 """`perenne restore` as an operator runs it: exit codes, killed in the middle and run again, a look at the past."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 import signal
@@ -14,10 +15,12 @@ from typer.testing import CliRunner
 
 from perenne.cli.commands import app
 from perenne.local.processes import free_ports, start, wait_until
+from replication.coordination import restoring
 from replication.coordination.codec import decode_state
 from replication.coordination.port import ClusterRecord
 from replication.tier.manifest import claim_for
 from storage.appender import LogIdentity
+from storage.disk import RealDisk
 from tests.integration.rig import perenne
 from tests.restore.archive import Archive, groups, put, segments
 from tests.tier.rig import directory_reached
@@ -125,9 +128,42 @@ def test_a_dry_run_says_what_the_tier_holds_and_what_would_be_refused(config: Pa
     (tmp_path / "restored").mkdir()
     (tmp_path / "restored" / "somebody.txt").write_text("here")
     code, facts = verb(config, "--cluster", "--dry-run")
-    assert code == 0 and "is not empty (somebody.txt" in facts["refused"], facts
-    code, facts = verb(config, "--cluster")
-    assert code == 2 and "is not empty (somebody.txt" in facts["cause"], facts
+    assert code == 2 and "is not empty (somebody.txt" in facts["refused"], facts
+    assert facts["restorable_upto"] == 1_600, "what the tier holds is said all the same"
+    assert verb(config, "--cluster") == (2, {"finished": False, "cause": facts["refused"]})
+    code, facts = verb(config, "--cluster", "--dry-run", "--cluster-id", "another")
+    assert code == 2 and "leave --cluster-id out" in facts["refused"]
+
+
+def test_a_dry_run_beside_a_restore_that_was_begun_changes_nothing(config: Path, tmp_path: Path) -> None:
+    next((tmp_path / "san").rglob("000000000501-*.tar")).unlink()
+    assert verb(config, "--cluster")[0] == 1
+    data = tmp_path / "restored"
+    before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
+    code, facts = verb(config, "--cluster", "--dry-run")
+    assert (code, facts["refused"]) == (1, ""), "it would go on, and meet the gap"
+    with contextlib.closing(RealDisk(data)) as disk:
+        disk.lock("lock")
+        code, facts = verb(config, "--cluster", "--dry-run")
+        assert code == 2 and str(data) in facts["refused"], facts
+        assert verb(config, "--cluster") == (2, {"finished": False, "cause": facts["refused"]})
+    (data / "restore.json").write_text((data / "restore.json").read_text().replace("/san", "/elsewhere"))
+    code, facts = verb(config, "--cluster", "--dry-run")
+    assert code == 2 and "holds another restore" in facts["refused"]
+    assert {path: path.stat().st_mtime_ns for path in before if path.name != "restore.json"} == {
+        path: when for path, when in before.items() if path.name != "restore.json"
+    }
+
+
+def test_a_dry_run_without_zookeeper_says_so_and_what_the_tier_holds(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoring, "CONNECT_S", 0.5)
+    (port,) = free_ports(1)
+    other = tmp_path / "clustered.toml"
+    other.write_text(config.read_text() + f'[coordination]\nzookeeper = "127.0.0.1:{port}"\n')
+    code, facts = verb(other, "--cluster", "--dry-run")
+    assert code == 1 and "does not answer" in facts["refused"] and facts["restorable_upto"] == 1_600
 
 
 def test_a_loss_must_be_accepted_before_the_cluster_comes_back(config: Path, tmp_path: Path) -> None:
