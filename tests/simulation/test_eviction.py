@@ -94,6 +94,7 @@ def test_a_node_with_an_empty_disk_is_filled_by_one_that_evicted() -> None:
         lose(stage, keeper, disk=True)
         bring_back(stage, keeper)
         stage.until(stage.cluster.redundant, 60_000)
+        stage.until(lambda: process_of(keeper).replicator.recent.complete)  # its index has come by them
         stage.cluster.bucket.up = False
         assert reads(stage, keeper, uids) == len(uids), "it has them itself"
         stage.reckon()
