@@ -6,13 +6,11 @@ from random import Random
 import pytest
 
 from perenne.dimse.meta import file_meta
-from replication import indexing
 from replication.coordination.port import Operation
 from replication.core.values import Identity
 from replication.opening import open_store
 from replication.rejoin import saved_instances
 from storage.disk import RealDisk
-from storage.install import ProvedSegment, SegmentProof
 from storage.log import LogIdentity
 from storage.metadata import NodeIdentity, PromiseFile, write_identity
 from storage.position import LogPosition, RecordHeader, RecordKind
@@ -127,51 +125,65 @@ def test_a_damaged_segment_is_not_sent_again_and_again() -> None:
         stage.reckon()
 
 
-def test_a_segment_that_cannot_be_taken_over_for_whatever_reason_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_that_cannot_be_taken_over_for_whatever_reason_is_answered() -> None:
     """Without an answer the follower waited for its own deed for ever, and neither followed nor stood for election."""
-    finish, failed = SegmentProof.finish, list[str]()
+    opened: list[str] = []
 
-    def without_a_descriptor(proof: SegmentProof) -> ProvedSegment:
-        if not failed:
-            failed.append("Too many open files")
-            raise OSError(24, failed[0])
-        return finish(proof)
+    def strike(operation: str, name: str) -> None:
+        before(operation, name)
+        if operation == "open" and name.startswith("staging/segment-"):
+            opened.append(name)
+            if len(opened) == 2:  # after the one that writes, the one that proves
+                raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(SegmentProof, "finish", without_a_descriptor)
     with Stage(3) as stage:
         leader, follower = stage.leader, stage.followers[0]
         for number in range(20):
             stage.stored(leader, f"1.{number}", 6000)
         stage.strike("wipe", follower)
-        stage.until(lambda: bool(failed))
+        stage.until(lambda: follower.running is not None)
+        disk = process_of(follower).disk
+        before, disk.before = disk.before, strike
+        stage.until(lambda: len(opened) >= 2)
         stage.until(lambda: follower.running is not None and stage.in_sync(follower))
         assert not any(name.startswith("staging/segment-") for name in follower.medium.files), "nothing is left"
         stage.reckon()
 
 
-def test_who_has_not_indexed_a_segment_yet_does_not_take_the_second_of_a_name_for_the_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_who_has_not_indexed_a_segment_yet_does_not_take_the_second_of_a_name_for_the_first() -> None:
     """The first lay in a segment that was taken over whole, the second came as a record, which is known at once."""
-    monkeypatch.setattr(indexing, "GIVE_WAY_S", 20.0)
     with Stage(3) as stage:
         leader, follower = stage.leader, stage.followers[0]
         for number in range(20):
             stage.stored(leader, f"1.{number}", 6000)
         stage.strike("wipe", follower)
-        stage.until(lambda: follower.running is not None and process_of(follower).log.end.sequence > 15)
-        stage.stored(leader, "1.1", 6002)
-        recent = process_of(follower).replicator.recent
+        stage.until(lambda: follower.running is not None)
+        process, coming = process_of(follower), [True]
+
+        def segments_come() -> None:
+            """One after the other: the index gives way as long as they do."""
+            if coming:
+                process.replicator.network.on_segment()
+                process.loop.call_later(0.5, segments_come)
+
+        process.loop.call_soon(segments_come)
+        stage.until(lambda: process.log.end.sequence > 15)
+        second = stage.stored(leader, "1.1", 6002)
+        recent = process.replicator.recent
         stage.until(lambda: stage.in_sync(follower) and recent.versions("1.1"))
-        assert not recent.complete
+        (known,) = recent.versions("1.1")
+        assert known.sequence == process_of(leader).log.end.sequence and second.done, (
+            "of the first it knows nothing yet"
+        )
         found: list[bool] = []
 
         async def read() -> None:
             found.append(await stage.workload.read(process_of(follower), "1.1"))  # a violation if it is the second
 
-        process_of(follower).loop.create_task(read())
+        process.loop.create_task(read())
         stage.until(lambda: found)
         assert found == [True], "the leader was asked"
+        coming.clear()
         stage.reckon()
 
 
