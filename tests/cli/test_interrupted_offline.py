@@ -6,7 +6,7 @@ Method: a real SIGINT at each of the writes that the verbs make, one run for eac
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,39 +19,20 @@ from storage.disk import RealDisk, RealFile
 from storage.index import FILE, Index
 from storage.indexer import Indexer
 from storage.log import Log
-from storage.metadata import NodeIdentity, PromiseFile, write_identity
-from storage.table import ENTRIES_OFFSET, ENTRY_BYTES
 from storage.walk import Found, Walk
-from tests.storage.log_helpers import IDENTITY, append
+from tests.cli.two_nodes import two_nodes
+from tests.storage.log_helpers import IDENTITY, lose
 
 EVERY_STEP = [(RealFile, "pwrite"), (RealDisk, "rename")]
 
 
-@pytest.fixture(autouse=True)
-def key() -> Iterator[None]:
-    """Ctrl-C is ignored where the tests run in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("ctrl_c")
 
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> tuple[Path, Path]:
     """Two nodes with the same three segments of four records."""
-    one, other = tmp_path / "one", tmp_path / "other"
-    disk = RealDisk(one)
-    write_identity(disk, NodeIdentity(IDENTITY.cluster_id, "n1", "incarnation"))
-    log = Log.open(disk, IDENTITY, host_rebooted=False, spares=0)[0]
-    for epoch in (1, 2, 3):
-        for _ in range(4):
-            append(log, 3000, epoch)
-        log.sync()
-    promise = PromiseFile(disk)
-    promise.store(floor=log.end)
-    promise.close()
-    log.close()
-    shutil.copytree(one, other)
-    return one, other
+    return two_nodes(tmp_path, [3000] * 4)
 
 
 class Presses:
@@ -91,18 +72,6 @@ def records(directory: Path) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def lose(one: Path, first: int, sequence: int) -> None:
-    """Damage a record in both of its places."""
-    log = Log.open(RealDisk(one), IDENTITY, host_rebooted=False, spares=0)[0]
-    entry = log.entry(sequence)
-    log.close()
-    assert entry is not None
-    with (one / f"log/{first:012d}.tar").open("r+b") as file:
-        for offset in (entry.offset, ENTRIES_OFFSET + (sequence - first) * ENTRY_BYTES + 9):
-            file.seek(offset)
-            file.write(b"rot")
-
-
 def damage_everywhere(one: Path) -> None:
     """A payload, a segment of which nothing can be believed, and a record in both of its places."""
     log = Log.open(RealDisk(one), IDENTITY, host_rebooted=False, spares=0)[0]
@@ -112,13 +81,13 @@ def damage_everywhere(one: Path) -> None:
     with (one / "log/000000000001.tar").open("r+b") as file:
         file.seek(entry.offset + 1500)
         file.write(b"rot")
-    lose(one, 9, 10)
+    lose(one, 10)
     with (one / "log/000000000005.tar").open("r+b") as file:
         file.write(b"rot" * 16_000)
 
 
 def damage_the_tail(one: Path) -> None:
-    lose(one, 9, 12)
+    lose(one, 12)
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -140,6 +140,7 @@ def test_what_was_cut_is_listed_inspected_and_reaches_the_cluster_once(tmp_path:
     assert run("list", str(tmp_path)).exit_code == 2
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_says_what_was_taken_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +149,6 @@ def test_ctrl_c_says_what_was_taken_and_the_same_command_goes_on(
     data_dir = tmp_path / "data"
     cut_log(data_dir, *sent)
     lost = data_dir / "lost+found"
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
 
     def pressed(found: Callable[..., Any], call: int) -> Callable[..., Any]:
         calls = itertools.count(1)
@@ -160,32 +160,27 @@ def test_ctrl_c_says_what_was_taken_and_the_same_command_goes_on(
 
         return counted
 
-    try:
-        with standalone(tmp_path / "n", SOLO) as node:
-            wait_until(node.ready, [signalled(node.running)], "the node takes stores")
-            to = ("--to", f"127.0.0.1:{node.dicom_port}", "--ask", f"http://127.0.0.1:{node.http_port}")
-            with monkeypatch.context() as patch:
-                patch.setattr("perenne.cli.lostfound.held_back", pressed(held_back, 2))
-                early = run("resubmit", str(data_dir), *to, "--dry-run")
-            assert (early.exit_code, early.stderr) == (
-                130,
-                "perenne: interrupted; nothing was sent, and nothing moved\n",
-            )
-            with monkeypatch.context() as patch:
-                patch.setattr("perenne.resubmission.data_set", pressed(data_set, 2))
-                cut = run("resubmit", str(data_dir), *to)
-            assert cut.exit_code == 130, cut.output
-            (line,) = cut.stderr.splitlines()
-            assert (
-                line.startswith("perenne: interrupted; 1 instances were taken. ") and "the same command goes on" in line
-            )
-            assert len(list(lost.glob("*.tar"))) == 2, "what was answered was moved, and nothing else"
-            code, said = lines("resubmit", str(data_dir), *to)
-            assert (code, said[-1]["taken"], list(lost.glob("*.tar"))) == (0, 2, [])
-            assert node.running is not None
-            wait_until(lambda: node.status()["instances"] == 3, [node.running], "each is there, once")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with standalone(tmp_path / "n", SOLO) as node:
+        wait_until(node.ready, [signalled(node.running)], "the node takes stores")
+        to = ("--to", f"127.0.0.1:{node.dicom_port}", "--ask", f"http://127.0.0.1:{node.http_port}")
+        with monkeypatch.context() as patch:
+            patch.setattr("perenne.cli.lostfound.held_back", pressed(held_back, 2))
+            early = run("resubmit", str(data_dir), *to, "--dry-run")
+        assert (early.exit_code, early.stderr) == (
+            130,
+            "perenne: interrupted; nothing was sent, and nothing moved\n",
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr("perenne.resubmission.data_set", pressed(data_set, 2))
+            cut = run("resubmit", str(data_dir), *to)
+        assert cut.exit_code == 130, cut.output
+        (line,) = cut.stderr.splitlines()
+        assert line.startswith("perenne: interrupted; 1 instances were taken. ") and "the same command goes on" in line
+        assert len(list(lost.glob("*.tar"))) == 2, "what was answered was moved, and nothing else"
+        code, said = lines("resubmit", str(data_dir), *to)
+        assert (code, said[-1]["taken"], list(lost.glob("*.tar"))) == (0, 2, [])
+        assert node.running is not None
+        wait_until(lambda: node.status()["instances"] == 3, [node.running], "each is there, once")
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,11 @@ from storage.digest import digests_of
 from storage.disk import RealDisk
 from storage.index import FILE, Index
 from storage.log import Log
-from storage.metadata import NodeIdentity, PromiseFile, write_identity
+from storage.metadata import PromiseFile
 from storage.position import LogPosition, RecordHeader, RecordKind, chain_after
 from storage.reader import BytesPayload
 from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, PAGE
+from tests.cli.two_nodes import two_nodes
 from tests.integration.rig import made
 from tests.moving.sources import part10
 from tests.storage.log_helpers import IDENTITY, append
@@ -39,20 +40,7 @@ FIRST, SECOND, NEWEST = (f"log/{first:012d}.tar" for first in (1, 8, 15))
 @pytest.fixture
 def nodes(tmp_path: Path) -> tuple[Path, Path]:
     """Two nodes with the same three segments of seven records; the first is to be damaged."""
-    one, other = tmp_path / "one", tmp_path / "other"
-    disk = RealDisk(one)
-    write_identity(disk, NodeIdentity(IDENTITY.cluster_id, "n1", "incarnation"))
-    log = Log.open(disk, IDENTITY, host_rebooted=False, spares=0)[0]
-    for epoch in (1, 2, 3):
-        for size in SIZES:
-            append(log, size, epoch)
-        log.sync()
-    promise = PromiseFile(disk)
-    promise.store(floor=log.end)
-    promise.close()
-    log.close()
-    shutil.copytree(one, other)
-    return one, other
+    return two_nodes(tmp_path, SIZES)
 
 
 def overwrite(file: Path, offset: int, data: bytes) -> None:

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,7 @@ DEAD = [(15, 16), (17, 17)]
 OBJECTS = len(CUTS) + len(DOUBLED) + len(DEAD)
 
 
-@pytest.fixture(autouse=True)
-def key() -> Iterator[None]:
-    """Ctrl-C is ignored where the tests run in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("ctrl_c")
 
 
 @pytest.fixture
