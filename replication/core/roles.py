@@ -28,7 +28,9 @@ TIER_REST_MS = 10_000
 """Before a node tries again to take over through a tier that did not give back what it was counted for."""
 GIVE_WAY_MS = 10_000
 """Between two attempts of a damaged leader to hand over: each holds new records back until it is done or given up."""
-
+MENDING_MS = 5_000
+"""How long a leader waits for somebody to mend a record of its own that is not committed yet: as long as a member that
+cannot supply what it shows delays a candidate (section 6)."""
 
 LEAVE_AGAIN_MS = 500
 """A retiring node says so anew: a stream that was opened again has forgotten it, and so has the next leader."""
@@ -53,6 +55,7 @@ class Roles(ABC):
         self._hand_over: HandOverRequested | None = None
         self._hand_over_until_ms = 0
         self._give_way_ms = 0
+        self._stuck_since_ms: int | None = None
         self._stand_again_ms = 0
         self._tier_rest_ms = 0
         self._leave_again_ms = 0
@@ -147,12 +150,30 @@ class Roles(ABC):
         retires goes when it can.
         """
         now = self.situation.now_ms
-        if leadership.phase is not Phase.ACTIVE or now < self._give_way_ms:
+        if leadership.phase is not Phase.ACTIVE:
+            return
+        if self._stuck_for_good():
+            self._step_down("a record of its log is damaged that is not committed yet, and nobody could replace it")
+            self.situation.emit(Resign())
+            return
+        if now < self._give_way_ms:
             return
         target = self._successor(leadership, None)
         if target is not None:
             self._give_way_ms = now + GIVE_WAY_MS
             leadership.handover = Handover(self.situation, target, final=False)
+
+    def _stuck_for_good(self) -> bool:
+        """Whether nothing can be committed any more under this leader: a record above the commit point is damaged here,
+        so who lacks it is never fed beyond it, and no hand-over comes to its end either. Who leads next may do without
+        it; this node cannot stand again before it is mended (ADR 0006).
+        """
+        situation = self.situation
+        if all(sequence <= situation.told.sequence for sequence in situation.damaged):
+            self._stuck_since_ms = None
+        elif self._stuck_since_ms is None:
+            self._stuck_since_ms = situation.now_ms
+        return self._stuck_since_ms is not None and situation.now_ms - self._stuck_since_ms >= MENDING_MS
 
     def _retire(self) -> None:
         """Ask the leader to do without this node, again and again; once the set does not name it, it takes no part."""
@@ -210,6 +231,7 @@ class Roles(ABC):
         assert candidacy.writer is not None, "an election is won by a write"
         self.candidacy = None
         self.following.stop()
+        self._stuck_since_ms = None
         silent: frozenset[Member] = candidacy.silent
         self.leadership = Leadership(self.situation, candidacy.writer, self.proposals, self.following, silent)
         self.proposals.leader_announced(self.situation.me)

@@ -13,6 +13,7 @@ CONFIRMING = "tests/core/test_guards_leader.py::"
 FOLLOWING = "tests/core/test_guards_follower.py::"
 STANDING = "tests/core/test_guards_election.py::"
 LATE = "tests/core/test_late_elections.py::"
+MENDING = "tests/simulation/test_mending.py::"
 ROLLED_BACK = "tests/core/test_guards_rolled_back.py::"
 
 REPLICATION_GUARDS = (
@@ -197,6 +198,13 @@ REPLICATION_GUARDS = (
         "        return 0 < candidacy.epoch < self.situation.wanted_promise\n",
         "        return False\n",
         shown_by=LATE + "test_an_election_that_was_won_before_a_later_epoch_was_promised_is_not_taken_up",
+    ),
+    Guard(
+        "a leader that cannot commit any more lets go",
+        ROLES,
+        "        if self._stuck_for_good():\n",
+        "        if False:\n",
+        shown_by=MENDING + "test_a_leader_that_cannot_feed_its_own_newest_record_lets_another_lead",
     ),
     Guard(
         "a lost attempt to put the leader's znode back is made again",

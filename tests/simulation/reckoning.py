@@ -57,7 +57,14 @@ class Reckoning:
         probes = {m.number: workload.make(f"1.2.840.99.{m.number}") for m in cluster.machines.values()}
         for number, probe in probes.items():
             workload.offer(probe, 0, then=False, machine=cluster.machines[number])
-        if not cluster.run_ms(WRITABLE_MS, lambda: cluster.checks.acknowledgements > before):
+        took = cluster.run_ms(
+            WRITABLE_MS, lambda: cluster.checks.acknowledgements > before or cluster.rescuer.nobody_can
+        )
+        if took and cluster.checks.acknowledgements == before:
+            cluster.checks.bereft = True
+            self._rescue()
+            took = cluster.run_ms(WRITABLE_MS, lambda: cluster.checks.acknowledgements > before)
+        if not took:
             raise Violation(f"not writable {WRITABLE_MS // 1000} s after everything healed: {self.complaint()}")
         if not cluster.run_ms(REDUNDANT_MS, lambda: all(p.done or p.refused for p in probes.values())):
             raise Violation(f"some node takes no store {REDUNDANT_MS // 1000} s after healing: {self.complaint()}")

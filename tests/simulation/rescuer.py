@@ -13,7 +13,7 @@ from perenne.rescue import Seen, plan_failover, plan_rebuild
 from perenne.survey import Answer, bucket
 from replication.coordination.surgery import Interfered
 from replication.core.rescue import Bucket, Plan, Refused
-from replication.core.values import TIER, TierMode
+from replication.core.values import TIER, TIER_MEMBER, TierMode
 from replication.standing import describe, read
 from replication.tier.port import BlockingStore, Page
 from storage.position import GENESIS, LogPoint, LogPosition
@@ -52,6 +52,20 @@ class Rescuer:
     given_up: set[str] = field(default_factory=set[str])
     unknown: set[str] = field(default_factory=set[str])
     """Nodes that a refusal says nobody knows."""
+
+    @property
+    def nobody_can(self) -> bool:
+        """Whether nobody leads, and each node in the set says that its log is damaged: `failover --accept-loss` is for
+        that as well.
+        """
+        cluster = self.cluster
+        if cluster.state is None or cluster.leader() is not None or TIER_MEMBER in cluster.state.in_sync:
+            return False
+        members = [machine for machine in cluster.machines.values() if machine.member in cluster.state.in_sync]
+        running = [machine.running for machine in members]
+        return len(members) == len(cluster.state.in_sync) and all(
+            process is not None and bool(process.log.damaged()) for process in running
+        )
 
     @property
     def needed(self) -> bool:

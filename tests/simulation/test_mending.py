@@ -6,6 +6,7 @@ from replication.api import InstanceUnavailable
 from storage.errors import StorageError
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage, process_of
+from tests.simulation.test_rescue import nobody_leads
 from tests.simulation.test_scrub import flip, payload_of
 from tests.simulation.tier_stage import bring_back, lose
 from tests.simulation.world import PowerCut
@@ -122,3 +123,44 @@ def test_a_disk_with_a_repair_that_was_cut_short_is_not_the_only_copy() -> None:
         lose(stage, other, disk=True)
         stage.until(lambda: stage.cluster.leader() is machine)
         assert read(stage, machine), "acknowledged, and nobody has it"
+
+
+def alone_with_a_rotten_record(stage: Stage) -> tuple[Machine, Machine]:
+    """The leader has one record that nobody else ever saw, and no memory of it; it rots once its process has begun.
+    Returns the leader and the other, who is away.
+    """
+    leader = stage.leader
+    (other,) = stage.followers
+    stage.stored(leader, "1.1", size=9000)
+    lose(stage, other)
+    before = leader.durable.sequence
+    stage.offer(leader, UID, size=9000)
+    stage.until(lambda: leader.durable.sequence > before)
+    stage.strike("kill", leader)
+    bring_back(stage, leader)
+    flip(stage, leader, *payload_of(stage, leader, UID))
+    return leader, other
+
+
+def test_a_leader_that_cannot_feed_its_own_newest_record_lets_another_lead() -> None:
+    """33. The other has everything that was committed, and would never be fed what nobody has any more."""
+    with Stage(2) as stage:
+        leader, other = alone_with_a_rotten_record(stage)
+        stage.until(lambda: stage.cluster.leader() is leader)
+        bring_back(stage, other)
+        stage.until(lambda: stage.cluster.leader() is other)
+        stage.stored(other, "1.3")
+        stage.until(lambda: stage.in_sync(leader) and not process_of(leader).log.damaged())
+        stage.reckon()
+
+
+def test_a_leader_that_nobody_can_follow_does_not_bar_the_operators_verb() -> None:
+    """33, with a coordination service that was rebuilt from the longest log: nobody else is in the set."""
+    with Stage(2, operator=True) as stage:
+        leader, other = alone_with_a_rotten_record(stage)
+        stage.strike("lose_history", leader)
+        bring_back(stage, other)
+        nobody_leads(stage)
+        stage.reckon()
+        rescuer = stage.cluster.rescuer
+        assert (rescuer.rebuilt, rescuer.failed_over, rescuer.forgotten) == (1, 1, 0)
