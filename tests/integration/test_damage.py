@@ -64,6 +64,28 @@ def test_damage_is_known_after_a_kill_and_repaired_when_the_other_node_is_back(t
         assert "a damaged record was repaired" in (first.directory / "node.log").read_text()
 
 
+def test_a_leader_that_cannot_read_its_own_newest_record_lets_the_other_lead(tmp_path: Path) -> None:
+    """docs/proof.md, 33. The record was never acknowledged, and nobody else ever had it."""
+    with running_cluster(tmp_path / "c", nodes=2) as cluster:
+        first, alone = rig.leader(cluster), big(2)
+        second = other(cluster, first)
+        assert store(first, big(1))[0][0] == 0
+        rig.signalled(second.running).signal(signal.SIGSTOP)
+        assert store(first, alone)[0][0] != 0
+        kill(second)
+        kill(first)
+        cluster.start_node(first)
+        cluster.wait_for(lambda: cluster.leader() is first, "it leads, by its longer log")
+        rot(first, alone[1])
+        cluster.start_node(second)
+        cluster.wait_for(lambda: cluster.leader() is second, "the other one leads")
+        cluster.wait_for(lambda: store(first, big(3))[0][0] == 0, "stores are taken again")
+        cluster.wait_for(lambda: damaged(first) == 0, "what was damaged is out of the log")
+        saved = b"".join(path.read_bytes() for path in (first.data_dir / "lost+found").iterdir() if path.is_file())
+        assert b"rotten" in saved
+        assert get(first, big(1)[0]) == big(1)[1]
+
+
 def test_a_wiped_node_is_filled_although_the_leader_cannot_read_everything(tmp_path: Path) -> None:
     with running_cluster(tmp_path / "c") as cluster:
         first, wiped = rig.leader(cluster), rig.follower(cluster)
