@@ -134,7 +134,7 @@ class Log(Relearner):
         """Put another replica's bytes of a whole record in place of damaged ones, once chain and
         digest prove them.
 
-        The first record of an unsettled tail may be repaired too: it becomes the new end.
+        The first record of an unsettled tail may be repaired too, and then what followed it: each is the new end.
         Raises RecordCorrupt when the bytes offered are wrong, LogContradiction when they cannot be
         proved here.
         """
@@ -150,8 +150,9 @@ class Log(Relearner):
         if chain_after(previous.chain, header) != decoded.chain:
             raise RecordCorrupt(sequence, "the bytes offered do not follow from the record before")
         verify_rest(decoded, (bytes(part) for part in after(source, decoded.payload_offset)))
-        if self._tail is not None and sequence == self._tail.first:
-            self._cut_tail(self._tail)
+        if sequence == self._end.sequence + 1:
+            if self._tail is not None:
+                self._cut_tail(self._tail)
             if decoded.tombstone:
                 self.append_stub(header, decoded.chain, decoded.tombstone)
             else:

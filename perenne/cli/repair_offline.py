@@ -12,11 +12,13 @@ from typing import Final, Protocol
 
 from perenne.cli.offline_log import OfflineNode
 from perenne.cli.usage import completed
+from replication.opening import UNSETTLED
 from storage.damage import DamageRegister
 from storage.errors import FormatError, LogContradiction, RecordAbsent, RecordCorrupt, StorageError
 from storage.install import SegmentProof
 from storage.log import Log
 from storage.lostfound import DIRECTORY as LOST_AND_FOUND
+from storage.metadata import PromiseFile
 from storage.position import LogPoint, LogPosition
 from storage.reader import Payload
 from storage.segment import segment_name
@@ -123,15 +125,17 @@ def _noted(found: Found | Fault, first: int, result: Surveyed) -> Fault | None:
 def mend(node: OfflineNode, wrong: Surveyed, source: Source, done: Repaired) -> None:
     """Do what can be done; `done` grows meanwhile. Raises StorageError when the log cannot be opened afterwards."""
     done.begun = True
+    failed = dict[int, str]()
     for first in sorted({*wrong.segments, *(first for first, _ in wrong.missing)}):
-        _mend_segment(node, first, source, done, upto=_last_missing(wrong, first))
+        _mend_segment(node, first, source, done, failed, upto=_last_missing(wrong, first))
     try:
         _mend_inside(node, wrong, source, done)
     except FormatError:
-        if not done.left:
+        if not failed:
             raise
+        done.left += _lines(failed)
         return  # without those segments the log cannot be opened: what is wrong besides waits for them
-    _look_again(node.directory, wrong, done)
+    _look_again(node.directory, wrong, failed, done)
 
 
 def _mend_inside(node: OfflineNode, wrong: Surveyed, source: Source, done: Repaired) -> None:
@@ -141,6 +145,7 @@ def _mend_inside(node: OfflineNode, wrong: Surveyed, source: Source, done: Repai
         tail = log.tail
         if tail is not None:
             damaged |= set(range(tail.first, tail.last + 1))
+            _unsettle(node)
         for sequence in sorted(damaged):
             _mend_record(node, log, sequence, source, done)
         for segment in log.segments():
@@ -148,33 +153,54 @@ def _mend_inside(node: OfflineNode, wrong: Surveyed, source: Source, done: Repai
                 done.saved += saved
 
 
-def _look_again(directory: Path, wrong: Surveyed, done: Repaired) -> None:
-    """What lies around the records is mended by whoever opens the log: see that it is."""
+def _unsettle(node: OfflineNode) -> None:
+    """Before the end of the log is cut or replaced: this node may have confirmed what stood there, and may end without
+    it, by a crash or since the source lacks it. It then asks the others before it leads, as for a torn tail (ADR 0002).
+    """
+    promise = PromiseFile(node.disk)
+    try:
+        promise.store(host_boot=promise.value.host_boot.removesuffix(UNSETTLED) + UNSETTLED)
+    finally:
+        promise.close()
+
+
+def _look_again(directory: Path, wrong: Surveyed, failed: dict[int, str], done: Repaired) -> None:
+    """What lies around the records is mended by whoever opens the log, and a segment that was not to be had may have
+    been mended record by record: see that it is.
+    """
     walk = Walk(directory, verify=False, medium=True)
-    faults: dict[int, str] = {}
+    faults, lacking = dict[int, str](), dict[int, str]()
     for path in walk.segments():
+        first = int(path.stem)
         for found in walk.segment(path):
-            if isinstance(found, Fault) and not found.lost and not found.note:
-                faults[int(path.stem)] = found.text
+            if isinstance(found, Fault) and not found.note:
+                (lacking if found.lost else faults)[first] = found.text
     done.frames = sorted(set(wrong.frames) - faults.keys())
-    done.left += [f"segment {first}: {text}" for first, text in sorted(faults.items())]
+    still = {first: why for first, why in failed.items() if first in lacking or first not in wrong.segments}
+    done.left += [*_lines(still), *_lines(faults)]
+
+
+def _lines(segments: dict[int, str]) -> list[str]:
+    return [f"segment {first}: {why}" for first, why in sorted(segments.items())]
 
 
 def _last_missing(wrong: Surveyed, first: int) -> int:
     return next((last for begin, last in wrong.missing if begin == first), first)
 
 
-def _mend_segment(node: OfflineNode, first: int, source: Source, done: Repaired, *, upto: int) -> None:
-    """Take over whole segments from `first` on, until `upto` is held."""
+def _mend_segment(
+    node: OfflineNode, first: int, source: Source, done: Repaired, failed: dict[int, str], *, upto: int
+) -> None:
+    """Take over whole segments from `first` on, until `upto` is held. failed: takes why one could not be."""
     while first <= upto:
         path = source.segment(first)
         if path is None:
-            done.left.append(f"segment {first}: {source.lacking}")
+            failed[first] = source.lacking
             return
         try:
             end = _take(node, first, path, done)
         except (StorageError, OSError) as error:
-            done.left.append(f"segment {first}: {error}")
+            failed[first] = str(error)
             return
         done.segments.append(segment_name(first))
         first = end.sequence + 1
@@ -206,15 +232,28 @@ def _take(node: OfflineNode, first: int, path: Path, done: Repaired) -> LogPoint
     except StorageError:
         disk.remove(STAGED)
         raise
+    if _newest(node.directory) == first:
+        _unsettle(node)
     if disk.exists(segment_name(first)):
         disk.make_directory(LOST_AND_FOUND)
         taken = set(disk.list(LOST_AND_FOUND))
         name = next(name for n in range(1, len(taken) + 2) if (name := f"segment-{first:012d}-{n}.tar") not in taken)
-        disk.rename(segment_name(first), f"{LOST_AND_FOUND}/{name}")
+        # Both names until the other takes its place: at no moment is there a log that ends before it.
+        (node.directory / LOST_AND_FOUND / name).hardlink_to(node.directory / segment_name(first))
+        disk.sync_directory(LOST_AND_FOUND)
         done.saved.append(f"{LOST_AND_FOUND}/{name}")
     DamageRegister(disk).note(*proved.stubs)  # until the log, when it is opened, finds their tombstones
     disk.rename(STAGED, segment_name(first))
     return proved.end
+
+
+def _segments(directory: Path) -> list[int]:
+    """By their first records, in order."""
+    return sorted(int(path.stem) for path in (directory / "log").glob("*.tar") if path.stem.isdecimal())
+
+
+def _newest(directory: Path) -> int:
+    return max(_segments(directory), default=0)
 
 
 def _chain_before(directory: Path, first: int) -> bytes:
@@ -232,8 +271,7 @@ def _chain_before(directory: Path, first: int) -> bytes:
 
 def _fits(node: OfflineNode, first: int, end: LogPoint) -> None:
     """It must end where this node's next segment begins, or where nothing follows. Raises LogContradiction."""
-    later = sorted(int(path.stem) for path in (node.directory / "log").glob("*.tar") if path.stem.isdecimal())
-    following = next((one for one in later if one > first), None)
+    following = next((one for one in _segments(node.directory) if one > first), None)
     if following is None:
         floor = node.promise.floor
         if floor.sequence == end.sequence and floor.chain != end.chain:
@@ -254,9 +292,7 @@ def _mend_record(node: OfflineNode, log: Log, sequence: int, source: Source, don
     epoch = next((one.epoch for one in log.segments() if one.first <= sequence <= (one.last or one.first)), None)
     if epoch is None and log.segments():
         epoch = log.segments()[-1].epoch
-    if sequence > log.end.sequence and (log.tail is None or sequence != log.tail.first):
-        return  # it went to lost+found with the tail before it; the node is sent it again when it runs
-    found = source.record(epoch or 0, sequence)
+    found = source.record(epoch or 0, sequence) if sequence <= log.end.sequence + 1 else None
     if found is None:
         done.left.append(f"record {sequence}: the source does not have it sound")
         return

@@ -15,10 +15,12 @@ from perenne.cli import reindex as reindexing
 from perenne.cli.reindex import NEW, reindex
 from perenne.cli.repair import repair_offline
 from perenne.cli.verify import verify_directory
+from replication.opening import open_store
 from storage.disk import RealDisk, RealFile
 from storage.index import FILE, Index
 from storage.indexer import Indexer
 from storage.log import Log
+from storage.metadata import PromiseFile
 from storage.walk import Found, Walk
 from tests.cli.two_nodes import two_nodes
 from tests.storage.log_helpers import IDENTITY, lose
@@ -33,6 +35,17 @@ pytestmark = pytest.mark.usefixtures("ctrl_c")
 def nodes(tmp_path: Path) -> tuple[Path, Path]:
     """Two nodes with the same three segments of four records."""
     return two_nodes(tmp_path, [3000] * 4)
+
+
+def before(patch: pytest.MonkeyPatch, owner: type, name: str, what: Callable[..., None]) -> None:
+    """Do something before each of these steps."""
+    step = getattr(owner, name)
+
+    def done(*arguments: object, **more: object) -> object:
+        what()
+        return step(*arguments, **more)
+
+    patch.setattr(owner, name, done)
 
 
 class Presses:
@@ -90,6 +103,12 @@ def damage_the_tail(one: Path) -> None:
     lose(one, 12)
 
 
+def damage_two_of_the_tail(one: Path) -> None:
+    """More than one record that nobody can tell apart: the whole segment is replaced."""
+    lose(one, 11)
+    lose(one, 12)
+
+
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("damage", [damage_everywhere, damage_the_tail])
 def test_an_interrupted_repair_says_what_it_leaves_and_goes_on(
@@ -126,6 +145,36 @@ def test_an_interrupted_repair_says_what_it_leaves_and_goes_on(
         shutil.rmtree(directory)
     assert number > 3
     assert any("1 records repaired" in line for line in said), said
+
+
+@pytest.mark.parametrize("damage", [damage_the_tail, damage_two_of_the_tail])
+def test_a_repair_that_was_killed_anywhere_leaves_no_log_that_ends_too_early_and_may_lead(
+    nodes: tuple[Path, Path], tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    """Such a node may have confirmed what it lacks now; nobody else may be there to say so."""
+    one, other = nodes
+    promise = PromiseFile(RealDisk(one))
+    promise.store(host_boot="boot")
+    promise.close()
+    damage(one)
+    as_killed = list[Path]()
+
+    def kept(*_: object) -> None:
+        as_killed.append(tmp_path / f"killed-{len(as_killed)}")
+        shutil.copytree(one, as_killed[-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in EVERY_STEP:
+            before(patch, owner, name, kept)
+        assert repair_offline(one, other=other, tier=None, dry_run=False, as_json=False) == 0
+    ends = set[int]()
+    for directory in as_killed:
+        store = open_store(RealDisk(directory), IDENTITY, host_boot="boot", direct=False, spares=0)
+        whole = store.log.end.sequence == 12 and store.log.tail is None
+        assert whole or store.log.tail is not None or store.host_rebooted, directory
+        ends.add(store.log.end.sequence)
+        store.log.close()
+    assert len(ends) > 1
 
 
 def test_a_repair_that_was_interrupted_while_it_read_changed_nothing(

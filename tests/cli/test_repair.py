@@ -31,7 +31,7 @@ from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, PAGE
 from tests.cli.two_nodes import two_nodes
 from tests.integration.rig import made
 from tests.moving.sources import part10
-from tests.storage.log_helpers import IDENTITY, append
+from tests.storage.log_helpers import IDENTITY, append, lose
 
 SIZES = (100, 5000, 300, 9000, 40, 2000, 700)
 FIRST, SECOND, NEWEST = (f"log/{first:012d}.tar" for first in (1, 8, 15))
@@ -205,6 +205,17 @@ def test_damaged_records_are_mended_from_the_tier(nodes: tuple[Path, Path], san:
     damage_records(one)
     tier = (san, blocking_store(san, {}))
     assert repair_offline(one, other=None, tier=tier, dry_run=False, as_json=False) == 0
+    assert segments(one) == segments(other)
+
+
+def test_two_records_at_the_end_of_which_nothing_is_left_are_mended_from_the_tier(
+    nodes: tuple[Path, Path], san: TierConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = nodes
+    lose(one, 20)
+    lose(one, 21)
+    tier = (san, blocking_store(san, {}))
+    assert repair_offline(one, other=None, tier=tier, dry_run=False, as_json=False) == 0, capsys.readouterr().out
     assert segments(one) == segments(other)
 
 
