@@ -125,6 +125,8 @@ class Roles(ABC):
 
     def _end_leadership(self) -> None:
         leadership, situation = self.leadership, self.situation
+        if not situation.damaged:
+            self._stuck_since_ms = None  # what is found later has its own time
         if situation.fenced and leadership is not None:
             self._step_down(situation.fenced)
             situation.emit(Resign())

@@ -6,6 +6,7 @@ import pytest
 
 from replication.core.effects import Verdict
 from replication.core.membership import desired_set
+from replication.core.roles import MENDING_MS
 from replication.core.values import Identity, Member, ReplicaId
 from replication.messages import Damaged
 from tests.core.paper_cluster import PaperCluster
@@ -145,6 +146,28 @@ def test_a_record_found_damaged_before_it_is_committed_is_written_again() -> Non
     cluster.run_until(lambda: ticket in cluster.nodes[leader].settled)
     assert cluster.nodes[leader].settled[ticket] is Verdict.STORED
     assert sound_copies(cluster, "1.2") == 2
+
+
+def test_a_leader_waits_for_each_repair_of_what_is_not_committed_and_not_for_all_together() -> None:
+    """The first was mended in time, long ago; the second has its own five seconds."""
+    cluster = healthy("ab")
+    leader, follower = leader_of(cluster), follower_of(cluster)
+    stored(cluster, "1.1")
+    cluster.pause(follower)
+    cluster.offer(leader, "1.2")
+    cluster.run(10)
+    assert cluster.rot(leader, "1.2") == 1
+    cluster.run(100)
+    cluster.mend(leader)
+    cluster.run(MENDING_MS)
+    assert leader_of(cluster) == leader
+    assert cluster.rot(leader, "1.2") == 1
+    cluster.run(MENDING_MS // 2)
+    assert leader_of(cluster) == leader
+    cluster.mend(leader)
+    cluster.run(MENDING_MS)
+    assert cluster.rot(leader, "1.2") == 1
+    cluster.run_until(lambda: cluster.leader is None, 2 * MENDING_MS)
 
 
 def test_a_damaged_follower_leaves_the_set_and_returns_when_it_is_mended() -> None:
