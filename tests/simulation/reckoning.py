@@ -50,6 +50,15 @@ class Reckoning:
             if not self.cluster.run_ms(RESCUE_MS, lambda: not rescuer.needed):
                 raise Violation(f"no rescue {RESCUE_MS // 1000} s after healing: {rescuer.why}; {self.complaint()}")
 
+    def _rescue_from_damage(self) -> None:
+        """No disk that counts was lost, so what was committed is not the operator's to give up, as it is elsewhere."""
+        checks, rescuer = self.cluster.checks, self.cluster.rescuer
+        before, checks.bereft = rescuer.forgotten, True
+        self._rescue()
+        if rescuer.forgotten > before:
+            lost = rescuer.forgotten - before
+            raise Violation(f"{lost} committed records were given up, since each member of the set was damaged")
+
     def _live(self) -> None:
         """16: writable within 30 simulated seconds at every node, fully redundant soon after."""
         cluster, workload = self.cluster, self.workload
@@ -61,8 +70,7 @@ class Reckoning:
             WRITABLE_MS, lambda: cluster.checks.acknowledgements > before or cluster.rescuer.nobody_can
         )
         if took and cluster.checks.acknowledgements == before:
-            cluster.checks.bereft = True
-            self._rescue()
+            self._rescue_from_damage()
             took = cluster.run_ms(WRITABLE_MS, lambda: cluster.checks.acknowledgements > before)
         if not took:
             raise Violation(f"not writable {WRITABLE_MS // 1000} s after everything healed: {self.complaint()}")

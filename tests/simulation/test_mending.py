@@ -2,6 +2,8 @@
 
 from random import Random
 
+import pytest
+
 from replication.api import InstanceUnavailable
 from storage.errors import StorageError
 from tests.simulation.machine import Machine
@@ -9,7 +11,7 @@ from tests.simulation.stage import Stage, process_of
 from tests.simulation.test_rescue import nobody_leads
 from tests.simulation.test_scrub import flip, payload_of
 from tests.simulation.tier_stage import bring_back, lose
-from tests.simulation.world import PowerCut
+from tests.simulation.world import PowerCut, Violation
 
 UID = "1.2"
 
@@ -164,3 +166,22 @@ def test_a_leader_that_nobody_can_follow_does_not_bar_the_operators_verb() -> No
         stage.reckon()
         rescuer = stage.cluster.rescuer
         assert (rescuer.rebuilt, rescuer.failed_over, rescuer.forgotten) == (1, 1, 0)
+
+
+def test_where_damage_alone_keeps_everybody_from_leading_no_committed_record_is_given_up() -> None:
+    """Both members damaged the same record, and a third, which is in no set, lacks it: the operator's verb may make it
+    lead, and what it lacks was acknowledged. That is a broken promise, whatever the plan says.
+    """
+    with Stage(3) as stage:
+        third = stage.followers[0]
+        stage.stored(stage.leader, "1.1", size=9000)
+        lose(stage, third)
+        stage.until(lambda: not stage.in_sync(third))
+        stage.stored(stage.leader, UID, size=9000)
+        members = [machine for machine in stage.cluster.machines.values() if machine is not third]
+        for machine in members:
+            stage.strike("kill", machine)
+        for machine in members:
+            flip(stage, machine, *payload_of(stage, machine, UID))
+        with pytest.raises(Violation, match="given up"):
+            stage.reckon()
