@@ -19,6 +19,8 @@ from perenne.nodeaccess import NodeAccess
 from storage.digest import META_LIMIT_BYTES, part10_meta_length
 
 TIMEOUT_S: Final = 20.0
+SILENCES: Final = 3
+"""So many questions in turn without a word, and a node is not asked any more: each would take `TIMEOUT_S`."""
 _PIECE: Final = 1024 * 1024
 _NAMED: Final = 20
 """Instances named one by one in the text; `--json` names all."""
@@ -65,22 +67,33 @@ class _Node:
     def __init__(self, address: str, access: NodeAccess) -> None:
         self._headers = access.headers
         self._connection = access.connection(address, TIMEOUT_S)
+        self._silences = 0
 
     def digest(self, uid: str) -> tuple[int, str]:
         """Return HTTP status, 0 for no answer, and the BLAKE3 of the data set that was served, or why none was."""
+        if self._silences >= SILENCES:
+            return 0, f"not asked: it was silent {SILENCES} times in a row, {TIMEOUT_S:g} s each"
         try:
-            self._connection.request("GET", f"/instances/{uid}", headers=self._headers)
-            answer = self._connection.getresponse()
-            if answer.status != 200:
-                return answer.status, answer.read(200).decode(errors="replace").strip()
-            head = answer.read(META_LIMIT_BYTES)
-            hasher = blake3(memoryview(head)[part10_meta_length(head) :])
-            while piece := answer.read(_PIECE):
-                hasher.update(piece)
-            return 200, hasher.hexdigest()
+            found = self._ask(uid)
+            self._silences = 0
+            return found
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
+            self._silences = self._silences + 1 if isinstance(error, TimeoutError) else 0
             return 0, f"no answer: {error}"
+
+    def _ask(self, uid: str) -> tuple[int, str]:
+        self._connection.request("GET", f"/instances/{uid}", headers=self._headers)
+        answer = self._connection.getresponse()
+        if answer.status != 200:
+            return answer.status, answer.read()[:200].decode(errors="replace").strip()
+        head = answer.read(META_LIMIT_BYTES)
+        hasher = blake3(memoryview(head)[part10_meta_length(head) :])
+        while piece := answer.read(_PIECE):
+            hasher.update(piece)
+        if answer.length:  # `read` of a part says nothing of that
+            raise ConnectionError(f"cut off {answer.length} bytes before its end")
+        return 200, hasher.hexdigest()
 
     def close(self) -> None:
         self._connection.close()

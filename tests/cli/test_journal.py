@@ -1,11 +1,14 @@
 """What a journal owes, with deletes in it: what may have come before or after is neither owed nor gone."""
 
+import socket
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from perenne.cli.journal import show
-from perenne.journal import Event, JournalUnreadable, events, owed
+import perenne.cli.journal
+from perenne.cli.journal import SILENCES, check, show
+from perenne.journal import Event, JournalUnreadable, digest_of, events, owed
 from perenne.nodeaccess import NodeAccess
 
 
@@ -52,3 +55,35 @@ def test_a_journal_of_nothing_proves_nothing(tmp_path: Path, capsys: pytest.Capt
     journal.touch()
     assert show(journal, ["127.0.0.1:1"], NodeAccess(), as_json=False) == 3
     assert "nothing is proved" in capsys.readouterr().out
+
+
+def test_an_answer_that_breaks_off_is_no_other_answer() -> None:
+    """A node that dies while it serves an instance has not altered it."""
+    dataset = bytes(5000)
+    debts = owed([Event("acknowledged", "1.1", 0.0, digest_of(dataset))])
+
+    def answer(listener: socket.socket, content: bytes) -> None:
+        line, _ = listener.accept()
+        with line:
+            line.recv(4096)
+            line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + content)
+
+    found: list[tuple[int, int]] = []
+    for content in (dataset[:4000], dataset):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            served = Thread(target=answer, args=(listener, content))
+            served.start()
+            findings = check([f"http://127.0.0.1:{listener.getsockname()[1]}"], debts)
+            served.join()
+        found.append((len(findings.altered), len(findings.unavailable)))
+    assert found == [(0, 1), (0, 0)]
+
+
+def test_a_silent_node_is_not_asked_for_each_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a journal of ten thousand would take two days to say that a node hangs."""
+    monkeypatch.setattr(perenne.cli.journal, "TIMEOUT_S", 0.05)
+    debts = owed(Event("acknowledged", f"1.{number}", 0.0, "aa") for number in range(50))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        findings = check([f"http://127.0.0.1:{listener.getsockname()[1]}"], debts)
+    assert (len(findings.unavailable), findings.exit_code) == (50, 3)
+    assert sorted(findings.reasons.values()) == [SILENCES, 50 - SILENCES]
