@@ -94,6 +94,23 @@ def test_a_record_whose_header_was_altered_on_its_way_is_refused() -> None:
     assert leader.heard(Rejected)
 
 
+@pytest.mark.parametrize("of", ["beyond-its-end", "of-an-older-epoch"])
+def test_a_rebooted_follower_is_not_settled_by_a_commit_that_proves_nothing(of: str) -> None:
+    """Settled, it would not wait for others after its next start, whatever its disk had lost: what was committed may
+    lie beyond its end, and a leader that has committed nothing yet names what its predecessors had.
+    """
+    node = on_stage("b", log_of((1, ""), (1, "1.1")), state_of("abc", 2, leader="a"), rebooted=True)
+    leader = Puppet(node, "a")
+    leader.leads(2)
+    record = next_record(node.disk.log, 2)
+    leader.says(Heartbeat(2, to_point(record.point if of == "beyond-its-end" else node.disk.log.end)))
+    assert node.replica.situation.unsettled
+    leader.sends(record, node.disk.log.end, 2)
+    node.cluster.run(10)
+    leader.says(Heartbeat(2, to_point(record.point)))
+    assert not node.replica.situation.unsettled
+
+
 def test_a_follower_that_was_told_of_a_commit_freezes_rather_than_cut_it() -> None:
     node = on_stage("b", log_of((1, ""), (1, "1.1"), (1, "1.2")), state_of("abc", 1, leader="a"))
     first = Puppet(node, "a")

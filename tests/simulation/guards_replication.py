@@ -200,6 +200,29 @@ REPLICATION_GUARDS = (
         shown_by=LATE + "test_an_election_that_was_won_before_a_later_epoch_was_promised_is_not_taken_up",
     ),
     Guard(
+        "a rebooted follower is settled by a commit of this epoch",
+        FOLLOWER,
+        "if committed.epoch == stream.epoch and situation.ledger.durable.sequence >= committed.sequence:",
+        "if situation.ledger.durable.sequence >= committed.sequence:",
+        shown_by=FOLLOWING
+        + "test_a_rebooted_follower_is_not_settled_by_a_commit_that_proves_nothing[of-an-older-epoch]",
+    ),
+    Guard(
+        "a rebooted follower is settled by a commit that it holds",
+        FOLLOWER,
+        "if committed.epoch == stream.epoch and situation.ledger.durable.sequence >= committed.sequence:",
+        "if committed.epoch == stream.epoch:",
+        shown_by=FOLLOWING + "test_a_rebooted_follower_is_not_settled_by_a_commit_that_proves_nothing[beyond-its-end]",
+    ),
+    Guard(
+        "each repair of what is not committed has its own time",
+        ROLES,
+        "            self._stuck_since_ms = None  # what is found later has its own time\n",
+        "            pass\n",
+        shown_by="tests/core/test_damage.py::"
+        "test_a_leader_waits_for_each_repair_of_what_is_not_committed_and_not_for_all_together",
+    ),
+    Guard(
         "a leader that cannot commit any more lets go",
         ROLES,
         "        if self._stuck_for_good():\n",

@@ -327,6 +327,16 @@ def test_damage_is_forgotten_when_the_record_reads_well_again_or_is_cut() -> Non
     assert new_log(disk.copy()).intact
 
 
+def test_what_is_left_of_a_cut_log_is_as_damaged_as_before() -> None:
+    """The new end too: it would count as a copy, and its node could lead."""
+    disk, log = filled()
+    damage_record(disk, log, 2)
+    with pytest.raises(RecordCorrupt):
+        log.read(2)
+    log.truncate_after(2)
+    assert log.damaged() == (2,) and not log.intact
+
+
 def test_a_node_that_cannot_tell_what_was_damaged_does_not_start() -> None:
     disk, log = filled()
     log.note_damage(2)
