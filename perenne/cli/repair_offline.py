@@ -159,6 +159,8 @@ def _mend_inside(node: OfflineNode, wrong: Surveyed, source: Source, done: Repai
     """Single records, and what lies around them, in a log that can be opened."""
     with node.log() as log:
         damaged = set(log.damaged()) | {one for one in wrong.records if log.judge(one)}
+        for first, upto in wrong.missing:
+            damaged -= set(range(first, upto + 1))  # they have no place before their segment is there
         tail, end, last = log.tail, log.end.sequence, log.segments()[-1:]
         floor = node.promise.floor
         if tail is not None:

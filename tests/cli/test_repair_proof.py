@@ -211,6 +211,17 @@ def opened_end(directory: Path) -> int:
     return log.end.sequence
 
 
+def test_a_missing_segment_that_the_source_lacks_too_is_named_once_and_the_node_is_not_sound(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = pair
+    for directory in pair:
+        (directory / name(5)).unlink()
+    assert repaired(one, other) == 1
+    assert capsys.readouterr().out.startswith("segment 5: the other directory does not have it\n0 segments")
+    assert started(one).log.damaged() == (5, 6, 7, 8)
+
+
 # The seam between two segments
 
 
