@@ -18,9 +18,10 @@ from storage.errors import FormatError, LogContradiction, StorageError
 from storage.evicted import decode_stub
 from storage.install import SegmentProof
 from storage.lostfound import DIRECTORY as LOST_AND_FOUND
+from storage.lostfound import LostAndFound
 from storage.metadata import PromiseFile
 from storage.position import LogPoint, LogPosition, chain_after
-from storage.segment import segment_name
+from storage.segment import open_segment, segment_name
 from storage.segment_file import PIECE, SegmentFile
 from storage.table import (
     ENTRIES_OFFSET,
@@ -36,7 +37,7 @@ from storage.table import (
 from storage.walk import Found, Walk
 
 STAGED: Final = "staging/repair.tar"
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES})
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES})
 
 
 class Segments(Protocol):
@@ -149,7 +150,7 @@ def _refuse_if_not_sealed(path: Path, segment_bytes: int) -> None:
 def _kept(node: OfflineNode, first: int, about_to_be_gone: Callable[[], None]) -> str:
     """Give what lies there a second name, so that at no moment there is a log that ends before it.
 
-    Where the file system has no hard links it is moved; `about_to_be_gone` is called before.
+    Where the file system has no hard links it is moved, and `about_to_be_gone` called before; to another one, copied.
     """
     disk, live = node.disk, node.directory / segment_name(first)
     disk.make_directory(LOST_AND_FOUND)
@@ -162,12 +163,24 @@ def _kept(node: OfflineNode, first: int, about_to_be_gone: Callable[[], None]) -
     try:
         (node.directory / name).hardlink_to(live)
     except OSError as error:
+        if error.errno == errno.EXDEV:
+            return _copied_away(node, first, name)
         if error.errno not in _NO_LINKS:
             raise
         about_to_be_gone()
         disk.rename(segment_name(first), name)
     disk.sync_directory(LOST_AND_FOUND)
     return name
+
+
+def _copied_away(node: OfflineNode, first: int, name: str) -> str:
+    """All that the disk still gives back of a segment."""
+    header = SegmentHeader("", node.identity.segment_bytes, first, 0, bytes(32))
+    segment = open_segment(node.disk, segment_name(first), header, direct=False)
+    try:
+        return LostAndFound(node.disk).save_segment(name, segment.salvaged(0, segment.size))
+    finally:
+        segment.file.close()
 
 
 # What is proved, and by what

@@ -300,17 +300,25 @@ def test_a_stub_is_mended_behind_its_tombstone_at_the_damaged_end(
 # What the disk does meanwhile
 
 
+@pytest.mark.parametrize("why", [errno.EPERM, errno.EXDEV])
 def test_where_no_hard_link_can_be_made_a_segment_is_kept_all_the_same(
-    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: int
 ) -> None:
     one, other = pair
     overwrite(one / name(5), 0, ROT)
     damaged = (one / name(5)).read_bytes()
 
     def refused(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        raise OSError(why, os.strerror(why))
 
+    def within(old: Path, new: Path) -> None:
+        if why == errno.EXDEV and Path(old).parent.name != Path(new).parent.name and "lost+found" in str(new):
+            raise OSError(why, os.strerror(why))
+        rename(old, new)
+
+    rename = os.rename
     monkeypatch.setattr("os.link", refused)
+    monkeypatch.setattr("os.rename", within)
     assert repaired(one, other) == 0, capsys.readouterr().out
     assert segments(one) == segments(other)
     assert [path.read_bytes() for path in (one / "lost+found").iterdir()] == [damaged]
