@@ -81,7 +81,7 @@ class Log(Relearner):
         remembered = damage.known - found.damaged
         damage.note(*found.damaged)
         log = cls(disk, identity, found, damage, spares, direct)
-        for sequence in sorted(remembered):
+        for sequence in sorted(remembered | found.suspected):
             log._judge_anew(sequence)
         log.wait_for_tombstones()
         report = RecoveryReport(

@@ -37,6 +37,10 @@ class LostAndFound:
             number += 1
         return self._save(f"{DIRECTORY}/{name}", parts)
 
+    def save_segment(self, name: str, parts: Iterable[Buffer]) -> str:
+        """Keep a whole segment under the name that was chosen for it."""
+        return self._save(name, parts)
+
     def names(self) -> Sequence[str]:
         """What is kept, relative to the data directory; unfinished copies left out."""
         return [f"{DIRECTORY}/{name}" for name in self._disk.list(DIRECTORY) if not name.endswith(".tmp")]

@@ -78,6 +78,8 @@ class Recovered:
     tail: Tail | None = None
     clean: bool = True
     elsewhere: Elsewhere = field(default_factory=Elsewhere)
+    suspected: set[int] = field(default_factory=lambda: set[int]())
+    """Records of sealed segments of which no table has anything: to be read before this log counts as sound."""
 
 
 def recover(
@@ -127,11 +129,20 @@ def _open(
     segment.header = header
     if before is not None and last_before is not None:
         before.found_end = last_before.offset + last_before.length
+    elif before is not None:
+        # Damage, or the segment that held them is missing, and the one before it seems to reach up to here.
+        so_far.suspected |= _without_trace(before)
     stub = decode_stub(segment.file.pread(2 * PAGE, MARK_OFFSETS[0]), segment.data_offset)
     if stub is not None and stub.first == first:
         segment.file = EvictedFile(segment.file, stub, so_far.elsewhere)
         segment.size, segment.end_offset, segment.evicted = stub.size, stub.end, True
     return segment
+
+
+def _without_trace(segment: Segment) -> set[int]:
+    count = segment.last - segment.first + 1
+    used = -(-len(b"".join(segment.salvaged(ENTRIES_OFFSET, count * ENTRY_BYTES)).rstrip(b"\0")) // ENTRY_BYTES)
+    return set(range(segment.first + used, segment.last + 1))
 
 
 def _rebuilt_header(

@@ -170,6 +170,8 @@ def _offline(directory: Path, source: Path | None, config: Path | None, *, dry_r
         raise _fail(str(error)) from error
     except StorageError as error:
         raise _stopped(error) from error
+    except OSError as error:  # such as a directory that is mounted read-only
+        raise _fail(f"{directory}: {error}") from error
 
 
 def reindex(

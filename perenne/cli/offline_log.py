@@ -16,12 +16,22 @@ class NoDirectory(FormatError):
     """What was named is no data directory of a node."""
 
 
+class HeldDisk(RealDisk):
+    """A disk whose lock outlives the logs that are opened on it."""
+
+    def close(self) -> None:
+        """A log closes its disk; this one is not the log's."""
+
+    def release(self) -> None:
+        super().close()
+
+
 @dataclass(frozen=True, slots=True)
 class OfflineNode:
     """A data directory whose lock is held."""
 
     directory: Path
-    disk: RealDisk
+    disk: HeldDisk
     identity: LogIdentity
     promise: Promise
 
@@ -46,15 +56,15 @@ def locked_node(directory: Path) -> Generator[OfflineNode]:
     """
     if not (directory / "log").is_dir():
         raise NoDirectory(f"{directory} holds no log: give the [node] data_dir of a node")
-    disk = RealDisk(directory)
+    disk = HeldDisk(directory)
     disk.lock("lock")
     try:
         yield _known(directory, disk)
     finally:
-        disk.close()
+        disk.release()
 
 
-def _known(directory: Path, disk: RealDisk) -> OfflineNode:
+def _known(directory: Path, disk: HeldDisk) -> OfflineNode:
     identity = read_identity(disk)
     if identity is None:
         raise FormatError(f"{directory} has no node.json: it never belonged to a node")

@@ -15,14 +15,17 @@ from perenne.cli.asking import answer_of
 from perenne.cli.offline_log import OfflineNode, locked_node
 from perenne.cli.progress import shown
 from perenne.cli.repair_offline import Repaired, Source, Surveyed, mend, survey
-from perenne.cli.repair_sources import DirectorySource, TierSource
+from perenne.cli.repair_sources import DirectorySource, TierSource, refuse_stranger
 from perenne.config import TierConfig
 from perenne.config_tier import patient_store
 from perenne.session import SessionWaiter
 from replication.coordination.access import Access
 from replication.coordination.port import Coordination, CoordinationUnavailable
 from replication.coordination.zookeeper import ZooKeeperCoordination
-from replication.tier.port import BlockingStore
+from replication.opening import UNSETTLED
+from replication.tier.port import BlockingStore, TierError
+from storage.errors import StorageError
+from storage.metadata import PROMISE_FILE, newest_promise
 
 DOWN: Final = (
     "does not run, so nothing was looked at: start it and type this again, or mend its stopped log with"
@@ -50,6 +53,10 @@ def repair_offline(
     except KeyboardInterrupt:
         sys.stderr.write(f"perenne: interrupted; {_left(done)}\n")
         return INTERRUPTED
+    except (StorageError, TierError, OSError):
+        if done.begun:
+            sys.stderr.write(f"perenne: stopped; {_left(done)}\n")
+        raise
 
 
 def _left(done: Repaired) -> str:
@@ -71,26 +78,50 @@ def _repaired(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    directory = node.directory
-    sizes = sum(path.stat().st_size for path in (directory / "log").glob("*.tar"))
-    with shown("reading", sizes, quiet=as_json) as reached:
-        wrong = survey(directory, reached)
+    if other is not None:
+        refuse_stranger(node, other)
+    wrong = _surveyed(node, quiet=as_json)
     if dry_run or wrong.sound:
-        _tell(asdict(wrong), _would(wrong), as_json=as_json)
+        _tell(asdict(wrong), [*_would(wrong), *_open(node)], as_json=as_json)
         return int(not wrong.sound)
     with ExitStack() as stack:
-        mend(node, wrong, _source(node, other, tier, stack), done)
+        source, before = _source(node, other, tier, stack), -1
+        while True:
+            mend(node, wrong, source, done)
+            if not done.left or done.progress == before:
+                break
+            before = done.progress  # what was mended may be what another waited for
+            wrong = _surveyed(node, quiet=as_json)
+            if wrong.sound:
+                done.left = []
+                break
+    done.left += done.shorter
     facts = asdict(done)
-    del facts["begun"]
-    _tell(facts, _did(done), as_json=as_json)
+    for inner in ("begun", "shorter"):
+        del facts[inner]
+    _tell(facts, [*_did(done), *_open(node)], as_json=as_json)
     return int(bool(done.left))
+
+
+def _surveyed(node: OfflineNode, *, quiet: bool) -> Surveyed:
+    sizes = sum(path.stat().st_size for path in (node.directory / "log").glob("*.tar"))
+    with shown("reading", sizes, quiet=quiet) as reached:
+        return survey(node.directory, reached)
+
+
+def _open(node: OfflineNode) -> list[str]:
+    """What a sound log does not show: a repair before this one may have been killed behind a cut, or a reboot was."""
+    promise = newest_promise(node.disk.read(PROMISE_FILE))
+    if promise is None or not promise.host_boot.endswith(UNSETTLED):
+        return []
+    return ["whether the log ends here is not settled: the others are asked before this node leads"]
 
 
 def _source(
     node: OfflineNode, other: Path | None, tier: tuple[TierConfig, BlockingStore] | None, stack: ExitStack
 ) -> Source:
     if other is not None:
-        return DirectorySource(other)
+        return DirectorySource(other, node.disk)
     assert tier is not None, "one of the two was asked for"
     runner = stack.enter_context(asyncio.Runner())
     store = patient_store(*tier)

@@ -8,32 +8,32 @@ that is replaced goes to lost+found first.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from perenne.cli.offline_log import OfflineNode
+from perenne.cli.repair_segments import Segments, Taken, take_segments, unsettle
 from perenne.cli.usage import completed
-from replication.opening import UNSETTLED
-from storage.damage import DamageRegister
-from storage.errors import FormatError, LogContradiction, RecordAbsent, RecordCorrupt, StorageError
-from storage.install import SegmentProof
+from storage.errors import FormatError, LogContradiction, RecordAbsent, RecordCorrupt
 from storage.log import Log
 from storage.lostfound import DIRECTORY as LOST_AND_FOUND
-from storage.metadata import PromiseFile
-from storage.position import LogPoint, LogPosition
+from storage.metadata import Promise
 from storage.reader import Payload
+from storage.record import decode_header
 from storage.segment import segment_name
-from storage.segment_file import PIECE, SegmentFile
+from storage.segment_file import SegmentFile
 from storage.table import PAGE, decode_segment_header
 from storage.walk import Fault, Found, Walk
-
-STAGED: Final = "staging/repair.tar"
 
 
 @dataclass(slots=True)
 class Surveyed:
-    """What is wrong with a log. segments: by first record, those that no open log could mend; records: the others."""
+    """What is wrong with a log. segments: by first record, those that no open log could mend; records: the others.
+
+    headless: segments whose own header is damaged. Mostly their first record says what it was.
+    """
 
     segments: dict[int, str] = field(default_factory=dict[int, str])
+    headless: list[int] = field(default_factory=list[int])
     records: list[int] = field(default_factory=list[int])
     frames: list[int] = field(default_factory=list[int])
     missing: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
@@ -45,25 +45,21 @@ class Surveyed:
 
 
 @dataclass(slots=True)
-class Repaired:
+class Repaired(Taken):
     """What was done, for a person. left: what could not be mended, and why. begun: whether anything may be changed."""
 
     begun: bool = False
-    segments: list[str] = field(default_factory=list[str])
     records: list[int] = field(default_factory=list[int])
     frames: list[int] = field(default_factory=list[int])
-    saved: list[str] = field(default_factory=list[str])
     left: list[str] = field(default_factory=list[str])
 
+    @property
+    def progress(self) -> int:
+        return len(self.segments) + len(self.records) + len(self.frames)
 
-class Source(Protocol):
-    """Where sound bytes come from. Nothing that it gives is believed. lacking: why a segment is not to be had there."""
 
-    lacking: str
-
-    def segment(self, first: int) -> Path | None:
-        """A file that claims to be the sealed segment that begins with this record."""
-        ...
+class Source(Segments, Protocol):
+    """Where sound bytes come from. Nothing that it gives is believed."""
 
     def record(self, epoch: int, sequence: int) -> Payload | None:
         """A whole record, as it lies in a segment."""
@@ -73,14 +69,21 @@ class Source(Protocol):
 def survey(directory: Path, reached: Callable[[int], None]) -> Surveyed:
     """Read everything from the medium. reached: told of each segment's end, in bytes."""
     walk = Walk(directory, verify=True, medium=True)
-    result, done = Surveyed(), 0
+    result, done, previous = Surveyed(), 0, 0
     for path in walk.segments():
-        first, headless = int(path.stem), not _has_header(path)
+        first, headless, follows = int(path.stem), not _has_header(path), walk.chain is not None
+        if headless:
+            result.headless.append(first)
         for found in walk.segment(path):
             why = _noted(found, first, result)
             if why is not None and (headless or why.lost > 1):
                 # Neither its records nor its neighbours say where each begins: no open log could mend it.
                 result.segments[first] = why.text
+        if headless and previous and not follows:
+            # The header is to be had only with the segment, which must follow from the record before.
+            result.segments.setdefault(first, "its header is damaged, and so is the record before it")
+            result.segments.setdefault(previous, "its last record is damaged, and so is the header after it")
+        previous = first
         done += path.stat().st_size
         reached(done)
     for fault in walk.finish():
@@ -113,7 +116,8 @@ def _noted(found: Found | Fault, first: int, result: Surveyed) -> Fault | None:
     if found.note:
         return None
     if not found.lost or found.sequence is None:
-        result.frames.append(first)
+        if first not in result.frames:
+            result.frames.append(first)
         return None
     if found.sequence < first:
         result.missing.append((found.sequence, first - 1))
@@ -123,29 +127,48 @@ def _noted(found: Found | Fault, first: int, result: Surveyed) -> Fault | None:
 
 
 def mend(node: OfflineNode, wrong: Surveyed, source: Source, done: Repaired) -> None:
-    """Do what can be done; `done` grows meanwhile. Raises StorageError when the log cannot be opened afterwards."""
-    done.begun = True
+    """Do what can be done; `done` grows meanwhile, but `left` is of this round. Raises StorageError when the log cannot
+    be opened afterwards.
+    """
+    done.begun, done.left = True, []
     failed = dict[int, str]()
     for first in sorted({*wrong.segments, *(first for first, _ in wrong.missing)}):
-        _mend_segment(node, first, source, done, failed, upto=_last_missing(wrong, first))
+        _take(node, first, source, done, failed, upto=_last_missing(wrong, first))
     try:
         _mend_inside(node, wrong, source, done)
-    except FormatError:
-        if not failed:
+    except (FormatError, LogContradiction):
+        tried = {*failed, *wrong.segments}
+        for first in wrong.headless:
+            if first not in tried:  # a header of which nothing that is left says what it was
+                _take(node, first, source, done, failed, upto=first)
+        if not failed and tried.issuperset(wrong.headless):
             raise
-        done.left += _lines(failed)
-        return  # without those segments the log cannot be opened: what is wrong besides waits for them
-    _look_again(node.directory, wrong, failed, done)
+        if failed:
+            done.left += _lines(failed)
+            return  # without those segments the log cannot be opened: what is wrong besides waits for them
+        _mend_inside(node, wrong, source, done)
+    _look_again(node, wrong, failed, done)
+
+
+def _take(node: OfflineNode, first: int, source: Source, done: Repaired, failed: dict[int, str], *, upto: int) -> None:
+    if (why := take_segments(node, first, source, done, upto=upto)) is not None:
+        failed[first] = why
 
 
 def _mend_inside(node: OfflineNode, wrong: Surveyed, source: Source, done: Repaired) -> None:
     """Single records, and what lies around them, in a log that can be opened."""
     with node.log() as log:
         damaged = set(log.damaged()) | {one for one in wrong.records if log.judge(one)}
-        tail = log.tail
+        for first, upto in wrong.missing:
+            damaged -= set(range(first, upto + 1))  # they have no place before their segment is there
+        tail, end, last = log.tail, log.end.sequence, log.segments()[-1:]
+        floor = node.promise.floor
         if tail is not None:
             damaged |= set(range(tail.first, tail.last + 1))
-            _unsettle(node)
+        if end < floor.sequence and last and last[0].epoch == floor.epoch:
+            damaged |= set(range(end + 1, floor.sequence + 1))
+        if max(damaged, default=0) > end:
+            unsettle(node)
         for sequence in sorted(damaged):
             _mend_record(node, log, sequence, source, done)
         for segment in log.segments():
@@ -153,30 +176,26 @@ def _mend_inside(node: OfflineNode, wrong: Surveyed, source: Source, done: Repai
                 done.saved += saved
 
 
-def _unsettle(node: OfflineNode) -> None:
-    """Before the end of the log is cut or replaced: this node may have confirmed what stood there, and may end without
-    it, by a crash or since the source lacks it. It then asks the others before it leads, as for a torn tail (ADR 0002).
-    """
-    promise = PromiseFile(node.disk)
-    try:
-        promise.store(host_boot=promise.value.host_boot.removesuffix(UNSETTLED) + UNSETTLED)
-    finally:
-        promise.close()
-
-
-def _look_again(directory: Path, wrong: Surveyed, failed: dict[int, str], done: Repaired) -> None:
-    """What lies around the records is mended by whoever opens the log, and a segment that was not to be had may have
+def _look_again(node: OfflineNode, wrong: Surveyed, failed: dict[int, str], done: Repaired) -> None:
+    """What lies around the records is mended by whoever opens the log, and what was not to be had as a segment may have
     been mended record by record: see that it is.
     """
-    walk = Walk(directory, verify=False, medium=True)
-    faults, lacking = dict[int, str](), dict[int, str]()
+    walk = Walk(node.directory, verify=False, medium=True)
+    faults, lacking = dict[int, str](), set[int]()
     for path in walk.segments():
         first = int(path.stem)
         for found in walk.segment(path):
-            if isinstance(found, Fault) and not found.note:
-                (lacking if found.lost else faults)[first] = found.text
-    done.frames = sorted(set(wrong.frames) - faults.keys())
-    still = {first: why for first, why in failed.items() if first in lacking or first not in wrong.segments}
+            if not isinstance(found, Fault) or found.note:
+                continue
+            if not found.lost:
+                faults[first] = found.text
+            else:
+                lacking |= {first, *range(found.sequence or first, (found.sequence or first) + found.lost)}
+    lacking |= set(range(walk.end + 1, node.promise.floor.sequence + 1))
+    named = {segment_name(first) for first in faults}
+    taken = {int(name[4:-4]) for name in done.segments if name not in named}
+    done.frames = sorted({*done.frames, *wrong.frames} - faults.keys() - taken)
+    still = {first: why for first, why in failed.items() if first in lacking}
     done.left += [*_lines(still), *_lines(faults)]
 
 
@@ -188,116 +207,19 @@ def _last_missing(wrong: Surveyed, first: int) -> int:
     return next((last for begin, last in wrong.missing if begin == first), first)
 
 
-def _mend_segment(
-    node: OfflineNode, first: int, source: Source, done: Repaired, failed: dict[int, str], *, upto: int
-) -> None:
-    """Take over whole segments from `first` on, until `upto` is held. failed: takes why one could not be."""
-    while first <= upto:
-        path = source.segment(first)
-        if path is None:
-            failed[first] = source.lacking
-            return
-        try:
-            end = _take(node, first, path, done)
-        except (StorageError, OSError) as error:
-            failed[first] = str(error)
-            return
-        done.segments.append(segment_name(first))
-        first = end.sequence + 1
-
-
-def _take(node: OfflineNode, first: int, path: Path, done: Repaired) -> LogPoint:
-    """Copy, prove, and only then put it in place. Raises StorageError, OSError; then nothing was changed."""
-    disk = node.disk
-    disk.make_directory("staging")
-    copy = disk.open(STAGED, create=True)
-    try:
-        copy.truncate(0)
-        with SegmentFile(path) as file:
-            offset = 0
-            while piece := file.read(offset, PIECE):
-                copy.pwrite([piece], offset)
-                offset += len(piece)
-        copy.sync()
-        size = copy.size()
-    finally:
-        copy.close()
-    try:
-        identity = node.identity
-        before = LogPoint(LogPosition(0, first - 1), _chain_before(node.directory, first))
-        proved = SegmentProof(disk, STAGED, size, identity.cluster_id, identity.segment_bytes).finish()
-        proved.segment.file.close()
-        proved.check_continues(before)
-        _fits(node, first, proved.end)
-    except StorageError:
-        disk.remove(STAGED)
-        raise
-    if _newest(node.directory) == first:
-        _unsettle(node)
-    if disk.exists(segment_name(first)):
-        disk.make_directory(LOST_AND_FOUND)
-        taken = set(disk.list(LOST_AND_FOUND))
-        name = next(name for n in range(1, len(taken) + 2) if (name := f"segment-{first:012d}-{n}.tar") not in taken)
-        # Both names until the other takes its place: at no moment is there a log that ends before it.
-        (node.directory / LOST_AND_FOUND / name).hardlink_to(node.directory / segment_name(first))
-        disk.sync_directory(LOST_AND_FOUND)
-        done.saved.append(f"{LOST_AND_FOUND}/{name}")
-    DamageRegister(disk).note(*proved.stubs)  # until the log, when it is opened, finds their tombstones
-    disk.rename(STAGED, segment_name(first))
-    return proved.end
-
-
-def _segments(directory: Path) -> list[int]:
-    """By their first records, in order."""
-    return sorted(int(path.stem) for path in (directory / "log").glob("*.tar") if path.stem.isdecimal())
-
-
-def _newest(directory: Path) -> int:
-    return max(_segments(directory), default=0)
-
-
-def _chain_before(directory: Path, first: int) -> bytes:
-    """This node's own chain up to the record before: nothing else may say what follows. Raises LogContradiction."""
-    walk = Walk(directory, verify=False)
-    for path in walk.segments():
-        if int(path.stem) >= first:
-            break
-        for _ in walk.segment(path):
-            pass
-    if walk.end != first - 1 or walk.chain is None:
-        raise LogContradiction(f"what lies before record {first} is damaged itself: it must be mended first")
-    return walk.chain
-
-
-def _fits(node: OfflineNode, first: int, end: LogPoint) -> None:
-    """It must end where this node's next segment begins, or where nothing follows. Raises LogContradiction."""
-    following = next((one for one in _segments(node.directory) if one > first), None)
-    if following is None:
-        floor = node.promise.floor
-        if floor.sequence == end.sequence and floor.chain != end.chain:
-            raise LogContradiction("it does not end as this node knows the log to be committed")
-        return
-    if end.sequence >= following:
-        raise LogContradiction(f"it ends with record {end.sequence}, but the next segment begins with {following}")
-    if end.sequence + 1 == following:
-        try:
-            header = decode_segment_header((node.directory / segment_name(following)).read_bytes()[:PAGE])
-        except FormatError:
-            return  # damaged as well: its own turn comes, and must follow from here
-        if header.chain_before != end.chain:
-            raise LogContradiction("the segment after it does not follow from it: it is of another branch")
-
-
 def _mend_record(node: OfflineNode, log: Log, sequence: int, source: Source, done: Repaired) -> None:
     epoch = next((one.epoch for one in log.segments() if one.first <= sequence <= (one.last or one.first)), None)
     if epoch is None and log.segments():
         epoch = log.segments()[-1].epoch
+    beyond = sequence > log.end.sequence
     found = source.record(epoch or 0, sequence) if sequence <= log.end.sequence + 1 else None
     if found is None:
         done.left.append(f"record {sequence}: the source does not have it sound")
         return
     before = _saved(node)
     try:
+        if beyond:
+            _refuse_another_branch(found, epoch or 0, node.promise)
         with completed():  # between a cut tail and its record in place, the log ends too early for the next run
             log.repair(sequence, found)
             done.records.append(sequence)
@@ -305,6 +227,18 @@ def _mend_record(node: OfflineNode, log: Log, sequence: int, source: Source, don
         done.left.append(f"record {sequence}: {error}")
         return
     done.saved += sorted(_saved(node) - before)
+
+
+def _refuse_another_branch(found: Payload, epoch: int, promise: Promise) -> None:
+    """Nothing of this log comes after it to prove it. But two records of one epoch and number are the same, and the log
+    is known up to the floor. Raises LogContradiction, RecordCorrupt.
+    """
+    decoded = decode_header(next(iter(found.parts())))
+    position, floor = decoded.header.position, promise.floor
+    if position.epoch != epoch:
+        raise LogContradiction(f"what the source has is of epoch {position.epoch}, and what lay here of epoch {epoch}")
+    if position.sequence == floor.sequence and decoded.chain != floor.chain:
+        raise LogContradiction("what the source has is not what this node knows to be committed")
 
 
 def _saved(node: OfflineNode) -> set[str]:

@@ -1,28 +1,53 @@
 """Where `perenne repair` takes sound bytes from: another node's data directory, or the tier."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from perenne.cli.offline_log import NoDirectory, OfflineNode
 from replication.tier.lending import lend
 from replication.tier.port import ObjectStore
 from storage.disk import RealDisk
+from storage.errors import FormatError, RecordCorrupt, StorageError
+from storage.position import RecordHeader
 from storage.rawrecord import WholeRecord
 from storage.reader import BytesPayload, Payload
 from storage.record import encode_stub
+from storage.segment_file import SegmentFile
 from storage.staging import Staged, StagingArea
-from storage.walk import Bytes, Found, Walk
+from storage.table import PAGE, decode_segment_header
+from storage.walk import Found, Walk
 
 POOL_BYTES: Final = 64 * 1024 * 1024
 
 
-class DirectorySource:
-    """The data directory of another node of the cluster, which may be running: nothing is locked or written."""
+class _Lender:
+    """One record at a time, copied to where nobody changes it: what was proved is what is put in place."""
+
+    def __init__(self, scratch: RealDisk) -> None:
+        self._lent: Staged | None = None
+        self._area = StagingArea(scratch, memory_instance_bytes=POOL_BYTES // 4, pool_bytes=POOL_BYTES)
+
+    def _release(self) -> None:
+        if self._lent is not None:
+            self._lent.release()
+        self._lent = None
+
+    def _lend(self, header: RecordHeader, chain: bytes, payload: Staged) -> Payload:
+        self._lent = payload
+        return WholeRecord(header, chain, payload)
+
+
+class DirectorySource(_Lender):
+    """The data directory of another node of the cluster, which may be running: nothing is locked or written.
+
+    scratch: a directory of this node for what is copied.
+    """
 
     lacking = "the other directory does not have it"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, scratch: RealDisk) -> None:
+        super().__init__(scratch)
         self._directory = directory
 
     def segment(self, first: int) -> Path | None:
@@ -39,48 +64,65 @@ class DirectorySource:
         following = next((int(path.stem) for path in paths if path.stem.isdecimal() and path > held[-1]), None)
         for found in walk.once(held[-1], following):
             if isinstance(found, Found) and found.header.position.sequence == sequence and found.damage is None:
-                if found.tombstone:
-                    return BytesPayload(encode_stub(found.header, found.chain, found.tombstone))
-                return WholeRecord(found.header, found.chain, _Lent(found.payload))
+                return self._copied(found)
         return None
 
+    def _copied(self, found: Found) -> Payload | None:
+        """None where it is not what it was a moment ago. Raises StorageFull, OSError."""
+        self._release()
+        if found.tombstone:
+            return BytesPayload(encode_stub(found.header, found.chain, found.tombstone))
+        receiving = self._area.begin_raw(found.header.kind)
+        try:
+            for piece in found.payload.pieces():
+                receiving.write(memoryview(piece))
+        except RecordCorrupt:
+            receiving.abandon()
+            return None
+        except (StorageError, OSError):
+            receiving.abandon()
+            raise
+        staged = receiving.finish()
+        if (staged.digest, staged.dataset_digest) != (found.header.digest, found.header.dataset):
+            staged.release()
+            return None
+        return self._lend(found.header, found.chain, staged)
 
-class _Lent:
-    """The payload of a record in another directory."""
 
-    def __init__(self, found: Bytes) -> None:
-        self._found = found
-        self.size = found.size
+def refuse_stranger(node: OfflineNode, other: Path) -> None:
+    """The first record of a log follows from nothing, and is not proved by its chain. Raises NoDirectory."""
+    if other.samefile(node.directory):
+        raise NoDirectory(f"{other} is the same directory: give that of another node")
+    for path in sorted((other / "log").glob("*.tar")):
+        try:
+            with SegmentFile(path) as file:
+                cluster = decode_segment_header(file.read(0, PAGE)).cluster_id
+        except (FormatError, OSError):
+            continue
+        if cluster != node.identity.cluster_id:
+            raise NoDirectory(f"{other} is of another cluster: {cluster}, and not {node.identity.cluster_id}")
 
-    def parts(self) -> Iterator[memoryview]:
-        return (memoryview(piece) for piece in self._found.pieces())
 
-
-class TierSource:
+class TierSource(_Lender):
     """The bucket. scratch: a directory of this node for what is fetched."""
 
     lacking = "a tier gives single records back: take it --from another node's directory, or use `perenne restore`"
 
     def __init__(self, store: ObjectStore, runner: asyncio.Runner, scratch: RealDisk) -> None:
+        super().__init__(scratch)
         self._store = store
         self._runner = runner
-        self._scratch = scratch
-        self._lent: Staged | None = None
-        self._area = StagingArea(scratch, memory_instance_bytes=POOL_BYTES // 4, pool_bytes=POOL_BYTES)
 
     def segment(self, first: int) -> Path | None:
         """The objects of a tier are bare records: they have no table, and make no segment by themselves."""
         return None
 
     def record(self, epoch: int, sequence: int) -> Payload | None:
-        if self._lent is not None:
-            self._lent.release()
+        self._release()
         found = self._runner.run(lend(self._store, epoch, sequence, self._area))
-        self._lent = None
         if found is None:
             return None
         header, chain, payload = found
         if not isinstance(payload, Staged):
             return BytesPayload(encode_stub(header, chain, payload))
-        self._lent = payload
-        return WholeRecord(header, chain, payload)
+        return self._lend(header, chain, payload)

@@ -135,7 +135,7 @@ def test_nothing_is_taken_that_is_damaged_itself_or_of_another_branch(
     assert repaired(one, other) == 1
     assert segments(one) == before
     said = capsys.readouterr().out
-    assert "segment 8: the segment after it does not follow from it: it is of another branch" in said
+    assert "segment 8: what this node has after it does not follow from it: it is of another branch" in said
     assert "record 4: the source does not have it sound" in said
 
 

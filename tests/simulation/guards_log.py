@@ -208,9 +208,24 @@ LOG_GUARDS = (
     Guard(
         "an offline repair that replaces the end makes the node ask the others",
         "perenne/cli/repair_offline.py",
-        "            damaged |= set(range(tail.first, tail.last + 1))\n            _unsettle(node)\n",
-        "            damaged |= set(range(tail.first, tail.last + 1))\n",
+        "        if max(damaged, default=0) > end:\n            unsettle(node)\n",
+        "",
         shown_by="tests/cli/test_interrupted_offline.py::"
         "test_a_repair_that_was_killed_anywhere_leaves_no_log_that_ends_too_early_and_may_lead",
+    ),
+    Guard(
+        "an offline repair takes no record of another branch for the last one",
+        "perenne/cli/repair_offline.py",
+        "            _refuse_another_branch(found, epoch or 0, node.promise)\n",
+        "            pass\n",
+        shown_by="tests/cli/test_repair_proof.py::test_no_record_of_another_branch_takes_the_place_of_the_last_one",
+    ),
+    Guard(
+        "a log that lacks an older segment is not taken for whole",
+        "storage/log.py",
+        "sorted(remembered | found.suspected)",
+        "sorted(remembered)",
+        shown_by="tests/storage/test_log_damage.py::"
+        "test_a_log_without_one_of_its_older_segments_is_not_taken_for_whole",
     ),
 )

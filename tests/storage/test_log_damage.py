@@ -360,3 +360,33 @@ def test_damage_is_known_also_where_it_cannot_be_written_down() -> None:
     damage_record(disk, log, 2)
     damage_record(disk, log, 3)
     assert new_log(disk.copy()).damaged() == (2, 3)
+
+
+@pytest.mark.parametrize("entry", [False, True])
+def test_a_log_without_one_of_its_older_segments_is_not_taken_for_whole(*, entry: bool) -> None:
+    """The one before it seems to reach as far as the next one: its table has room for more records."""
+    disk, log = filled()
+    for epoch in (2, 3):
+        append(log, 300, epoch)
+        append(log, 300, epoch)
+    log.sync()
+    log.close()
+    del disk.files["log/000000000004.tar"]
+    if entry:
+        damage_entry(disk, 3)
+    log = new_log(disk)
+    assert log.damaged() == (4, 5) and not log.intact
+    log.close()
+
+
+def test_a_last_entry_that_was_wiped_does_not_make_its_record_damaged() -> None:
+    disk, log = filled()
+    append(log, 300, 2)
+    log.sync()
+    log.close()
+    for image in (disk.files["log/000000000001.tar"].volatile, disk.files["log/000000000001.tar"].durable):
+        at = ENTRIES_OFFSET + 2 * ENTRY_BYTES
+        image[at : at + ENTRY_BYTES] = bytes(ENTRY_BYTES)
+    log = new_log(disk)
+    assert log.damaged() == () and log.intact
+    log.close()
