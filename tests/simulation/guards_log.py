@@ -180,8 +180,8 @@ LOG_GUARDS = (
     Guard(
         "a name is durable with its directory",
         "storage/disk.py",
-        "        for directory in {os.path.dirname(old), os.path.dirname(new)}:\n            self.sync_directory(directory)\n",
-        "",
+        "        for directory in {os.path.dirname(old), os.path.dirname(new)}:\n",
+        "        for directory in set[str]():\n",
         shown_by="tests/storage/test_directories.py::test_a_change_of_names_is_synced_with_its_directories[rename]",
     ),
     Guard(

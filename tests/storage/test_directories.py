@@ -11,21 +11,21 @@ import pytest
 
 from storage.disk import Disk, RealDisk
 
+CHANGES: dict[str, tuple[Callable[[Disk], None], set[str]]] = {
+    "rename": (lambda disk: disk.rename("one/name", "two/name"), {"one", "two"}),
+    "remove": (lambda disk: disk.remove("one/name"), {"one"}),
+    "make_directory": (lambda disk: disk.make_directory("two/three"), {"two"}),
+    "write_atomically": (lambda disk: disk.write_atomically("two/name", b"2"), {"two"}),
+    "preallocate": (lambda disk: disk.preallocate("two/name", 4096), {"two"}),
+}
+"""And the directories that are other ones then."""
 
-@pytest.mark.parametrize(
-    ("change", "directories"),
-    [
-        (lambda disk: disk.rename("one/name", "two/name"), {"one", "two"}),
-        (lambda disk: disk.remove("one/name"), {"one"}),
-        (lambda disk: disk.make_directory("two/three"), {"two"}),
-        (lambda disk: disk.write_atomically("two/name", b"2"), {"two"}),
-        (lambda disk: disk.preallocate("two/name", 4096), {"two"}),
-    ],
-    ids=["rename", "remove", "make_directory", "write_atomically", "preallocate"],
-)
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_names_is_synced_with_its_directories(
-    change: Callable[[Disk], None], directories: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    make, directories = CHANGES[change]
     disk = RealDisk(tmp_path)
     for name in ("one", "two"):
         disk.make_directory(name)
@@ -41,7 +41,7 @@ def test_a_change_of_names_is_synced_with_its_directories(
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", watched)
-    change(disk)
+    make(disk)
     after = {name: sorted(os.listdir(tmp_path / name)) for name in directories}
     assert synced == after, "each, and as it is in the end"
     assert all(after[name] != before[name] for name in directories)
