@@ -167,7 +167,22 @@ LOG_GUARDS = (
         "        if (staged.digest, staged.dataset_digest) != _expected(self._message, staged):\n",
         "        if False:\n",
         shown_by="tests/replication/test_incoming.py"
-        "::test_a_payload_whose_bytes_were_altered_on_the_way_is_not_delivered",
+        "::test_a_payload_whose_bytes_were_altered_on_the_way_is_not_delivered[Append]",
+    ),
+    Guard(
+        "what another node serves is checked against the digest that it names",
+        "replication/incoming.py",
+        "    if isinstance(message, LookupAnswer):\n        return message.digest,",
+        "    if isinstance(message, LookupAnswer):\n        return staged.digest,",
+        shown_by="tests/replication/test_incoming.py"
+        "::test_a_payload_whose_bytes_were_altered_on_the_way_is_not_delivered[LookupAnswer]",
+    ),
+    Guard(
+        "a name is durable with its directory",
+        "storage/disk.py",
+        "        for directory in {os.path.dirname(old), os.path.dirname(new)}:\n",
+        "        for directory in set[str]():\n",
+        shown_by="tests/storage/test_directories.py::test_a_change_of_names_is_synced_with_its_directories[rename]",
     ),
     Guard(
         "a segment that comes in is durable when it counts as proved",

@@ -185,3 +185,24 @@ def test_where_damage_alone_keeps_everybody_from_leading_no_committed_record_is_
             flip(stage, machine, *payload_of(stage, machine, UID))
         with pytest.raises(Violation, match="given up"):
             stage.reckon()
+
+
+def test_nodes_that_are_damaged_at_different_places_mend_each_other_before_anybody_leads() -> None:
+    """Neither may lead before it is whole, so a repair that waited for a leader would wait for ever."""
+    with Stage(2) as stage:
+        for uid in ("1.1", UID, "1.3"):
+            stage.stored(stage.leader, uid, size=9000)
+        one, other = stage.leader, stage.followers[0]
+        stage.part(one, other)
+        for machine, uid in ((one, "1.1"), (other, UID)):
+            flip(stage, machine, *payload_of(stage, machine, uid))
+            log = process_of(machine).log
+            damaged = [sequence for sequence in range(1, log.end.sequence + 1) if log.judge(sequence)]
+            assert len(damaged) == 1 and not log.intact
+        for machine in (one, other):
+            lose(stage, machine)
+        stage.cluster.net.heal()
+        for machine in (one, other):
+            bring_back(stage, machine)
+        stage.until(lambda: stage.cluster.leader() is not None)
+        assert not any(process_of(machine).log.damaged() for machine in (one, other))
