@@ -42,7 +42,8 @@ class Mender:
         self.repaired = 0
 
     def wake(self) -> None:
-        """Something is damaged."""
+        """Something is damaged, or somebody came who may have it whole."""
+        self._again.set()
         if not self._busy and self._wanted():
             self._busy = True
             self._replicator.spawn(self._mend_all())

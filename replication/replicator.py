@@ -109,12 +109,8 @@ class Replicator:
             door=door,
         )
         self.network.on_segment = self._indexing.give_way
-        ports = Ports(
-            catalogue=self.recent,
-            new_id=new_id,
-            epoch_record=epoch_record,
-            received_bytes=self.network.received_bytes,
-        )
+        received = self.network.received_bytes
+        ports = Ports(catalogue=self.recent, new_id=new_id, epoch_record=epoch_record, received_bytes=received)
         value = promise.value
         self.core = Replica(settings.core, log, ports, promise=value.epoch, floor=value.floor, counter=value.counter)
         self.failovers = Failovers(self.core)
@@ -380,6 +376,7 @@ class Replicator:
     def link_up(self, link: int, peer: Identity, dialled: bool) -> None:
         _LOG.info("connected to a peer", extra={"peer": peer.id, "link": link, "dialled": dialled})
         self.feed(ev.LinkUp(link, peer, dialled))
+        self.mender.wake()
 
     def link_down(self, link: int, reason: str) -> None:
         _LOG.info("lost a peer", extra={"link": link, "reason": reason})

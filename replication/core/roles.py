@@ -166,9 +166,9 @@ class Roles(ABC):
             leadership.handover = Handover(self.situation, target, final=False)
 
     def _stuck_for_good(self) -> bool:
-        """Whether nothing can be committed any more under this leader: a record above the commit point is damaged here,
-        so who lacks it is never fed beyond it, and no hand-over comes to its end either. Who leads next may do without
-        it; this node cannot stand again before it is mended (ADR 0006).
+        """Whether this leader waits in vain: a record above the commit point is damaged here, so who lacks it is never
+        fed beyond it, and no hand-over comes to its end either. Who leads next may do without it, or have it; this
+        node cannot stand again before it is mended (ADR 0006).
         """
         situation = self.situation
         if all(sequence <= situation.told.sequence for sequence in situation.damaged):

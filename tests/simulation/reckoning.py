@@ -66,6 +66,7 @@ class Reckoning:
         probes = {m.number: workload.make(f"1.2.840.99.{m.number}") for m in cluster.machines.values()}
         for number, probe in probes.items():
             workload.offer(probe, 0, then=False, machine=cluster.machines[number])
+        cluster.rescuer.damaged_since_us = cluster.world.now_us
         took = cluster.run_ms(
             WRITABLE_MS, lambda: cluster.checks.acknowledgements > before or cluster.rescuer.nobody_can
         )

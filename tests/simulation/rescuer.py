@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
 LOOK_US = (500_000, 3_000_000)
+MENDED_US = 12_000_000
+"""What nodes and tier have of each other's damaged records is back by then: a round of the mender takes 5 s."""
 AGREE_US = 2_000_000
 """A person reads the plan before saying yes, for up to so long."""
 
@@ -52,12 +54,19 @@ class Rescuer:
     given_up: set[str] = field(default_factory=set[str])
     unknown: set[str] = field(default_factory=set[str])
     """Nodes that a refusal says nobody knows."""
+    damaged_since_us: int = 0
 
     @property
     def nobody_can(self) -> bool:
-        """Whether nobody leads, and each node in the set says that its log is damaged: `failover --accept-loss` is for
-        that as well.
+        """Whether nobody has led for a while, in which each node in the set said that its log is damaged, and nobody
+        mended it: `failover --accept-loss` is for that as well.
         """
+        now_us = self.cluster.world.now_us
+        if not self._all_damaged():
+            self.damaged_since_us = now_us
+        return now_us - self.damaged_since_us > MENDED_US
+
+    def _all_damaged(self) -> bool:
         cluster = self.cluster
         if cluster.state is None or cluster.leader() is not None or TIER_MEMBER in cluster.state.in_sync:
             return False

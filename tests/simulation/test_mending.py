@@ -127,6 +127,20 @@ def test_a_disk_with_a_repair_that_was_cut_short_is_not_the_only_copy() -> None:
         assert read(stage, machine), "acknowledged, and nobody has it"
 
 
+def test_who_comes_is_asked_at_once_for_what_is_damaged() -> None:
+    """A leader that waits for a repair resigns after five seconds: whoever comes meanwhile is not to come in vain."""
+    with staged() as stage:
+        leader = stage.leader
+        (other,) = stage.followers
+        lose(stage, other)
+        flip(stage, leader, *payload_of(stage, leader, UID))
+        read(stage, leader)
+        stage.until(lambda: process_of(leader).log.damaged())
+        stage.run(500)
+        bring_back(stage, other)
+        stage.until(lambda: not process_of(leader).log.damaged(), within_ms=2500)
+
+
 def alone_with_a_rotten_record(stage: Stage) -> tuple[Machine, Machine]:
     """The leader has one record that nobody else ever saw, and no memory of it; it rots once its process has begun.
     Returns the leader and the other, who is away.
