@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.simulation.hunt import BACKGROUND, Quarry
 from tests.simulation.kinds import KINDS
-from tests.simulation.phases import PHASES
+from tests.simulation.phases import PHASES, can_occur
 from tests.simulation.plan import Order
 from tests.simulation.run import Result, run, run_and_collect
 from tests.simulation.summary import Summary, source_of
@@ -45,7 +45,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--quarry", type=_quarry, help="what to hunt in each run, as KIND@PHASE")
     parser.add_argument(
-        "--hunt", action="store_true", help="with --resume: hunt what occurred less than 100 times, until nothing has"
+        "--hunt",
+        action="store_true",
+        help="with --resume: hunt what occurred less than 100 times, or never, until nothing has",
     )
     parser.add_argument(
         "--resume",
@@ -58,6 +60,10 @@ def main(arguments: list[str]) -> int:
         parser.error("--hunt needs --resume FILE with counts, which say what is rare, and no --quarry")
     if options.runs is not None and options.runs < 1:
         parser.error("--runs counts clusters: at least 1")
+    if options.jobs < 1 or (options.minutes is not None and options.minutes <= 0):
+        parser.error("--jobs and --minutes: more than 0")
+    if options.seed is not None and options.seed < 0:
+        parser.error("--seed: 0 or more")
     if options.resume is not None and not options.resume.parent.is_dir():
         parser.error(f"there is no directory {options.resume.parent}")
     if options.resume is not None and options.resume.exists():
@@ -114,6 +120,9 @@ def _quarry(text: str) -> Quarry:
         raise argparse.ArgumentTypeError(f"no such kind: {kind!r}; there are {', '.join([*KINDS, *BACKGROUND])}")
     if phase not in PHASES:
         raise argparse.ArgumentTypeError(f"no such phase: {phase!r}; there are {', '.join(PHASES)}")
+    if not can_occur(kind, phase):
+        where = ", ".join(one for one in PHASES if can_occur(kind, one))
+        raise argparse.ArgumentTypeError(f"{kind} is never counted at {phase!r}; it is at {where}")
     return kind, phase
 
 

@@ -14,7 +14,7 @@ from tests.simulation.disk import ROOM
 from tests.simulation.hunt import Hunt, Quarry
 from tests.simulation.kinds import HARMING, KINDS, OF_THE_BUCKET
 from tests.simulation.machine import Machine
-from tests.simulation.phases import phase_at, phase_of
+from tests.simulation.phases import AT_START, phase_at, phase_of
 from tests.simulation.process import Process
 
 AMBUSHED = (
@@ -160,7 +160,7 @@ class Faults:
         chance = self.cluster.chance
         if not self.active or not self.weights or chance.random() > 0.05:
             return None
-        self._count("crash while starting", "starting")
+        self._count(*AT_START)
         return chance.randrange(1, 25), chance.random() < 0.5
 
     def undo(self, least_ms: int, most_ms: int, what: Callable[[], None]) -> None:

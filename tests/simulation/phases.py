@@ -36,6 +36,29 @@ PHASES = (
 )
 
 
+LEADING = frozenset(
+    {"filling the tier", "handing over", "changing the set", "catching up", "records uncommitted", "idle"}
+)
+RECOVERING = frozenset({"rebuilding from the tier", "leader recovering"})
+REQUESTS = (WRITES, *PUTS, "a listing", "a read", "a watch")
+"""What strikes one node's request, and is counted by what that node does."""
+AT_START = ("crash while starting", "starting")
+
+
+def can_occur(kind: str, phase: str) -> bool:
+    """Whether a fault of this kind is ever counted in this phase: where it is not, it cannot be missed."""
+    if kind == AT_START[0]:
+        return phase == AT_START[1]
+    if not kind.startswith(REQUESTS):
+        without_a_leader = kind == "depose" and phase == "no leader"
+        return phase not in (OF_A_FORMER_LEADER, OF_A_NODE) and not without_a_leader
+    if kind.startswith(PUTS):
+        return phase in LEADING or phase == OF_A_FORMER_LEADER
+    if kind.startswith(WRITES):
+        return phase in LEADING | RECOVERING | OF_WRITERS or phase == OF_A_FORMER_LEADER
+    return phase != OF_A_FORMER_LEADER
+
+
 def phase_of(cluster: Cluster) -> str:
     """Name the present phase of the cluster."""
     found: set[str] = set()

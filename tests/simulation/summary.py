@@ -5,12 +5,16 @@ import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from tests.simulation.hunt import Quarry
-from tests.simulation.phases import PHASES
+from tests.simulation.phases import PHASES, can_occur
 from tests.simulation.run import Result
 
 WANTED = 100
 """How often each pair of kind and phase is to occur in a long run."""
+SHOWN = 20
+"""So many pairs that never occurred are named: more are those of a short run."""
 PATIENCE = 4
 """So many hunts in vain count as much as one success when it is decided what is hunted next."""
 
@@ -92,6 +96,7 @@ class Summary:
         if asked not in self.asked:
             self.asked.append(asked)
         for (kind, phase), times in result.struck.items():
+            assert can_occur(kind, phase), f"{kind} is counted at {phase}: phases.can_occur says that it never is"
             of_kind = self.struck.setdefault(kind, {})
             of_kind[phase] = of_kind.get(phase, 0) + times
         if result.violation:
@@ -101,15 +106,20 @@ class Summary:
     def faults(self) -> int:
         return sum(sum(phases.values()) for phases in self.struck.values())
 
+    def possible(self) -> list[Quarry]:
+        """Pairs that can occur, of the kinds that struck at all: others are not drawn with these options."""
+        return [(kind, phase) for kind in self.struck for phase in PHASES if can_occur(kind, phase)]
+
+    def times(self, pair: Quarry) -> int:
+        return self.struck.get(pair[0], {}).get(pair[1], 0)
+
     def rare(self) -> list[Quarry]:
-        """Pairs that occurred, and less often than wanted: the one to be hunted next comes first."""
+        """Pairs that occurred less often than wanted, or never: the one to be hunted next comes first."""
 
         def urgency(pair: Quarry) -> float:
-            kind, phase = pair
-            return self.struck[kind][phase] + self.hunted.get("@".join(pair), 0) / PATIENCE
+            return self.times(pair) + self.hunted.get("@".join(pair), 0) / PATIENCE
 
-        found = [(kind, phase) for kind, of in self.struck.items() for phase, times in of.items() if times < WANTED]
-        return sorted(found, key=urgency)
+        return sorted((pair for pair in self.possible() if self.times(pair) < WANTED), key=urgency)
 
     def save(self, path: Path) -> None:
         temporary = path.with_name(f"{path.name}.new")
@@ -121,10 +131,10 @@ class Summary:
         """Raises OSError, and ValueError when it is something else."""
         try:
             facts = json.loads(path.read_text())
-            facts.pop("silent", None)  # of older files: it counted nothing
-            facts["violations"] = {int(seed): text for seed, text in facts["violations"].items()}
-            return cls(**facts)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if "violations" not in facts:
+                raise KeyError("violations")
+            return msgspec.convert(facts, cls, str_keys=True)
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no counts of this simulator ({type(error).__name__}: {error})") from error
 
     def lines(self) -> list[str]:
@@ -154,7 +164,13 @@ class Summary:
             total = sum(phases.values())
             where = ", ".join(f"{phase} {phases[phase]}" for phase in PHASES if phase in phases)
             found.append(f"  {kind.replace('_', ' '):<34} {total:>8}  {where}")
-        found.append(f"{pairs} pairs of fault and phase occurred, {len(self.rare())} of them less than {WANTED} times")
+        never = sorted("@".join(pair) for pair in self.possible() if not self.times(pair))
+        found.append(
+            f"{pairs} pairs of fault and phase occurred, of {len(self.possible())} that can;"
+            f" {len(self.rare())} less than {WANTED} times"
+        )
+        if 0 < len(never) <= SHOWN:
+            found.append(f"never: {', '.join(never)}")
         if self.commits:
             found.append(f"at commit {', '.join(self.commits)}; with {', '.join(self.asked)}")
         found.append(f"{len(self.violations)} violations")

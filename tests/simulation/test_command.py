@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.phases import OF_A_NODE, PHASES
 from tests.simulation.plan import Order
 from tests.simulation.run import run
 from tests.simulation.summary import Summary
@@ -52,6 +53,7 @@ def test_ctrl_c_keeps_what_was_counted_and_resume_counts_each_seed_once(tmp_path
         ("{", "holds no counts"),
         ("[]", "holds no counts"),
         ('{"clusters": 3}', "holds no counts"),
+        ('{"clusters": "3", "violations": {}}', "holds no counts"),
         (None, "Is a directory"),
     ],
 )
@@ -69,10 +71,34 @@ def test_a_file_of_something_else_is_refused_and_left_alone(
     assert keep.is_dir() if content is None else keep.read_text() == content
 
 
-@pytest.mark.parametrize("arguments", [("--runs", "0"), ("--hunt",), ("--resume", "nowhere/counts")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--runs", "0"),
+        ("--jobs", "0"),
+        ("--minutes", "-1"),
+        ("--seed", "-1"),
+        ("--hunt",),
+        ("--resume", "nowhere/counts"),
+        ("--quarry", "a put is refused@promising"),
+    ],
+)
 def test_a_senseless_command_says_so(arguments: tuple[str, ...]) -> None:
     begun = simulate(*arguments)
     assert "error" in begun.communicate(timeout=60)[1] and begun.returncode == 2
+
+
+def test_what_can_occur_and_never_did_is_hunted_first() -> None:
+    counts = Summary(struck={"kill": {phase: 200 for phase in PHASES if phase not in ("promising", OF_A_NODE)}})
+    assert counts.rare() == [("kill", "promising")]
+    assert "never: kill@promising" in counts.lines()
+
+
+def test_what_is_counted_where_it_is_said_to_be_impossible_is_no_count() -> None:
+    result = run(Order(302, small=True))
+    result.struck["depose", "no leader"] = 1
+    with pytest.raises(AssertionError, match="never is"):
+        Summary().add(result)
 
 
 def test_a_head_start_is_part_of_what_a_seed_is_called_by() -> None:
