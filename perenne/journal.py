@@ -117,6 +117,8 @@ def events(path: Path) -> Iterator[Event]:
                 # To pass it over could pass over what is owed.
                 known = ", ".join(sorted(_EVENTS))
                 raise JournalUnreadable(f"{path}: line {number}: there is no event {event.event!r}, but {known}")
+            if event.event == ACKNOWLEDGED and not event.dataset:
+                raise JournalUnreadable(f"{path}: line {number}: it does not say which `dataset` was acknowledged")
             yield event
 
 

@@ -50,6 +50,13 @@ def test_a_word_that_is_no_event_is_not_passed_over(tmp_path: Path) -> None:
         list(events(journal))
 
 
+def test_an_acknowledgement_of_nobody_knows_what_is_none(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text('{"event":"acknowledged","uid":"1.1","at":1.0}\n')
+    with pytest.raises(JournalUnreadable, match="line 1: it does not say which `dataset`"):
+        list(events(journal))
+
+
 def test_a_journal_of_nothing_proves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     journal = tmp_path / "journal.jsonl"
     journal.touch()
