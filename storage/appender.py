@@ -92,6 +92,11 @@ class LogAppender(LogReader):
         return self._tail is None and not self.damage.known and self._failure is None
 
     @property
+    def failure(self) -> str | None:
+        """Why this log writes nothing more; None while it does."""
+        return self._failure
+
+    @property
     def tail(self) -> Tail | None:
         """What lies unsettled after the end, if anything."""
         return self._tail

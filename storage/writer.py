@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from storage.errors import LogContradiction, StorageError
+from storage.errors import LogContradiction, SegmentPoisoned, StorageError
 from storage.log import Log
 from storage.position import LogPoint, RecordHeader
 from storage.reader import BytesPayload, Payload
@@ -48,6 +48,7 @@ class CommitQueue(ABC):
         self._on_failure = on_failure
         self._queue: deque[_Record | Callable[[], None]] = deque()
         self._failed = False
+        self._poisoned = False
         self.fsync = Timings()
         """How long the medium takes for a group, on the thread that waits for it."""
         self.failures = 0
@@ -98,6 +99,11 @@ class CommitQueue(ABC):
         except Exception as error:  # noqa: BLE001 - a bug here must fence the node, not silence its log thread
             self._failed = True
             self._on_failure(StorageError(f"the log thread failed: {type(error).__name__}: {error}"))
+        if self._log.failure is not None and not self._poisoned:
+            # Whatever it came by, a call or a group that also lacked room: else a node would go on that cannot write.
+            self._failed = self._poisoned = True
+            self.failures += 1
+            self._on_failure(SegmentPoisoned(f"the log stopped writing: {self._log.failure}"))
 
     def _commit_group(self) -> None:
         size = appended = 0
@@ -123,7 +129,7 @@ class CommitQueue(ABC):
             except StorageError as error:
                 failure = failure or error
                 self._failed = True
-        if failure is not None:
+        if failure is not None and self._log.failure is None:
             self.failures += 1
             self._on_failure(failure)
         if self._queue and callable(self._queue[0]) and not appended:

@@ -243,4 +243,19 @@ LOG_GUARDS = (
         shown_by="tests/storage/test_log_damage.py::"
         "test_a_log_without_one_of_its_older_segments_is_not_taken_for_whole",
     ),
+    Guard(
+        "a poisoned log is reported, whatever it came by",
+        "storage/writer.py",
+        "        if self._log.failure is not None and not self._poisoned:\n",
+        "        if False:\n",
+        shown_by="tests/storage/test_writer.py::test_a_call_that_poisons_the_log_is_reported_as_a_group_is",
+    ),
+    Guard(
+        "want of room does not hide that the log is poisoned",
+        "storage/writer.py",
+        "        if failure is not None and self._log.failure is None:\n",
+        "        if failure is not None:\n",
+        shown_by="tests/storage/test_writer.py::"
+        "test_a_group_that_lacks_room_and_cannot_be_synced_is_not_reported_as_a_full_disk",
+    ),
 )
