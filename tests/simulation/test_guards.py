@@ -23,6 +23,11 @@ def test_every_guard_has_a_test_that_fails_without_it_or_is_needless() -> None:
     assert not [guard.name for guard in GUARDS if not guard.shown_by and not guard.needless]
 
 
+def test_the_table_of_the_proof_names_every_guard() -> None:
+    table = (ROOT / "docs/proof.md").read_text()
+    assert not [guard.name for guard in GUARDS if f"| {guard.name} |" not in table]
+
+
 @pytest.mark.parametrize("guard", [guard for guard in GUARDS if guard.shown_by], ids=lambda guard: guard.name)
 def test_the_test_that_shows_it_is_there(guard: Guard) -> None:
     path, _, name = guard.shown_by.partition("::")
