@@ -43,7 +43,7 @@ class Candidacy:
         self.base = base
         self._nonce = nonce
         self._insist = insist
-        self._through_tier = through_tier(base.state, situation.me.member)
+        self._through_tier = through_tier(base.state, situation.me.member, situation.ledger)
         self.stage = Stage.ASKING
         self.answers: dict[Member, SurveyAnswer] = {}
         self._asked: dict[Member, Link] = {}

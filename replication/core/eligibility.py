@@ -13,12 +13,22 @@ class Held(Protocol):
     @property
     def intact(self) -> bool: ...
 
+    @property
+    def end(self) -> LogPoint: ...
+
     def holds(self, point: LogPoint) -> bool: ...
 
 
-def through_tier(state: ClusterState, own: Member) -> bool:
-    """Whether a node that is in no set would lead on the strength of what the tier holds."""
-    return own not in state.in_sync
+def through_tier(state: ClusterState, own: Member, ledger: Held) -> bool:
+    """Whether a node would lead on the strength of what the tier holds: it is in no set, or its log lacks what the
+    bucket held when the tier was claimed, of which the claim alone says that it may be committed. A log that goes on
+    in a later epoch may lack it, and holds all that was committed before (ADR 0017, 4).
+    """
+    return own not in state.in_sync or (state.tier is not None and _lacks(ledger, state.tier.upto))
+
+
+def _lacks(ledger: Held, upto: LogPoint) -> bool:
+    return not ledger.holds(upto) and ledger.end.position.epoch <= upto.position.epoch
 
 
 def why_not_eligible(
@@ -42,8 +52,8 @@ def why_not_eligible(
         return f"the cluster state went back from change {counter} to {state.change.counter}"
     if not ledger.intact:
         return "the log has damaged or unsettled records"
-    if through_tier(state, own):
-        return _why_not_through_tier(state, tier_mode)
+    if through_tier(state, own, ledger):
+        return _why_not_through_tier(state, own, tier_mode)
     if not ledger.holds(state.floor):
         return f"the log lacks the floor at {state.floor.sequence}"
     if not ledger.holds(own_floor):
@@ -53,12 +63,15 @@ def why_not_eligible(
     return None
 
 
-def _why_not_through_tier(state: ClusterState, tier_mode: TierMode) -> str | None:
+def _why_not_through_tier(state: ClusterState, own: Member, tier_mode: TierMode) -> str | None:
     """What this log lacks of the claim's beginning must be in the bucket: the takeover finds out (`takeover_base`)."""
     if state.tier is None:
         return "not in the in-sync set"
     if tier_mode is TierMode.OFF:
-        return "not in the in-sync set, and this node has no tier"
+        lacking = (
+            f"the log lacks record {state.tier.upto.sequence}" if own in state.in_sync else "not in the in-sync set"
+        )
+        return f"{lacking}, and this node has no tier"
     return None
 
 

@@ -19,7 +19,9 @@ class Recovery:
     def __init__(self, situation: Situation, following: Following, won: ClusterState) -> None:
         self._situation = situation
         self._epoch = won.epoch
-        self.takeover = Takeover(situation, following, won) if through_tier(won, situation.me.member) else None
+        self.takeover = (
+            Takeover(situation, following, won) if through_tier(won, situation.me.member, situation.ledger) else None
+        )
         self._floor_read = TIER_MEMBER not in won.in_sync
         """Whether it is known how far the predecessor had counted the tier when this node won."""
         self.epoch_record = 0

@@ -264,7 +264,7 @@ class Roles(ABC):
         early = situation.now_ms < self._stand_again_ms
         if not insist and (early or self.following.hears_leader(4 * situation.settings.heartbeat_ms)):
             return
-        if through_tier(state, situation.me.member) and situation.now_ms < self._tier_rest_ms:
+        if through_tier(state, situation.me.member, situation.ledger) and situation.now_ms < self._tier_rest_ms:
             return
         why = situation.not_standing = why_not_eligible(
             state,

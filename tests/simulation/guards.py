@@ -112,8 +112,8 @@ GUARDS = (
     Guard(
         "members are incarnations, not names",
         ELIGIBILITY,
-        "    return own not in state.in_sync\n",
-        "    return own.id not in {member.id for member in state.in_sync}\n",
+        "    return own not in state.in_sync or (",
+        "    return own.id not in {member.id for member in state.in_sync} or (",
         shown_by=SCENARIOS + "test_a_node_that_may_not_lead_knows_why",
     ),
     Guard(

@@ -264,4 +264,12 @@ TIER_GUARDS = (
         "        self._begins()\n",
         shown_by=PUTS + "test_a_bucket_that_stands_still_is_found_out_however_many_puts_wait",
     ),
+    Guard(
+        "a member that lacks what the tier was claimed with leads through the tier",
+        "replication/core/eligibility.py",
+        " or (state.tier is not None and _lacks(ledger, state.tier.upto))\n",
+        "\n",
+        shown_by="tests/simulation/test_tier_traps.py::"
+        "test_a_member_that_was_rolled_back_as_the_tier_entered_leads_through_it",
+    ),
 )

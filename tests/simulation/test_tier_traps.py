@@ -34,6 +34,23 @@ def test_trap_1_the_tier_is_filled_before_it_is_claimed() -> None:
         stage.reckon()
 
 
+def test_a_member_that_was_rolled_back_as_the_tier_entered_leads_through_it() -> None:
+    """35. It holds the floor, and nothing was counted yet: only the claim says what may be committed besides."""
+    with staged() as stage:
+        first, (second,) = stage.leader, stage.followers
+        stage.cluster.bucket.cut_off.add(first.number)
+        stage.stored(first, "1.0")
+        stage.run(2000)
+        stage.strike("snapshot", second)
+        stage.stored(first, "1.1")
+        lose(stage, first, disk=True)  # before the second is told that it was committed
+        stage.until(lambda: tier_counts(stage))
+        stage.strike("roll_back", second)
+        stage.until(lambda: stage.cluster.leader() is second)
+        stage.until(lambda: committed(stage) > 3)
+        stage.reckon()
+
+
 def test_trap_1_the_end_of_the_fill_does_not_run_away() -> None:
     """Senders go on while a slow bucket is filled: it holds everything up to the end of the log when it is claimed."""
     with staged() as stage:
