@@ -8,7 +8,7 @@ from typing import Any, Final
 from perenne.lostfound import look, names
 from replication.core.values import Change, ClusterState
 from replication.replicator import Replicator
-from replication.standing import describe, recall, remember
+from replication.standing import describe, newest, recall, remember
 from storage.disk import Disk
 from storage.errors import StorageError
 
@@ -26,10 +26,15 @@ class StandingReport:
         self._disk = disk
         self._data_dir = data_dir
         self._recalled = recall(disk)
+        """The newest that this node ever read: also when the coordination service has it no more."""
 
     async def document(self) -> dict[str, Any]:
         saved = await asyncio.to_thread(self._saved)
-        return {**describe(self._replicator, self._recalled), "lost_and_found": saved}
+        return {**self.facts(), "lost_and_found": saved}
+
+    def facts(self) -> dict[str, Any]:
+        """On the event loop."""
+        return describe(self._replicator, self._recalled)
 
     def _saved(self) -> list[dict[str, Any]]:
         """What lies in lost+found, headers only."""
@@ -50,6 +55,7 @@ class StandingReport:
             state = self._replicator.core.situation.cluster
             if state is not None and state.change != written:
                 written = state.change
+                self._recalled = newest(self._recalled, state)
                 await self._write(state)
             await asyncio.sleep(LOOK_S)
 

@@ -19,10 +19,10 @@ FILE: Final = "last-state.json"
 
 
 def describe(replicator: Replicator, remembered: ClusterState | None) -> dict[str, Any]:
-    """On the event loop. remembered: of an earlier life, where this one has read no `state` yet."""
+    """On the event loop. remembered: the newest `state` that was read before, also in an earlier life."""
     situation = replicator.core.situation
     ledger = situation.ledger
-    state = situation.cluster or remembered
+    state = newest(remembered, situation.cluster)
     cluster = replicator.settings.cluster
     return {
         "node": replicator.me.id,
@@ -70,6 +70,11 @@ def read(facts: Mapping[str, Any]) -> tuple[ClusterRecord, Standing]:
         leader=None if facts["leader"] is None else ReplicaId(str(facts["leader"])),
         remembered=codec.decode_state(json.dumps(remembered).encode()) if remembered is not None else None,
     )
+
+
+def newest(one: ClusterState | None, other: ClusterState | None) -> ClusterState | None:
+    """Of two states the later change. The coordination service may have gone back, or lost everything."""
+    return max((state for state in (one, other) if state is not None), key=lambda s: s.change.counter, default=None)
 
 
 def recall(disk: Disk) -> ClusterState | None:

@@ -16,9 +16,11 @@ from replication.core.rescue import (
     contradicted,
     given_up,
     holds_more,
+    informed,
     led,
     loss_of,
     newest,
+    passed_over,
     state_for,
     unaccounted,
     why_unfit,
@@ -52,7 +54,8 @@ def after_a_loss(
     if contradictions := contradicted(chosen, survivors):
         return Refused(contradictions)
     tier = NO_BUCKET if bucket is None or TIER in without else bucket
-    known = newest([state.floor, *around.floors, *(node.told for node in survivors), *_counted(state, around)])
+    committed = [state.floor, *around.floors, *(node.told for node in survivors), *_counted(state, around)]
+    chosen, known = informed(chosen, committed), newest(committed)
     loss = loss_of(chosen, tier, known, unsure=True)
     epoch = 1 + max(state.epoch, tier.epoch, *(node.promise for node in survivors))
     left_out = given_up(state.in_sync, around, nodes, without)
@@ -72,7 +75,7 @@ def after_a_loss(
         state=new,
         left_out=left_out,
         loss=loss,
-        notes=(FROM_THE_TIER,) if through_tier else (),
+        notes=(FROM_THE_TIER,) if through_tier else passed_over(tier, chosen),
     )
 
 

@@ -17,9 +17,11 @@ from replication.core.rescue import (
     contradicted,
     given_up,
     holds_more,
+    informed,
     led,
     loss_of,
     newest,
+    passed_over,
     state_for,
     unaccounted,
     why_unfit,
@@ -109,11 +111,15 @@ def _planned(
 ) -> Plan | Refused:
     members = last.in_sync if last is not None else frozenset[Member]()
     left_out = given_up(members, around, nodes, without)
-    known = newest([*around.floors, *(node.told for node in survivors)])
+    committed = [*around.floors, *(node.told for node in survivors), *([last.floor] if last is not None else [])]
+    chosen, known = informed(chosen, committed), newest(committed)
     tier = NO_BUCKET if bucket is None or TIER in without else bucket
-    loss = loss_of(chosen, tier, known, unsure=_unsure(survivors, left_out, given_tier=TIER in without))
+    passed = passed_over(tier, chosen)
+    unsure = _unsure(survivors, left_out, given_tier=TIER in without)
+    loss = loss_of(chosen, tier, known, unsure=unsure or bool(passed))
     if (loss.records or loss.unsure) and not accept_loss:
-        return Refused((_what_is_lost(loss), "if that is accepted, say so with --accept-loss"))
+        lost = (*_what_is_lost(loss, unsure=unsure), *passed)
+        return Refused(("; ".join(lost), "if that is accepted, say so with --accept-loss"))
     sure = not without and last is not None
     margin = 1 if sure else MARGIN
     counter = margin + max(tier.counter, state.change.counter if state else 0, *(n.counter for n in survivors))
@@ -125,20 +131,20 @@ def _planned(
         state=new,
         left_out=left_out,
         loss=loss,
-        notes=_notes(last, survivors, through_tier=through_tier),
+        notes=(*_notes(last, survivors, through_tier=through_tier), *passed),
     )
 
 
-def _what_is_lost(loss: Loss) -> str:
-    known = (
-        f"records {loss.first} to {loss.last} were committed and are on no node that answers" if loss.records else ""
-    )
-    unsure = (
-        "so many are given up that they may have been in sync without anybody who answers: more may be lost"
-        if loss.unsure
-        else ""
-    )
-    return "; ".join(text for text in (known, unsure) if text)
+def _what_is_lost(loss: Loss, *, unsure: bool) -> list[str]:
+    """unsure: since so many are given up."""
+    found: list[str] = []
+    if loss.records:
+        found.append(f"records {loss.first} to {loss.last} were committed and are on no node that answers")
+    if unsure:
+        found.append(
+            "so many are given up that they may have been in sync without anybody who answers: more may be lost"
+        )
+    return found
 
 
 def _notes(last: ClusterState | None, survivors: Sequence[Standing], *, through_tier: bool) -> tuple[str, ...]:

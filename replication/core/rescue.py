@@ -149,6 +149,14 @@ def best(nodes: Collection[Standing]) -> Standing | None:
     return max(fit, key=lambda node: (node.end.position, node.member), default=None)
 
 
+def informed(node: Standing, committed: Iterable[LogPoint]) -> Standing:
+    """The node with what others know of its log: the newest point that was committed and that it holds is `told`.
+
+    A node outside of the set may hold what nobody told it was committed before the tier took its place.
+    """
+    return replace(node, told=newest([node.told, *(point for point in committed if node.holds(point))]))
+
+
 def led(nodes: Iterable[Standing]) -> tuple[str, ...]:
     """Who still has a leader: what that one commits from now on would not be in the plan."""
     return tuple(
@@ -216,7 +224,23 @@ def _surely_committed(end: LogPosition, known: LogPoint, told: LogPoint) -> int:
 
 def holds_more(bucket: Bucket, chosen: Standing) -> bool:
     """Whether the bucket can go on from what the node was told, and reaches further than its log."""
-    return bucket.tip > chosen.end.position and bucket.whole_from <= chosen.told.sequence + 1
+    return reaches_further(bucket, chosen) and bucket.whole_from <= chosen.told.sequence + 1
+
+
+def reaches_further(bucket: Bucket, chosen: Standing) -> bool:
+    """Whether the bucket ends behind the log, though perhaps nobody has what lies between."""
+    return bucket.tip > chosen.end.position
+
+
+def passed_over(bucket: Bucket, chosen: Standing) -> tuple[str, ...]:
+    """What a person should know of a bucket that ends behind the log and cannot go on: what lies between is nowhere."""
+    if not reaches_further(bucket, chosen) or holds_more(bucket, chosen):
+        return ()
+    return (
+        f"the bucket ends with record {bucket.tip.sequence} of epoch {bucket.tip.epoch}, but is whole only from record"
+        f" {bucket.whole_from} on, and nobody who answers is known to hold what was committed up to there: what it has"
+        f" beyond record {chosen.end.sequence} does not go on",
+    )
 
 
 def state_for(
@@ -234,7 +258,7 @@ def state_for(
 
     Where the bucket holds more, it alone is: claimed from what the chosen node knows to be committed, so that whoever
     is elected takes over from it by the ordinary rules, or not at all. before: the newest state that is known; what it
-    says of earlier losses and restores stays.
+    says of earlier losses and restores stays. chosen: `informed`.
     """
     end = bucket.tip if bucket is not None and holds_more(bucket, chosen) else chosen.end.position
     accepted = before.accepted_loss if before is not None else None
@@ -246,7 +270,7 @@ def state_for(
         leader=None,
         phase=Phase.RECOVERING,
         in_sync=frozenset({chosen.member}),
-        floor=known if chosen.holds(known) else chosen.told,
+        floor=chosen.told,
         accepted_loss=accepted,
         restored=before.restored if before is not None else None,
     )

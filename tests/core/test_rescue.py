@@ -358,6 +358,32 @@ def test_a_tier_that_was_in_sync_is_asked_and_goes_on_where_it_holds_more() -> N
     assert plan.state.in_sync == {N2}
 
 
+def test_what_the_newest_cluster_state_says_was_committed_counts() -> None:
+    # n2 was outside of the set before anybody told it of record 60; who remembers that has a new disk.
+    remembered = replace(state(N1, TIER_MEMBER, floor=point(4, 60)), tier=TierClaim(61, point(4, 60).chain))
+    left = standing(N2, (4, 1, 60), told=point(4, 58), tiered=True)
+    empty = standing(Member(N1.id, "new"), remembered=remembered)
+    bucket = Bucket(LogPosition(4, 61), 7, 4, whole_from=61)
+    plan = planned(rebuild(None, [left, empty, standing(N3)], bucket=bucket))
+    assert (plan.chosen, plan.loss.records, plan.loss.unsure) == (None, 0, False)
+    assert (plan.state.tier, plan.state.floor) == (TierClaim(61, point(4, 60).chain, point(4, 60)), point(4, 60))
+    behind = standing(N2, (4, 1, 55), told=point(4, 55), tiered=True)
+    assert "records 56 to 60 were committed" in refused(rebuild(None, [behind, empty, standing(N3)], bucket=bucket))
+
+
+def test_a_bucket_that_reaches_further_and_does_not_join_is_a_loss_to_be_accepted() -> None:
+    nodes = [replace(node, tiered=True) for node in three()]
+    bucket = Bucket(LogPosition(4, 90), 7, 4, whole_from=85)
+    why = refused(rebuild(None, nodes, bucket=bucket))
+    assert "the bucket ends with record 90 of epoch 4, but is whole only from record 85 on" in why
+    assert "so many are given up" not in why
+    plan = planned(rebuild(None, nodes, bucket=bucket, accept_loss=True))
+    assert plan.chosen == nodes[1]
+    assert plan.loss.unsure
+    assert any("does not go on" in note for note in plan.notes)
+    assert not planned(rebuild(None, nodes, bucket=replace(bucket, tip=LogPosition(4, 80)))).loss.unsure
+
+
 def test_an_answer_is_read_as_it_was_said() -> None:
     assert standing(N1, (1, 1, 5), (2, 6, 9)).holds(point(2, 9))
     assert not standing(N1, (1, 1, 5), (2, 6, 9)).holds(point(1, 6))

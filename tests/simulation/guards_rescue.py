@@ -4,6 +4,7 @@ from tests.simulation.guard import Guard
 
 RESCUE = "replication/core/rescue.py"
 REBUILD = "replication/core/rebuild.py"
+STANDING = "perenne/standing.py"
 SURGERY = "replication/coordination/surgery.py"
 SCENES = "tests/simulation/test_rescue.py::"
 
@@ -25,7 +26,7 @@ RESCUE_GUARDS = (
     Guard(
         "a bucket that holds more goes on",
         RESCUE,
-        "    return bucket.tip > chosen.end.position and",
+        "    return reaches_further(bucket, chosen) and",
         "    return False and",
         shown_by=SCENES + "test_a_cluster_state_is_rebuilt_from_the_bucket_where_that_holds_more",
     ),
@@ -35,6 +36,27 @@ RESCUE_GUARDS = (
         " and bucket.whole_from <= chosen.told.sequence + 1\n",
         "\n",
         shown_by="tests/core/test_rescue.py::test_a_bucket_that_only_follows_is_asked_and_goes_on_where_it_holds_more",
+    ),
+    Guard(
+        "what the newest cluster state said to be committed counts",
+        REBUILD,
+        ", *([last.floor] if last is not None else [])]",
+        "]",
+        shown_by=SCENES + "test_a_bucket_goes_on_from_what_the_lost_cluster_state_says_was_committed",
+    ),
+    Guard(
+        "a node tells the newest cluster state that it read",
+        STANDING,
+        "                self._recalled = newest(self._recalled, state)\n",
+        "",
+        shown_by=SCENES + "test_a_bucket_goes_on_from_what_the_lost_cluster_state_says_was_committed",
+    ),
+    Guard(
+        "a bucket that ends behind everybody is not passed over in silence",
+        REBUILD,
+        "unsure=unsure or bool(passed))",
+        "unsure=unsure)",
+        shown_by="tests/core/test_rescue.py::test_a_bucket_that_reaches_further_and_does_not_join_is_a_loss_to_be_accepted",
     ),
     Guard(
         "a rebuilt state is of an epoch above every promise",

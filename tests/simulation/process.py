@@ -20,7 +20,6 @@ from replication.core.values import Identity, ReplicaId, TierMode
 from replication.opening import open_store
 from replication.replicator import Replicator
 from replication.settings import ReplicatorSettings
-from replication.standing import recall
 from replication.tier.port import ObjectStore
 from replication.tier.probe import Trust
 from replication.watchdog import Patience
@@ -272,9 +271,9 @@ class Process:
 
         setattr(self.core, "step", observed)  # noqa: B010 - a method is replaced on purpose
         self.replicator.operations.when_retired = self._retired
-        self.recalled = recall(self.disk)
+        self.reported = StandingReport(self.replicator, self.disk, Path())
         self.loop.create_task(self.replicator.start())
-        self.replicator.spawn(StandingReport(self.replicator, self.disk, Path()).keep())
+        self.replicator.spawn(self.reported.keep())
         self._patience = Patience.for_session(settings.session_timeout_ms / 1000)
         self._canary_worker = Worker(self)
         self._beat = settings.session_timeout_ms * 100

@@ -14,7 +14,7 @@ from perenne.survey import Answer, bucket
 from replication.coordination.surgery import Interfered
 from replication.core.rescue import Bucket, Plan, Refused
 from replication.core.values import TIER, TIER_MEMBER, TierMode
-from replication.standing import describe, read
+from replication.standing import read
 from replication.tier.port import BlockingStore, Page
 from storage.position import GENESIS, LogPoint, LogPosition
 from tests.simulation.process import Process
@@ -177,6 +177,6 @@ class Rescuer:
 
 def answer(process: Process) -> Answer:
     """What a node says at `/standing`, over the wire."""
-    facts = json.loads(json.dumps(describe(process.replicator, process.recalled)))
+    facts = json.loads(json.dumps(process.reported.facts()))
     cluster, standing = read(facts)
     return Answer(address=process.name, cluster=cluster, standing=standing)

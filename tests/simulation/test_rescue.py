@@ -3,9 +3,11 @@
 import pytest
 
 from replication.coordination.surgery import Interfered
+from replication.core.coverage import whole_from
+from replication.tier.keys import parse_run
 from tests.simulation.machine import Machine
-from tests.simulation.stage import Stage
-from tests.simulation.tier_stage import alone_with_tier, bring_back, committed, lose, staged
+from tests.simulation.stage import Stage, process_of
+from tests.simulation.tier_stage import alone_with_tier, bring_back, committed, lose, staged, tier_counts
 from tests.simulation.tree import Hand, Tree
 
 
@@ -105,6 +107,35 @@ def test_a_cluster_state_is_rebuilt_from_the_bucket_where_that_holds_more() -> N
         stage.cluster.checks.restored = True
         stage.cluster.service.restore(before)
         bring_back(stage, leader)
+        nobody_leads(stage)
+        stage.reckon()
+        assert (stage.cluster.rescuer.rebuilt, stage.cluster.rescuer.forgotten) == (1, 0)
+        assert stage.cluster.checks.takeovers
+
+
+def test_a_bucket_goes_on_from_what_the_lost_cluster_state_says_was_committed() -> None:
+    """docs/proof.md, 36: who is left holds the record before the tier's first, and was never told that it counts."""
+    with staged() as stage:
+        stage.cluster.tour()
+        stage.stored(stage.leader, "1.1")
+        leader, bucket = stage.leader, stage.cluster.bucket
+        bucket.up = False
+        for number in range(2, 80):
+            stage.stored(leader, f"1.{number}")
+        (follower,) = stage.followers
+        told, last = process_of(follower).core.situation.told.sequence, committed(stage)
+        lose(stage, follower)
+        assert told < last, "the scenario would play without it"
+        bucket.up = True
+        stage.until(lambda: tier_counts(stage))
+        stage.stored(leader, "2.1")
+        runs = [run for key in bucket.objects if (run := parse_run(key)) is not None]
+        assert whole_from(runs) == last + 1, "what the tier was not claimed with has come there already"
+        lose(stage, leader, disk=True)
+        bring_back(stage, leader)
+        stage.run(1000)  # its new disk has heard that the tier is in the set
+        stage.strike("lose_history", leader)
+        bring_back(stage, follower)
         nobody_leads(stage)
         stage.reckon()
         assert (stage.cluster.rescuer.rebuilt, stage.cluster.rescuer.forgotten) == (1, 0)
