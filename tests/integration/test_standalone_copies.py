@@ -9,7 +9,8 @@ from pathlib import Path
 
 from perenne.config import TierConfig
 from perenne.config_tier import blocking_store
-from perenne.local.processes import wait_until
+from perenne.local.processes import free_ports, wait_until
+from perenne.local.zookeeper import serves, start_server
 from tests.integration.rig import signalled
 from tests.integration.test_standalone_tier import Machine, Place, images
 from tests.moving.console import perenne
@@ -100,6 +101,34 @@ def test_a_disk_of_a_time_without_the_tier_is_not_led_by(tmp_path: Path) -> None
         machine.keeps(*early, *alone, *late)
     finally:
         machine.kill()
+
+
+def test_a_node_whose_archive_became_a_clusters_acknowledges_nothing_more(tmp_path: Path) -> None:
+    """Restored with ZooKeeper, by somebody who thought that it did not run."""
+    san = tmp_path / "san"
+    san.mkdir()
+    blocking_store(TierConfig(kind="directory", directory=san), {}).prepare()
+    place = Place(f'[tier]\nkind = "directory"\ndirectory = "{san}"\n', None, san)
+    old, new = Machine.made(tmp_path / "old", place), Machine.made(tmp_path / "new", place)
+    early, late = images(0, 3), images(100, 2)
+    (port,) = free_ports(1)
+    zookeeper = start_server(tmp_path / "zookeeper", port)
+    with new.node.config.open("a") as file:
+        file.write(f'[coordination]\nzookeeper = "127.0.0.1:{port}"\n')
+    try:
+        wait_until(lambda: serves(port), [zookeeper], "ZooKeeper serves")
+        old.ready()
+        old.stores(*early)
+        restored = perenne("restore", "--config", str(new.node.config), "--cluster")
+        assert restored.exit_code == 0 and "no standalone node has used" not in restored.output, restored.output
+        assert "another standalone node has taken the tier over" in old.ended()
+        new.ready()
+        new.stores(*late)
+        new.keeps(*early, *late)
+    finally:
+        old.kill()
+        new.kill()
+        zookeeper.kill()
 
 
 def test_a_node_says_why_it_does_not_get_the_tier(tmp_path: Path) -> None:
