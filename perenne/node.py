@@ -44,10 +44,10 @@ from replication.register import Register
 from replication.replicator import Replicator
 from replication.runtime import ThreadRuntime
 from replication.scrubber import Scrubber
-from replication.tier.claims import Claims
+from replication.tier.claims import ClaimedStore, Claims
 from replication.tier.manifest import proved_for
 from replication.tier.measured import MeasuredStore
-from replication.tier.port import BlockingStore, TierError
+from replication.tier.port import BlockingStore, ObjectStore, TierError
 from replication.watchdog import Watchdog
 from storage.dataset import scan
 from storage.disk import Disk, RealDisk
@@ -90,8 +90,9 @@ async def _serve(config: Config) -> None:
     identity, cluster = await identified(config, disk, tier, stopping)
     if identity is None:
         return
+    claims = Claims(disk, tier, cluster) if tier is not None and config.standalone else None
     coordination: Coordination = (
-        FileCoordination(disk, Claims(disk, tier, cluster) if tier is not None else None)
+        FileCoordination(disk, claims)
         if config.standalone
         else ZooKeeperCoordination(
             config.coordination.zookeeper,
@@ -99,7 +100,7 @@ async def _serve(config: Config) -> None:
             access=zookeeper_access(config),
         )
     )
-    node = Node(config, disk, coordination, identity, cluster, tier)
+    node = Node(config, disk, coordination, identity, cluster, tier, claims)
     node.replicator.operations.when_retired = lambda why: end_retired(why, stopping)
     try:
         await node.start()
@@ -131,6 +132,7 @@ class Node:
         identity: NodeIdentity,
         cluster: ClusterRecord,
         tier: MeasuredStore | None,
+        claims: Claims | None = None,
     ) -> None:
         self._runtime = ThreadRuntime()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -170,7 +172,7 @@ class Node:
             coordination=coordination,
             new_id=lambda: secrets.token_hex(8),
             runtime=self._runtime,
-            tier=self._tier,
+            tier=fenced(tier, coordination, claims),
             prove_tier=lambda tier: proved_for(tier, cluster),
             spool=config.node.data_dir / "staging",
             door=door(self._keyrings.peer),
@@ -199,6 +201,7 @@ class Node:
             evictor=self._evictor,
             standing=self._standing,
             tier=tier,
+            unclaimed=lambda: coordination.unclaimed if isinstance(coordination, FileCoordination) else None,
         )
         self.exported = metered(parts, self._keyrings)
         self.shown = Shown(parts, self.exported, self._ports)
@@ -266,6 +269,13 @@ class Node:
         self._promise.close()
         self.log.close()
         _LOG.info("the node stopped")
+
+
+def fenced(tier: MeasuredStore | None, coordination: Coordination, claims: Claims | None) -> ObjectStore | None:
+    """The tier as replication may use it: a standalone node leaves the log there alone until it has claimed it."""
+    if tier is None or claims is None or not isinstance(coordination, FileCoordination):
+        return tier
+    return ClaimedStore(tier, claims, coordination.claimed)
 
 
 def tier_store(config: Config) -> BlockingStore:

@@ -20,7 +20,7 @@ from replication.restore.report import Report
 from replication.restore.segments import Hands
 from replication.restore.state import lacking, restored_state, written_already
 from replication.tier.claims import Claims
-from replication.tier.keys import LOG, MARKER, parse_marker, parse_run
+from replication.tier.keys import CLAIM, LOG, MARKER, parse_marker, parse_run
 from replication.tier.manifest import cluster_of
 from replication.tier.port import ObjectStore
 from replication.tier.retrying import Patience, RetryingStore
@@ -31,6 +31,10 @@ NODE: Final = "node"
 CLUSTER: Final = "cluster"
 PATIENCE_S: Final = 60.0
 """A restore has time: a tier that answers slowly is waited for."""
+UNFENCED: Final = (
+    "no standalone node has used this tier before: if it is that of a cluster with ZooKeeper, nothing here knows"
+    " whether its nodes run. They must not, from now on: what they acknowledge would be lost"
+)
 GONE_S: Final = 30.0
 """How long a killed node may still be listed as running, until its session has expired."""
 
@@ -98,7 +102,7 @@ class Restoring:
             filling = self._begin(cluster)
             try:
                 self._may_install(seen, filling)
-                await self._claim(filling, cluster)
+                unfenced = await self._claim(filling, cluster)
                 engine = Engine(
                     self._store,
                     filling,
@@ -108,8 +112,7 @@ class Restoring:
                     hands=self._hands,
                 )
                 report = await engine.run()
-                if note:
-                    report.notes.append(note)
+                report.notes.extend(filter(None, (note, unfenced)))
                 await self._finish(report, filling, cluster)
             finally:
                 filling.close()
@@ -228,18 +231,23 @@ class Restoring:
             f" --replace-state {counter}"
         )
 
-    async def _claim(self, filling: Filling, cluster: ClusterRecord) -> None:
-        """Of a standalone node: an old one that still runs acknowledges nothing from here on, before we look what there
-        is. Raises TierError, StorageError, CoordinationUnavailable.
+    async def _claim(self, filling: Filling, cluster: ClusterRecord) -> str:
+        """Of a standalone node, or out of the tier of one: an old one that still runs acknowledges nothing from here
+        on, before we look what there is. Returns what an operator should know of it. Raises TierError, StorageError,
+        CoordinationUnavailable.
         """
-        if self._wish.kind != CLUSTER or not self._config.standalone:
-            return
+        if self._wish.kind != CLUSTER:
+            return ""
+        fenced = [key async for key in self._store.list(CLAIM)]
+        if not fenced and not self._config.standalone:
+            return ""  # a cluster's: ZooKeeper fences it
         claims = Claims(filling.disk, self._store, cluster)
         self._claimed = await claims.adopt() + 1
         try:
             await claims.hold(self._claimed, secrets.token_hex(8))
         except NodeRetired as error:
             raise Unusable(f"somebody else began to use this tier just now: {error}") from error
+        return "" if fenced else UNFENCED
 
     # At the end
 

@@ -46,6 +46,8 @@ class Parts:
     evictor: Evictor
     standing: StandingReport
     tier: MeasuredStore | None
+    unclaimed: Callable[[], str | None]
+    """Why a standalone node has not got its tier for itself, where it asked in vain."""
 
     def statistics(self) -> ReplicatorStatistics:
         scrub, age_s = self.scrubber.report(), self.watchdog.age_s
@@ -160,7 +162,7 @@ class Shown:
             "failover": self._failover(s),
             "refusal": self.why_not_ready(),
             "frozen": s.frozen,
-            "not_standing": s.not_standing,
+            "not_standing": s.not_standing or (self._parts.unclaimed() if s.leader is None else None),
             "fenced": self._replicator.core.situation.fenced,
             "coordination": {"connected": s.coordination_connected, "fresh_seconds": s.coordination_fresh_seconds},
             "ae_title": self._parts.config.dimse.ae_title,

@@ -52,9 +52,10 @@ def failover(
             2,
         )
     left = without or []
+    reach = rescuing.reach(config, zookeeper, cluster)
     bucket = rescuing.bucket(rescuing.configured(config)) if "tier" not in left else None
     rescuing.run(
-        rescuing.reach(config, zookeeper, cluster),
+        reach,
         node or [],
         lambda seen: rescuing.plan_failover(seen, left, bucket),
         dry_run=dry_run,
@@ -90,11 +91,11 @@ def rebuild(
     """
     from perenne.cli import rescuing
 
-    settings = rescuing.configured(config)
     left = without or []
-    bucket = rescuing.bucket(settings) if "tier" not in left else None
+    reach = rescuing.reach(config, zookeeper, cluster)
+    bucket = rescuing.bucket(rescuing.configured(config)) if "tier" not in left else None
     rescuing.run(
-        rescuing.reach(config, zookeeper, cluster),
+        reach,
         node or [],
         lambda seen: rescuing.plan_rebuild(seen, left, bucket, accept_loss=accept_loss),
         dry_run=dry_run,

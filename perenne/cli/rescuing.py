@@ -42,6 +42,9 @@ def reach(config: Path | None, zookeeper: str, cluster: Path | None) -> Reach:
         given = zookeeper or (zookeeper_of(cluster) if cluster else settings.coordination.zookeeper)
     except NoCluster as error:
         raise fail(str(error), 2) from error
+    if not given and config is not None:
+        cause = f"{config} is that of a standalone node: no other replica could lead, so there is nothing to decide"
+        raise fail(f"{cause}; docs/recovery.md says what there is for one", 2)
     if not given:
         raise fail("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
     return reached(settings, given)

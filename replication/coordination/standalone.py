@@ -6,6 +6,7 @@ leads in phase active, its own membership is not shown.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -38,6 +39,7 @@ from storage.disk import Disk
 from storage.errors import StorageError
 from storage.position import LogPoint
 
+_LOG: Final = logging.getLogger("perenne.coordination")
 _STATE: Final = "standalone-state.json"
 _TIER_FLOOR: Final = "standalone-tierfloor.json"
 _CLUSTER: Final = "standalone-cluster.json"
@@ -53,8 +55,11 @@ FENCE_S: Final = 5.0
 class Fence(Protocol):
     """What keeps two standalone nodes apart that share a tier."""
 
-    async def hold(self, epoch: int, boot: str) -> None:
-        """Return when this start alone has the tier. Raises NodeRetired (another has it), CoordinationUnavailable."""
+    async def hold(self, epoch: int, boot: str, *, alone: bool) -> None:
+        """Return when this start alone has the tier. alone: whether it leads by its own log, not through the tier.
+
+        Raises NodeRetired (another has it, or this disk is an old copy), CoordinationUnavailable.
+        """
         ...
 
 
@@ -66,8 +71,14 @@ class FileCoordination:
         self._fence = fence
         self._epoch = 0
         """That this process leads, or led last."""
+        self._claimed = 0
+        """The last epoch in which it held the tier."""
+        self.unclaimed: str | None = None
+        """Why it was not to be had when it was asked for last."""
         self._proved = fence is None
         """Whether this start has led in phase active: what its log holds is what the tier holds."""
+        self._alone: bool | None = None
+        """Whether the tier was not in the set when this process began; None until it was asked for."""
         self._deposed = ""
         self._watcher: Watcher | None = None
         self._leader: Identity | None = None
@@ -111,11 +122,37 @@ class FileCoordination:
     async def _hold(self, epoch: int, boot: str) -> None:
         """Raises NodeRetired, CoordinationUnavailable."""
         assert self._fence is not None, "asked for where there is one"
+        if self._alone is None:
+            filed = self._filed()
+            self._alone = filed is None or TIER_MEMBER not in filed.in_sync
         try:
-            await self._fence.hold(epoch, boot)
+            await self._fence.hold(epoch, boot, alone=self._alone)
         except NodeRetired as error:
             self._deposed = str(error)
             raise
+        except CoordinationUnavailable as error:
+            if self.unclaimed != (why := str(error)):
+                _LOG.error("this node leads nobody through the tier, and counts it for nothing", extra={"reason": why})
+            self.unclaimed = why
+            raise
+        self._claimed, self.unclaimed = max(self._claimed, epoch), None
+
+    async def claimed(self) -> None:
+        """Return when the tier is claimed for the leadership that goes on.
+
+        Raises NodeRetired, CoordinationUnavailable.
+        """
+        if self._deposed:
+            raise NodeRetired(self._deposed)
+        if self._leader is None:
+            raise CoordinationUnavailable("this node does not lead")
+        if self._claimed < self._epoch:
+            try:
+                await self._hold(self._epoch, self._leader.boot)
+            except NodeRetired:
+                if self._watcher is not None:
+                    self._watcher.state_changed()  # whoever reads next is told
+                raise
 
     async def close(self) -> None:
         self._leader = None

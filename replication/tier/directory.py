@@ -78,7 +78,12 @@ class DirectoryStore:
             try:
                 _write(root, name, body, facts)
                 if only_if_absent:
-                    _link(root, name, key)
+                    try:
+                        _link(root, name, key)
+                    except AlreadyThere:
+                        # An earlier attempt may have got no further than this: the caller counts what it finds there.
+                        _sync_directory(root, os.path.dirname(key))
+                        raise
                 else:
                     os.rename(name, key, src_dir_fd=root, dst_dir_fd=root)
                 _sync_directory(root, os.path.dirname(key))

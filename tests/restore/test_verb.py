@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from perenne.cli.commands import app
 from perenne.local.processes import free_ports, start, wait_until
+from perenne.restoring import UNFENCED
 from replication.coordination import restoring
 from replication.coordination.codec import decode_state
 from replication.coordination.port import ClusterRecord
@@ -171,6 +172,7 @@ def test_a_loss_must_be_accepted_before_the_cluster_comes_back(config: Path, tmp
     next(san.rglob("000000000501-*.tar")).unlink()
     code, report = verb(config, "--cluster")
     assert (code, report["finished"]) == (1, False)
+    assert UNFENCED in report["notes"], "it may be a cluster's, which runs"
     assert report["missing"] == [{"first": 501, "last": 600, "certain": True, "why": []}]
     assert (data / "restore.json").exists() and not (data / "standalone-state.json").exists()
 

@@ -3,6 +3,9 @@
 Method: two data directories over one directory tier, and the coordination of a standalone node above them.
 """
 
+import asyncio
+import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +27,9 @@ from replication.core.values import (
     TierClaim,
 )
 from replication.tier.bodies import Body
-from replication.tier.claims import Claims
-from replication.tier.keys import CLAIM, Claim
-from replication.tier.port import ObjectStore, Stored, Unreachable
+from replication.tier.claims import HISTORY_FILE, ClaimedStore, Claims
+from replication.tier.keys import CLAIM, LOG, MARKER, Claim, Marker
+from replication.tier.port import ObjectStore, Refused, Stored, Unreachable
 from storage.position import GENESIS, LogPoint, LogPosition
 from tests.storage.memory_disk import MemoryDisk
 from tests.tier.rig import QUICK, directory_reached, run
@@ -133,6 +136,66 @@ def test_another_clusters_tier_is_not_claimed(store: ObjectStore) -> None:
     run(play())
 
 
+def test_two_looks_at_once_lose_no_claim_of_this_history(store: ObjectStore) -> None:
+    """The one of the guard, every 5 s, and the one of an election or a count."""
+
+    class Slow(MemoryDisk):
+        def write_atomically(self, name: str, data: bytes) -> None:
+            time.sleep(0.05)
+            super().write_atomically(name, data)
+
+    disk = Slow()
+
+    async def play() -> None:
+        claims = claims_of(store, disk)
+        await asyncio.gather(claims.hold(5, "boot1"), claims.hold(6, "boot1"))
+        await claims.hold(6, "boot1")
+        await claims_of(store, disk).hold(7, "boot2")
+
+    run(play())
+
+
+def test_a_disk_of_a_time_without_the_tier_does_not_lead_once_the_tier_was_counted(store: ObjectStore) -> None:
+    """It was put back: the claim is its own, and its state says that it was alone."""
+    disk = MemoryDisk()
+
+    async def play() -> None:
+        claims = claims_of(store, disk)
+        await claims.hold(1, "boot1", alone=True)
+        copy = disk.read(HISTORY_FILE)
+        await ClaimedStore(store, claims, held).put(Marker(5, "entered").key, b"{}\n")
+        await claims_of(store, disk).hold(2, "boot2", alone=True)
+        await store.delete(Claim(2, "boot2").key)
+
+        disk.write_atomically(HISTORY_FILE, copy)
+        with pytest.raises(NodeRetired, match="put back from a copy"):
+            await claims_of(store, disk).hold(2, "boot3", alone=True)
+        assert await listed(store) == [], "it leaves no claim"
+        await claims_of(store, disk).hold(2, "boot3", alone=False)
+        await claims_of(store, disk).hold(3, "boot4", alone=True)
+
+    run(play())
+
+
+def test_markers_that_no_version_noted_are_taken_for_ones_own(store: ObjectStore) -> None:
+    disk = MemoryDisk()
+
+    async def play() -> None:
+        await store.put(Marker(5, "before").key, b"{}\n")
+        disk.write_atomically(HISTORY_FILE, json.dumps({"format": 1, "claims": []}).encode())
+        await claims_of(store, disk).hold(1, "boot1", alone=True)
+        await claims_of(store, disk).hold(2, "boot2", alone=True)
+        restored = claims_of(store, MemoryDisk())
+        await restored.adopt()
+        await restored.hold(3, "boot3", alone=True)
+
+    run(play())
+
+
+async def held() -> None:
+    """The claim is there."""
+
+
 # Above it: the coordination of a standalone node
 
 
@@ -223,5 +286,64 @@ def test_one_copy_leads_without_the_tier_and_is_claimed_when_it_answers(store: O
         assert await listed(store) == []
         assert (await files.count_tier(POINT, version, None))[0] is CasOutcome.APPLIED
         assert await listed(store) == [Claim(2, ME.boot).key]
+
+    run(play())
+
+
+def test_of_the_log_nothing_is_put_by_who_leads_without_a_claim(store: ObjectStore, mount: Path) -> None:
+    """It began to lead alone while the tier was away, which somebody else has taken over: a record of its epoch would
+    outrank, or stand beside, what the other one acknowledges.
+    """
+    disk = MemoryDisk()
+    record, marker = f"{LOG}000000000002/a.tar", Marker(4, "c").key
+
+    async def play() -> None:
+        alone = replace(tiered(1), in_sync=frozenset({MEMBER}), tier=None)
+        assert (await FileCoordination(disk).create_state(alone))[0] is CasOutcome.APPLIED
+        claims = claims_of(store, disk)
+        files = FileCoordination(disk, claims)
+        fenced = ClaimedStore(store, claims, files.claimed)
+        with pytest.raises(Unreachable, match="does not lead"):
+            await fenced.put(record, b"early")
+        seen = await files.read_state()
+        assert seen is not None
+        (mount / ".perenne-tier").rename(mount / "away")
+        assert (await files.take_lead(replace(seen.state, epoch=2), seen.version, ME))[0] is CasOutcome.APPLIED
+        assert files.unclaimed is not None and ".perenne-tier" in files.unclaimed
+        with pytest.raises(Unreachable):
+            await fenced.put(record, b"away")
+        (mount / "away").rename(mount / ".perenne-tier")
+
+        await store.put(Claim(2, "other").key, b"{}\n")
+        for key in (record, marker):
+            with pytest.raises(Refused, match="another standalone node"):
+                await fenced.put(key, b"late")
+            with pytest.raises(Refused, match="another standalone node"):
+                await fenced.delete(key)
+        for prefix in (LOG, MARKER):
+            assert [key async for key in store.list(prefix)] == []
+        with pytest.raises(NodeRetired):
+            await files.read_state()
+
+    run(play())
+
+
+def test_the_log_is_put_once_the_claim_is_there(store: ObjectStore, mount: Path) -> None:
+    disk = MemoryDisk()
+
+    async def play() -> None:
+        alone = replace(tiered(1), in_sync=frozenset({MEMBER}), tier=None)
+        assert (await FileCoordination(disk).create_state(alone))[0] is CasOutcome.APPLIED
+        claims = claims_of(store, disk)
+        files = FileCoordination(disk, claims)
+        fenced = ClaimedStore(store, claims, files.claimed)
+        seen = await files.read_state()
+        assert seen is not None
+        (mount / ".perenne-tier").rename(mount / "away")
+        assert (await files.take_lead(replace(seen.state, epoch=2), seen.version, ME))[0] is CasOutcome.APPLIED
+        (mount / "away").rename(mount / ".perenne-tier")
+        await fenced.put(f"{LOG}000000000002/a.tar", b"record")
+        assert await listed(store) == [Claim(2, ME.boot).key] and files.unclaimed is None
+        await fenced.delete(f"{LOG}000000000002/a.tar")
 
     run(play())

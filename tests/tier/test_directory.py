@@ -3,6 +3,7 @@
 Method: directories that lose their mark, are swapped, filled, or hold what a killed process left.
 """
 
+import errno
 import os
 import subprocess
 import time
@@ -178,3 +179,22 @@ def test_a_read_only_mount_is_refused_with_the_next_step(tmp_path: Path) -> None
         reached.end()
     finally:
         subprocess.run(["umount", str(root)], check=True)
+
+
+def test_a_name_that_was_never_synced_is_not_there_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first attempt gave the file its name, and failed to sync the directory: the second one finds the name."""
+    reached = directory_reached(tmp_path)
+    run(reached.store.put("log/000000000001/before.tar", b"y"))
+    sync, synced = os.fsync, list[bool]()
+
+    def failing(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(tmp_path / "log" / "000000000001"):
+            synced.append(bool(synced))
+            if not synced[-1]:
+                raise OSError(errno.EIO, "Input/output error")
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    assert run(reached.store.put(KEY, b"x")) is Stored.THERE_BEFORE
+    assert synced == [False, True]
+    reached.end()
