@@ -111,7 +111,9 @@ class Spooled:
         self.size = staged.size
 
     def parts(self) -> Iterator[memoryview]:
-        yield from self._staged.parts()
+        """Copies: whoever sends them may still have to when this is gone, and its memory is another instance's."""
+        for part in self._staged.parts():
+            yield memoryview(bytes(part))
 
     def __del__(self) -> None:
         self._staged.release()
