@@ -43,8 +43,8 @@ class Node:
 
     def knows(self, *, unseen: int) -> Recent:
         """unseen: up to there only the index will know what the log holds."""
-        nobody, last = (lambda staged: None), self.log.last_tombstone
-        self.recent = Recent(self.index, nobody, last, budget_bytes=0, unseen=unseen)
+        last = self.log.last_tombstone
+        self.recent = Recent(self.index, lambda staged: None, last, budget_bytes=0, unseen=unseen)
         return self.recent
 
     @property
