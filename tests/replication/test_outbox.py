@@ -57,12 +57,24 @@ def played(directory: Path, scene: Callable[[Rig, Outbox], Awaitable[None]]) -> 
             rig = Rig(directory, readers)
             outbox = await rig.opened()
             try:
-                await asyncio.wait_for(scene(rig, outbox), 30)
+                await asyncio.wait_for(scene(rig, outbox), 10)
             finally:
                 rig.end()
                 await asyncio.sleep(0)
 
     uvloop.run(run())
+
+
+def test_a_connection_that_ends_as_a_large_payload_is_to_leave_keeps_nothing_of_it(tmp_path: Path) -> None:
+    async def scene(rig: Rig, outbox: Outbox) -> None:
+        large = rig.staged(b"A", 9 * MIB)
+        outbox.send(answer(), large)
+        large.release()
+        outbox.close()
+        while rig.staging.statistics().files:
+            await asyncio.sleep(0.01)
+
+    played(tmp_path, scene)
 
 
 def answer() -> LookupAnswer:
