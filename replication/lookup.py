@@ -48,7 +48,8 @@ class StoredInstance:
         try:
             yield from self._payload.parts()
         except RecordCorrupt:
-            self._log.note_damage(self._sequence)
+            if not self._log.distrusts(self._sequence):
+                self._log.note_damage(self._sequence)
             raise
 
 

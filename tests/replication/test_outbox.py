@@ -12,6 +12,7 @@ from replication.evicting import Spooled
 from replication.messages import LookupAnswer
 from replication.outbox import Outbox
 from storage.disk import RealDisk
+from storage.position import RecordKind
 from storage.staging import Staged, StagingArea
 
 MIB = 1024 * 1024
@@ -83,7 +84,7 @@ def answer() -> LookupAnswer:
 
 def test_an_evicted_record_leaves_as_it_is_though_its_memory_is_used_again(tmp_path: Path) -> None:
     async def scene(rig: Rig, outbox: Outbox) -> None:
-        outbox.send(answer(), Spooled(rig.staged(b"A")))
+        outbox.send(answer(), Spooled(rig.staged(b"A"), RecordKind.INSTANCE))
         while outbox.congested:
             await asyncio.sleep(0.01)
         assert rig.transport.get_write_buffer_size() > SIZE // 2, "the peer takes nothing yet"
