@@ -250,6 +250,7 @@ class Evictor:
             self.why_not = str(error)
             return False
         self.why_not = await tiering.prove(span)
+        self.why_not = self.why_not or self._keepers_missing()  # that took long: who keeps it may be gone
         if self.why_not is None:
             try:
                 freed = await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.evict(span.first, here)))

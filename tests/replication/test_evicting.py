@@ -309,3 +309,24 @@ def test_a_large_record_is_checked_again_where_it_lay_in_a_file_meanwhile(tmp_pa
         assert sum(len(part) for part in again.payload.parts()) == stored.payload.size
 
     played(tmp_path, scene, large=3 * BLOCK + 77)
+
+
+def test_a_member_that_was_to_keep_what_goes_must_still_be_there_once_it_is_proved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes as long as the segment takes to come back from the tier."""
+
+    async def scene(rig: Rig) -> None:
+        await rig.packed(rig.sealed()[0])
+        prove = Packer.prove
+
+        async def meanwhile(packer: Packer, span: EpochSpan) -> str | None:
+            rig.node.live = {}
+            return await prove(packer, span)
+
+        monkeypatch.setattr(Packer, "prove", meanwhile)
+        assert not await rig.evictor.evict_one()
+        assert not any(segment.evicted for segment in rig.node.log.segments())
+        assert "only 0 of 1 other members keep all" in str(rig.evictor.why_not)
+
+    played(tmp_path, scene)
