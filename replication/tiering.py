@@ -5,6 +5,7 @@ tar like a directory of segments.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
@@ -322,7 +323,9 @@ class Tiering:
             self._answer(ev.TierFetched(effect.request, str(error)), str(error))
             return
         finally:
-            arriving.close()
+            # In the thread that writes to them: it may be in the middle of that where this is cancelled.
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._hashing.submit(arriving.close)
         self._answer(ev.TierFetched(effect.request))
 
     def _better_read(self, sequence: int, payload: Payload) -> bool:
@@ -372,7 +375,7 @@ class _Arriving:
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     def close(self) -> None:
-        """What never became whole goes."""
+        """In a thread: what never became whole goes."""
         for receiving in self._receiving.values():
             receiving.abandon()
         self._receiving.clear()

@@ -4,6 +4,8 @@ Method: a real tier in a directory, a real staging area, and a replicator of whi
 """
 
 import asyncio
+import contextlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,17 +17,19 @@ from replication import tiering
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.recent import RecentRecord
-from replication.tier.keys import run_name
+from replication.tier.keys import Run, run_name
 from replication.tier.port import ObjectStore
 from replication.tier.probe import Trust
 from replication.tiering import Tiering
 from storage.disk import RealDisk, RealFile
 from storage.position import GENESIS, LogPosition, RecordHeader, RecordKind, chain_after
-from storage.staging import PIECE, Staged, StagingArea
+from storage.rawrecord import WholeRecord
+from storage.staging import PIECE, Receiving, Staged, StagingArea
 from storage.timing import Timings
 from tests.tier.rig import directory_reached
 
 SIZE = 3 * PIECE + 77
+PATIENCE_S = 10.0
 
 
 async def trusting(_: ObjectStore) -> Trust:
@@ -40,8 +44,8 @@ class Rig:
         self.disk = RealDisk(directory / "node")
         self.spool = directory / "spool"
         self.spool.mkdir()
-        staging = StagingArea(self.disk, memory_instance_bytes=PIECE // 4, pool_bytes=PIECE)
-        receiving = staging.begin_raw()
+        self.staging = StagingArea(self.disk, memory_instance_bytes=PIECE // 4, pool_bytes=PIECE)
+        receiving = self.staging.begin_raw()
         receiving.write(memoryview(b"x" * SIZE))
         self.staged: Staged | None = receiving.finish()
         digests = self.staged.dataset_digest, self.staged.digest
@@ -64,7 +68,7 @@ class Rig:
     def executor(self, name: str, threads: int) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(threads, name)
 
-    async def put(self) -> None:
+    def driver(self) -> Tiering:
         log = SimpleNamespace(durable=GENESIS)
         runtime = SimpleNamespace(executor=self.executor, wall_us=lambda: 0)
         replicator: Any = SimpleNamespace(
@@ -72,14 +76,17 @@ class Rig:
             disk=self.disk,
             runtime=runtime,
             readers=self.readers,
+            staging=self.staging,
             recent=SimpleNamespace(get=self.record_at),
             closed=False,
             feed=self.answers.append,
             stages=SimpleNamespace(tier_put=Timings()),
             drop=Staged.release,
         )
-        driver = Tiering(replicator, self.reached.store, trusting, self.spool)
-        await driver._put(fx.PutRun(7, 1, 1))  # pyright: ignore[reportPrivateUsage]
+        return Tiering(replicator, self.reached.store, trusting, self.spool)
+
+    async def put(self) -> None:
+        await self.driver()._put(fx.PutRun(7, 1, 1))  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -108,4 +115,47 @@ def test_a_large_record_that_is_committed_while_it_is_written_for_the_tier_goes_
     key = run_name(1, rig.record.point).key
     assert b"x" * SIZE in (tmp_path / "tier" / key).read_bytes()
     assert rig.disk.list("staging") == [] == list(rig.spool.iterdir()), "and is gone afterwards"
+    rig.reached.end()
+
+
+def test_what_is_fetched_is_let_go_of_only_once_no_thread_writes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node stops in the middle: memory and files are others' as soon as they are given back."""
+    done: list[str] = []
+    writing, cancelled = threading.Event(), threading.Event()
+    write, abandon = Receiving.write, Receiving.abandon
+
+    def slowly(receiving: Receiving, data: memoryview) -> None:
+        writing.set()
+        assert cancelled.wait(PATIENCE_S)
+        write(receiving, data)
+        done.append("written")
+
+    def abandoned(receiving: Receiving) -> None:
+        abandon(receiving)
+        done.append("abandoned")
+
+    async def stopped(rig: Rig, raw: bytes, run: Run) -> None:
+        await rig.reached.store.put(run.key, raw)
+        driver = rig.driver()
+        monkeypatch.setattr(Receiving, "write", slowly)
+        monkeypatch.setattr(Receiving, "abandon", abandoned)
+        fetch = asyncio.get_running_loop().create_task(driver._fetch(fx.FetchRun(7, run, 1, 1)))  # pyright: ignore[reportPrivateUsage]
+        while not writing.is_set():
+            await asyncio.sleep(0.001)
+        fetch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await fetch
+        cancelled.set()
+        while "abandoned" not in done or "written" not in done:
+            await asyncio.sleep(0.001)
+
+    with ThreadPoolExecutor(1) as readers:
+        rig = Rig(tmp_path, readers)
+        assert rig.staged is not None
+        raw = b"".join(bytes(part) for part in WholeRecord(rig.record.header, rig.record.chain, rig.staged).parts())
+        asyncio.run(asyncio.wait_for(stopped(rig, raw, run_name(1, rig.record.point)), PATIENCE_S))
+        rig.release()
+    assert done[-1] == "abandoned"
     rig.reached.end()
