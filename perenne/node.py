@@ -217,7 +217,7 @@ class Node:
             self.shown,
             host=config.http.host,
             port=config.http.port,
-            secure=self._keyrings.http.server() if self._keyrings.http is not None else None,
+            secure=self._keyrings.http.lasting() if self._keyrings.http is not None else None,
             token=self._keyrings.shown,
             open_metrics=config.http.open_metrics,
             requests=self.exported.requests,

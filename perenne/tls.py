@@ -54,6 +54,20 @@ class Keyring:
         """For whoever comes in from now on."""
         return self._server
 
+    def lasting(self) -> ssl.SSLContext:
+        """For a server that asks for it once: whoever comes in is shown the certificate that is in use then.
+
+        Whom it lets in stays as it was. Raises TlsUnusable.
+
+        Nothing is loaded into a context that may be in use: that is done in a thread, and OpenSSL locks nothing.
+        """
+        context = self._make(ssl.PROTOCOL_TLS_SERVER)
+        context.sni_callback = self._show  # called whether or not a name was asked for
+        return context
+
+    def _show(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = self._server
+
     def client(self) -> ssl.SSLContext:
         """For calling others. Their certificate must be the authority's; whose it is, the caller looks at himself."""
         return self._client
@@ -72,8 +86,6 @@ class Keyring:
         except TlsUnusable as error:
             _LOG.error("a new certificate cannot be used; the one in use stays", extra={"reason": str(error)})
             return False
-        # A server that was given its context once shows the new certificate as well; whom it lets in stays as it was.
-        self._server.load_cert_chain(self.files.certificate, self.files.key, password=_no_password)
         self._server, self._client = server, client
         self.expires, self.authority_expires = own.not_valid_after_utc, authority_expires
         _LOG.info("took up a new certificate", extra={"expires": self.expires.isoformat()})

@@ -18,8 +18,8 @@ from replication.tier.keys import form_of, run_name
 from replication.tier.port import NotThere, ObjectStore, TierError
 from storage.errors import PayloadGone, RecordsElsewhere, StorageError
 from storage.evicted import Stub
-from storage.position import EpochSpan
-from storage.reader import StoredRecord, StoredStub
+from storage.position import EpochSpan, RecordKind
+from storage.reader import StoredRecord, StoredStub, checked
 from storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -104,14 +104,22 @@ class TierSource:
 
 
 class Spooled:
-    """An evicted record's payload, whole and checked, in a file of this node until nobody wants it."""
+    """An evicted record's payload, whole and checked, in memory or in a file of this node until nobody wants it."""
 
-    def __init__(self, staged: Staged) -> None:
+    def __init__(self, staged: Staged, kind: RecordKind) -> None:
         self._staged = staged
+        self._kind = kind
         self.size = staged.size
 
     def parts(self) -> Iterator[memoryview]:
-        yield from self._staged.parts()
+        """Copies: whoever sends them may still have to when this is gone, and its memory is another instance's.
+
+        Raises RecordCorrupt before the last piece when the file does not hold any more what was written to it.
+        """
+        staged = self._staged
+        parts = staged.parts()
+        for part in parts if staged.in_memory else checked(self._kind, staged.digest, parts):
+            yield memoryview(bytes(part))
 
     def __del__(self) -> None:
         self._staged.release()
@@ -145,7 +153,7 @@ async def read_record(replicator: "Replicator", sequence: int, *, whole_limit: i
         except StorageError:
             receiving.abandon()
             raise
-        return StoredRecord(stored.header, stored.chain, Spooled(receiving.finish()))
+        return StoredRecord(stored.header, stored.chain, Spooled(receiving.finish(), stored.header.kind))
 
     return await loop.run_in_executor(replicator.distant, fetch)
 
@@ -242,6 +250,7 @@ class Evictor:
             self.why_not = str(error)
             return False
         self.why_not = await tiering.prove(span)
+        self.why_not = self.why_not or self._keepers_missing()  # that took long: who keeps it may be gone
         if self.why_not is None:
             try:
                 freed = await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.evict(span.first, here)))

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from typing import Any, Final
 
 from replication.recent import FRESH_RECORDS, Recent
+from storage.errors import ForeignIndex
 from storage.index import Index
 from storage.indexer import Fresh, Indexer
 from storage.log import Log
@@ -35,7 +36,7 @@ class Indexing:
         thread: Executor,
     ) -> None:
         self._log, self._index = log, index
-        self._indexer = Indexer(log, index)
+        self._indexer = Indexer(log, index, begins_anew=False)
         self._recent = recent
         self._spawn = spawn
         self._thread = thread
@@ -91,6 +92,12 @@ class Indexing:
                         await loop.run_in_executor(self._thread, self._index.clear)
                         self._recent.doubtful = False
                     await self._in_slices(point, fresh)
+                except ForeignIndex as error:
+                    _LOG.warning("the index does not belong to this log: rebuilding", extra={"reason": str(error)})
+                    # Before it forgets: what it knew alone, nobody knows until it has come as far again.
+                    self._recent.doubtful = True
+                    self._recent.installed_upto(max(point.sequence, self._index.applied.sequence))
+                    self._wanted = self._wanted or point
                 except Exception as error:  # noqa: BLE001 - SQLite's reasons are many; the log has everything
                     _LOG.error("the index cannot be written", extra={"error": type(error).__name__})
                     self._wanted = self._wanted or point

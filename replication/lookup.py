@@ -48,7 +48,8 @@ class StoredInstance:
         try:
             yield from self._payload.parts()
         except RecordCorrupt:
-            self._log.note_damage(self._sequence)
+            if not self._log.distrusts(self._sequence):
+                self._log.note_damage(self._sequence)
             raise
 
 
@@ -88,7 +89,7 @@ class Lookups:
         # A record that is known and damaged here is not absent: another replica has it. And what a leader's index does
         # not name may be named by another's: a flipped bit in an index denies nothing that somebody else knows.
         try:
-            return await self._ask_others(uid, absent=not self._current(uid) and self._may_say_absent())
+            return await self._ask_others(uid, absent=self._may_say_absent() and not self._current(uid))
         except InstanceUnavailable:
             # What nobody connected holds may be in the tier, from which the log is being mended.
             replicator = self._replicator
@@ -108,17 +109,17 @@ class Lookups:
         leader to say. Nothing is current while the log may hold tombstones not known here.
         """
         replicator = self._replicator
-        committed = replicator.core.situation.committed.sequence
+        reach, committed = replicator.recent.reach, replicator.core.situation.committed.sequence
         known = [version for version in replicator.recent.versions(uid) if version.sequence <= committed]
         if known:
             buried = replicator.recent.tombstones(uid)
             upto = committed if replicator.core.leadership is not None and self._may_say_absent() else None
             known = [version for version in known if not is_covered(version, buried, upto)]
-        if not known or not replicator.recent.knows_deletes:
+        if not known or not reach.deletes:
             return []
         newest = replicator.settings.core.conflict_policy.value == "newest"
         first = known[-1 if newest else 0]
-        if not replicator.recent.knows_current(first.sequence, newest=newest):
+        if not reach.current(first.sequence, newest=newest):
             return []  # a whole segment was taken over: one of another content may be in it
         content = (first.dataset, first.transfer_syntax_uid)
         same = [v.sequence for v in known if v is not first and (v.dataset, v.transfer_syntax_uid) == content]
@@ -149,7 +150,7 @@ class Lookups:
 
     def _may_say_absent(self) -> bool:
         """An active leader that coordination names, and that heard from it lately, knows every committed record, if it
-        could read each.
+        could read each. Asked before the index is, which goes on meanwhile.
         """
         replicator = self._replicator
         leadership = replicator.core.leadership

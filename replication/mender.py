@@ -129,7 +129,7 @@ class Mender:
         self, sequence: int, header: RecordHeader, chain: bytes, staged: Staged, source: ReplicaId
     ) -> bool:
         try:
-            if not await self._repair(sequence, WholeRecord(header, chain, staged)):
+            if not await self._repair(sequence, WholeRecord(header, chain, staged), staged):
                 return False
         finally:
             staged.release()
@@ -166,10 +166,15 @@ class Mender:
         finally:
             del self._asked[nonce]
 
-    async def _repair(self, sequence: int, raw: Payload) -> bool:
+    async def _repair(self, sequence: int, raw: Payload, staged: Staged | None = None) -> bool:
+        """staged: held as long as the log thread may read it, which goes on when nobody waits for it any more."""
         replicator = self._replicator
         try:
-            await asyncio.wrap_future(replicator.group.call(lambda: replicator.log.repair(sequence, raw)))
+            work = replicator.group.call(lambda: replicator.log.repair(sequence, raw))
+            if staged is not None:
+                staged.retain()
+                work.add_done_callback(lambda _: staged.release())
+            await asyncio.wrap_future(work)
         except (RecordCorrupt, LogContradiction, StorageFull) as error:
             _LOG.warning("what was fetched repairs nothing", extra={"sequence": sequence, "reason": str(error)})
             return False

@@ -119,6 +119,7 @@ class Outbox:
         else:
             self._clear.clear()
             self._large = asyncio.get_running_loop().create_task(self._send_large(message, payload))
+            self._large.add_done_callback(lambda _: self._let_go(payload))  # it may be cancelled before it begins
 
     def _write(self, parts: list[bytes | memoryview]) -> None:
         size = sum(map(len, parts))
@@ -145,7 +146,6 @@ class Outbox:
             # Half a payload is on its way, and no other will do: only a new connection helps.
             self._failed(f"a payload cannot be read: {error}")
         finally:
-            self._let_go(payload)
             self._large = None
         while self._waiting and self._large is None:
             self._start(*self._waiting.popleft())

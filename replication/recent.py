@@ -42,6 +42,26 @@ class RecentRecord(Struct):
         return LogPoint(self.header.position, self.chain)
 
 
+class Reach(Struct, frozen=True):
+    """How far the index had come. Taken before it is asked: it goes on in a thread of its own, and its answer lacks
+    what it came by later.
+
+    deletes: every tombstone in the log is known, so that what none of them covers may be served.
+    """
+
+    complete: bool
+    deletes: bool
+    unseen: int
+    applied: int
+
+    def current(self, sequence: int, *, newest: bool) -> bool:
+        """Whether a record is current of those with its UID: no other that the index has not reached could be.
+
+        newest: whether the last one is current, else the first.
+        """
+        return self.complete or (sequence > self.unseen if newest else sequence <= self.applied + 1)
+
+
 class Recent:
     """Records appended lately. Also the core's catalogue: the index, and what it does not know yet.
 
@@ -127,25 +147,22 @@ class Recent:
 
     @property
     def complete(self) -> bool:
-        known = not self.doubtful and not self._index.blind
-        return known and self._index.applied.sequence >= self._unseen
-
-    def knows_current(self, sequence: int, *, newest: bool) -> bool:
-        """Whether a record is current of those with its UID: no other that the index has not reached could be.
-
-        newest: whether the last one is current, else the first.
-        """
-        applied = self._index.applied.sequence
-        return self.complete or (sequence > self._unseen if newest else sequence <= applied + 1)
+        return self.reach.complete
 
     @property
     def knows_deletes(self) -> bool:
-        """Whether every tombstone in the log is known, so that what none of them covers may be served."""
-        return not self.doubtful and not self._index.blind and self._index.applied.sequence >= self._shadow
+        return self.reach.deletes
+
+    @property
+    def reach(self) -> Reach:
+        """How far the index has come by now."""
+        applied = self._index.applied.sequence  # before `blind`, which it says first
+        known = not self.doubtful and not self._index.blind
+        return Reach(known and applied >= self._unseen, known and applied >= self._shadow, self._unseen, applied)
 
     def installed_upto(self, sequence: int) -> None:
         """A whole segment was taken over, or the index begins anew: only the index will know what is in it."""
-        self._unseen = sequence
+        self._unseen = max(self._unseen, sequence)  # what is committed may be less than what lay here at the start
         unknown = sequence if self.doubtful else self._last_tombstone(self._index.applied.sequence + 1)
         self._shadow = max(self._shadow, unknown)
 

@@ -5,9 +5,11 @@ tar like a directory of segments.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
@@ -208,7 +210,6 @@ class Tiering:
 
     async def _put_group(self, effect: fx.PutRun) -> bool:
         """Whether the bucket holds it."""
-        loop = asyncio.get_running_loop()
         pieces: list[bytes] = []
         size = 0
         last: RecentRecord | None = None
@@ -230,7 +231,7 @@ class Tiering:
                     break
                 if record.header.size > SPOOLED_BYTES and self._spool is not None:
                     spooled = self._spool / f"tier-{sequence}"
-                    await loop.run_in_executor(self._replicator.readers, _write_whole, spooled, record)
+                    await self._spooled(spooled, record.header, record.chain, record.payload)
                     size, last = record.header.size, record
                     break
                 pieces.extend(_whole(record.header, record.chain, record.payload))
@@ -252,6 +253,20 @@ class Tiering:
         self.put_bytes += size
         self._answer(ev.TierStored(effect.request, last.point.sequence, form=run.form))
         return True
+
+    async def _spooled(self, path: Path, header: RecordHeader, chain: bytes, payload: Payload) -> None:
+        """Write a record to a file. Once it is committed whoever else holds its payload lets go of it: that may be now.
+
+        Raises OSError, StorageError.
+        """
+        if isinstance(payload, Staged):
+            payload.retain()
+        try:
+            work = partial(_write_whole, path, header, chain, payload)
+            await asyncio.get_running_loop().run_in_executor(self._replicator.readers, work)
+        finally:
+            if isinstance(payload, Staged):
+                self._replicator.drop(payload)
 
     async def _pack(self, effect: fx.PackSegment) -> None:
         event = await self.packer.pack(effect, conditional=self._trusted.conditional)
@@ -308,7 +323,9 @@ class Tiering:
             self._answer(ev.TierFetched(effect.request, str(error)), str(error))
             return
         finally:
-            arriving.close()
+            # In the thread that writes to them: it may be in the middle of that where this is cancelled.
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._hashing.submit(arriving.close)
         self._answer(ev.TierFetched(effect.request))
 
     def _better_read(self, sequence: int, payload: Payload) -> bool:
@@ -358,7 +375,7 @@ class _Arriving:
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     def close(self) -> None:
-        """What never became whole goes."""
+        """In a thread: what never became whole goes."""
         for receiving in self._receiving.values():
             receiving.abandon()
         self._receiving.clear()
@@ -375,9 +392,8 @@ def _whole(header: RecordHeader, chain: bytes, payload: Payload) -> Iterator[byt
     yield bytes(trailing_padding(header.size))
 
 
-def _write_whole(path: Path, record: RecentRecord) -> None:
+def _write_whole(path: Path, header: RecordHeader, chain: bytes, payload: Payload) -> None:
     """Raises OSError, StorageError."""
-    assert record.payload is not None, "just read, or kept"
     with path.open("wb") as file:
-        for piece in _whole(record.header, record.chain, record.payload):
+        for piece in _whole(header, chain, payload):
             file.write(piece)

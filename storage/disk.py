@@ -7,6 +7,7 @@ import errno
 import fcntl
 import mmap
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -112,6 +113,8 @@ class RealFile:
         self._name = path.name
         self._bounce = bounce
         self._poisoned = False
+        self._syncing = threading.Lock()
+        """The kernel tells of lost pages once, one of those who wait for them: the others must not be told nothing."""
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o640)
         self._direct_fd = -1
         if direct:
@@ -183,12 +186,13 @@ class RealFile:
                     view = view[done:]
 
     def sync(self) -> None:
-        self._refuse_if_poisoned()
-        try:
-            os.fdatasync(self._fd)
-        except OSError as error:
-            self._poisoned = True
-            raise SegmentPoisoned(f"fdatasync of {self._name} failed: {error.strerror}") from error
+        with self._syncing:
+            self._refuse_if_poisoned()
+            try:
+                os.fdatasync(self._fd)
+            except OSError as error:
+                self._poisoned = True
+                raise SegmentPoisoned(f"fdatasync of {self._name} failed: {error.strerror}") from error
 
     def drop_cache(self) -> None:
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)

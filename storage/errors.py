@@ -71,6 +71,10 @@ class FormatError(StorageError):
     """A file or value is not what the format allows, such as a segment of another cluster."""
 
 
+class ForeignIndex(StorageError):
+    """The index does not belong to this log, as far as the log can tell."""
+
+
 class LogContradiction(StorageError):
     """What was asked does not fit the log: a wrong sequence or chain, or a cut below a floor.
 

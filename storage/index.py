@@ -211,9 +211,9 @@ class Index:
             self._connection.executemany("INSERT OR IGNORE INTO hole VALUES (?,?)", sorted(holes.items()))
             self._move(upto)
             blind = self._read_blind()
-        self._applied = upto
         self._holes |= frozenset(holes)
         self._blind = blind
+        self._applied = upto  # last: whoever sees that it has come so far knows what it lacks
 
     def fill(self, batch: Iterable[IndexedRecord | IndexedSmall], filled: Collection[int]) -> None:
         """Add records that were holes; `filled` are holes no more."""

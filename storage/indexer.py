@@ -9,7 +9,7 @@ from msgspec import Struct
 from storage.buried import IndexedSmall
 from storage.dataset import Attributes, FileMeta, NeedMore, UnreadableDataSet, read_meta, scan
 from storage.deletion import SMALL_KINDS, NotUnderstood, decode_small
-from storage.errors import RecordCorrupt, RecordsElsewhere
+from storage.errors import ForeignIndex, RecordCorrupt, RecordsElsewhere
 from storage.index import Index, IndexedRecord
 from storage.log import Log
 from storage.position import LogPoint, RecordHeader, RecordKind
@@ -33,20 +33,27 @@ class Fresh(Struct, frozen=True):
 
 
 class Indexer:
-    """Follows the log's committed prefix."""
+    """Follows the log's committed prefix.
 
-    def __init__(self, log: Log, index: Index) -> None:
+    begins_anew: it makes an index that does not belong to the log anew by itself; else whoever relies on what that
+    knows is to be told first.
+    """
+
+    def __init__(self, log: Log, index: Index, *, begins_anew: bool = True) -> None:
         self._log = log
         self._index = index
+        self._begins_anew = begins_anew
 
     def advance(self, upto: LogPoint, fresh: Mapping[int, Fresh] | None = None) -> int:
         """Index every committed record up to `upto`; return how many instances were added.
 
         fresh: by sequence, what need not be read. An index of another branch, or of a log that was cut, is rebuilt
-        from the start.
+        from the start. Raises ForeignIndex instead where that is not for it to do.
         """
         applied = self._index.applied
         if self._log.point_at(applied.sequence) != applied:
+            if not self._begins_anew:
+                raise ForeignIndex(f"the index says that it has come to record {applied.position}")
             _LOG.warning("the index does not belong to this log: rebuilding", extra={"applied": applied.sequence})
             self._index.clear()
             applied = self._index.applied

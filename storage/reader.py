@@ -312,7 +312,8 @@ class LogReader:
 
     def _head_in(self, found: Segment | Pending, sequence: int, size: int) -> tuple[RecordHeader, bytes]:
         if isinstance(found, Pending):
-            return found.header, b"".join(self._pending_payload(found).parts())[:size]
+            payload = self._pending_payload(found)
+            return (found.header, payload[:size]) if payload is not None else self.read_head(sequence, size)
         with NotingDamage(self, sequence):
             offset, decoded = self._locate(found, sequence)
             if decoded.tombstone:
@@ -365,20 +366,23 @@ class LogReader:
     def _pending_record(self, pending: Pending) -> StoredRecord | StoredStub:
         header, chain = pending.header, pending.entry.chain
         if not pending.tombstone:
-            return StoredRecord(header, chain, self._pending_payload(pending))
+            payload = self._pending_payload(pending)
+            if payload is None:
+                return self.read_any(header.position.sequence)
+            return StoredRecord(header, chain, BytesPayload(payload))
         self._believed.cover(header, pending.tombstone)
         return StoredStub(header, chain, pending.tombstone)
 
-    def _pending_payload(self, pending: Pending) -> Payload:
+    def _pending_payload(self, pending: Pending) -> bytes | None:
         """Copy a payload that still lies with its sender: its buffer may be reused as soon as it is
-        durable.
+        durable. None where it was written since it was found: it may be cut by now, and another have its number.
         """
         if pending.payload.size > WHOLE_LIMIT:
             raise RecordAbsent(pending.entry.position.sequence)
         with self._lock:
-            if pending.entry.position.sequence in self._pending:
-                return BytesPayload(b"".join(pending.payload.parts()))
-        return self.read(pending.entry.position.sequence).payload
+            if self._pending.get(pending.entry.position.sequence) is pending:
+                return b"".join(pending.payload.parts())
+        return None
 
     def _locate(self, segment: Segment, sequence: int) -> tuple[int, DecodedRecord]:
         """Return offset and header of a record, the header proved by its entry and the chain before it."""

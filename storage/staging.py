@@ -48,7 +48,8 @@ class StagingArea:
         self._pool_bytes = pool_bytes
         self._free: dict[int, list[memoryview]] = {_SMALL: [], PIECE: []}
         self._allocated = 0
-        self._lock = threading.Lock()
+        # The collector may let go of an instance wherever something is allocated, also in whoever holds this.
+        self._lock = threading.RLock()
         self._numbers = itertools.count(1)
         self._files = 0
         self._spilled = 0

@@ -16,6 +16,7 @@ import pytest
 
 from replication.core.values import ClusterState, Identity, ReplicaId
 from replication.evicting import BLOCK, Eviction, Evictor, read_record
+from replication.lookup import StoredInstance
 from replication.packing import Packer
 from replication.tier.keys import run_name
 from replication.tier.measured import MeasuredStore
@@ -286,3 +287,46 @@ def test_a_large_record_is_whole_here_before_it_is_handed_out(tmp_path: Path) ->
         assert threading.active_count() < 20
 
     played(tmp_path, scene, large=3 * BLOCK + 77)
+
+
+def test_a_large_record_is_checked_again_where_it_lay_in_a_file_meanwhile(tmp_path: Path) -> None:
+    async def scene(rig: Rig) -> None:
+        log, replicator = rig.node.log, rig.node
+        await rig.packed(rig.sealed()[0])
+        assert await rig.evictor.evict_one()
+        far: Any = replicator
+        stored = await read_record(far, 1, whole_limit=16 << 20)
+        (spooled,) = (tmp_path / "node" / "staging").iterdir()
+        with spooled.open("r+b") as file:
+            file.seek(BLOCK)
+            file.write(b"rot")
+        got: list[bytes] = []
+        with pytest.raises(RecordCorrupt):
+            got.extend(bytes(part) for part in StoredInstance(stored, log).parts())
+        assert sum(map(len, got)) < stored.payload.size, "whoever asked sees that it is not whole"
+        assert log.intact, "nothing of the log is damaged"
+        again = await read_record(far, 1, whole_limit=16 << 20)
+        assert sum(len(part) for part in again.payload.parts()) == stored.payload.size
+
+    played(tmp_path, scene, large=3 * BLOCK + 77)
+
+
+def test_a_member_that_was_to_keep_what_goes_must_still_be_there_once_it_is_proved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes as long as the segment takes to come back from the tier."""
+
+    async def scene(rig: Rig) -> None:
+        await rig.packed(rig.sealed()[0])
+        prove = Packer.prove
+
+        async def meanwhile(packer: Packer, span: EpochSpan) -> str | None:
+            rig.node.live = {}
+            return await prove(packer, span)
+
+        monkeypatch.setattr(Packer, "prove", meanwhile)
+        assert not await rig.evictor.evict_one()
+        assert not any(segment.evicted for segment in rig.node.log.segments())
+        assert "only 0 of 1 other members keep all" in str(rig.evictor.why_not)
+
+    played(tmp_path, scene)

@@ -105,7 +105,7 @@ DELETE_GUARDS = (
     Guard(
         "nothing is served while tombstones may be unknown",
         LOOKUP,
-        "        if not known or not replicator.recent.knows_deletes:\n",
+        "        if not known or not reach.deletes:\n",
         "        if not known:\n",
         shown_by=SCENES + "test_nothing_is_served_before_the_index_has_come_by_the_last_tombstone",
     ),

@@ -150,7 +150,7 @@ LOG_GUARDS = (
     Guard(
         "a damaged record is not absent",
         LOOKUP,
-        "absent=not self._current(uid) and self._may_say_absent())",
+        "absent=self._may_say_absent() and not self._current(uid))",
         "absent=self._may_say_absent())",
         shown_by=ABSENCE + "test_a_leader_does_not_deny_what_its_own_disk_lost_when_it_reaches_nobody_who_has_it",
     ),
@@ -215,7 +215,7 @@ LOG_GUARDS = (
     Guard(
         "what is current is said by an index that has come by all that could be",
         LOOKUP,
-        "        if not replicator.recent.knows_current(first.sequence, newest=newest):\n",
+        "        if not reach.current(first.sequence, newest=newest):\n",
         "        if False:\n",
         shown_by=REGRESSIONS
         + "test_who_has_not_indexed_a_segment_yet_does_not_take_the_second_of_a_name_for_the_first",
