@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final
 from replication.packing import OTHER_FORM
 from replication.tier.keys import form_of, run_name
 from replication.tier.port import NotThere, ObjectStore, TierError
-from storage.errors import PayloadGone, RecordsElsewhere, StorageError
+from storage.errors import PayloadGone, RecordCorrupt, RecordsElsewhere, StorageError
 from storage.evicted import Stub
-from storage.position import EpochSpan
-from storage.reader import StoredRecord, StoredStub
+from storage.position import EpochSpan, RecordHeader
+from storage.reader import StoredRecord, StoredStub, checked
 from storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -104,14 +104,23 @@ class TierSource:
 
 
 class Spooled:
-    """An evicted record's payload, whole and checked, in a file of this node until nobody wants it."""
+    """An evicted record's payload, whole and checked, in a file of this node until nobody wants it.
 
-    def __init__(self, staged: Staged) -> None:
+    Nobody waits for its reader, so it is checked again while it leaves. `parts` raises RecordsElsewhere before its last
+    piece when the file changed: nothing in the log is damaged by that.
+    """
+
+    def __init__(self, header: RecordHeader, staged: Staged) -> None:
+        self._header = header
         self._staged = staged
         self.size = staged.size
 
     def parts(self) -> Iterator[memoryview]:
-        yield from self._staged.parts()
+        header = self._header
+        try:
+            yield from checked(header.kind, header.digest, self._staged.parts())
+        except RecordCorrupt as error:
+            raise RecordsElsewhere(header.position.sequence, f"what was fetched: {error.reason}") from error
 
     def __del__(self) -> None:
         self._staged.release()
@@ -145,7 +154,7 @@ async def read_record(replicator: "Replicator", sequence: int, *, whole_limit: i
         except StorageError:
             receiving.abandon()
             raise
-        return StoredRecord(stored.header, stored.chain, Spooled(receiving.finish()))
+        return StoredRecord(stored.header, stored.chain, Spooled(stored.header, receiving.finish()))
 
     return await loop.run_in_executor(replicator.distant, fetch)
 

@@ -16,6 +16,7 @@ import pytest
 
 from replication.core.values import ClusterState, Identity, ReplicaId
 from replication.evicting import BLOCK, Eviction, Evictor, read_record
+from replication.lookup import StoredInstance
 from replication.packing import Packer
 from replication.tier.keys import run_name
 from replication.tier.measured import MeasuredStore
@@ -25,6 +26,7 @@ from storage.log import Log
 from storage.position import EpochSpan
 from storage.staging import StagingArea
 from tests.core.puppets import identity, state_of
+from tests.replication.test_leaving import rot, taken
 from tests.storage.log_helpers import IDENTITY, append
 from tests.tier.rig import Reached, directory_reached
 
@@ -284,5 +286,22 @@ def test_a_large_record_is_whole_here_before_it_is_handed_out(tmp_path: Path) ->
         (tmp_path / "tier" / ".perenne-tier").unlink()
         assert b"".join(stored.payload.parts()) in raw
         assert threading.active_count() < 20
+
+    played(tmp_path, scene, large=3 * BLOCK + 77)
+
+
+def test_a_large_record_that_rots_on_its_way_out_is_cut_short_and_is_no_damage_of_this_node(tmp_path: Path) -> None:
+    async def scene(rig: Rig) -> None:
+        log = rig.node.log
+        await rig.packed(rig.sealed()[0])
+        assert await rig.evictor.evict_one()
+        replicator: Any = rig.node
+        stored = await read_record(replicator, 1, whole_limit=1 << 20)
+        leaving = StoredInstance(stored, log)
+        assert sum(map(len, leaving.parts())) == leaving.size
+        (spooled,) = (tmp_path / "node/staging").iterdir()
+        rot(spooled, 2 * BLOCK)
+        assert len(taken(leaving.parts(), RecordsElsewhere)) < leaving.size
+        assert log.damaged() == (), "what was fetched is damaged, not the log"
 
     played(tmp_path, scene, large=3 * BLOCK + 77)
