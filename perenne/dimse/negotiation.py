@@ -2,7 +2,7 @@
 
 import enum
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -34,6 +34,7 @@ _CALLING: Final = slice(20, 36)
 _TITLES: Final = slice(4, 36)
 _ITEMS: Final = 68
 _ANY_TITLE: Final = b"ANY".ljust(16)
+_APPLICATION, _CONTEXT, _USER_INFORMATION, _MAXIMUM_LENGTH = 0x10, 0x20, 0x50, 0x51
 _ACCEPTED: Final = 0
 _ABSTRACT_SYNTAX_REFUSED: Final = 3
 _TRANSFER_SYNTAX_REFUSED: Final = 4
@@ -114,7 +115,8 @@ def decode_request(body: bytes) -> AssociationRequest:
         raise PduError(AbortReason.INVALID_PARAMETER, "association PDU: too short")
     pdu = A_ASSOCIATE_RQ()
     # The codec refuses titles that are empty, not ASCII or have a backslash. Who may call is not for it to say.
-    _decode(pdu, ASSOCIATE_RQ, body[: _TITLES.start] + _ANY_TITLE * 2 + body[_TITLES.stop :])
+    fixed = body[: _TITLES.start] + _ANY_TITLE * 2 + body[_TITLES.stop : _ITEMS]
+    _decode(pdu, ASSOCIATE_RQ, fixed + _used(body[_ITEMS:], {_APPLICATION, _CONTEXT, _USER_INFORMATION}))
     contexts = tuple(
         ProposedContext(
             item.context_id or 0,
@@ -225,6 +227,26 @@ def _title(field: bytes) -> str:
     """Return an AE title of any bytes, without padding; what cannot be printed would forge lines of a log."""
     text = field.decode("latin-1").strip(" \0")
     return text if text.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+def _used(items: bytes, kinds: Collection[int]) -> bytes:
+    """Return the items of these kinds, of the user information the maximum length alone. For any other that it does not
+    know or like the codec would refuse the request, and an acceptor is to pass over it (PS3.8 annex D.2).
+
+    Raises PduError.
+    """
+    kept: list[bytes] = []
+    while items:
+        length = int.from_bytes(items[2:4], "big")
+        value, rest = items[4 : 4 + length], items[4 + length :]
+        if len(items) < 4 or len(value) < length:
+            raise PduError(AbortReason.INVALID_PARAMETER, "association PDU: an item is cut short")
+        if items[0] == _USER_INFORMATION:
+            value = _used(value, {_MAXIMUM_LENGTH})
+        if items[0] in kinds:
+            kept += (items[:2], len(value).to_bytes(2, "big"), value)
+        items = rest
+    return b"".join(kept)
 
 
 def _decode(pdu: A_ASSOCIATE_RQ | A_ASSOCIATE_AC, kind: int, body: bytes) -> None:

@@ -284,3 +284,37 @@ def test_whoever_is_not_known_is_rejected_whatever_its_title(title: bytes) -> No
 def test_a_request_that_is_too_short_breaks_the_protocol(length: int) -> None:
     with pytest.raises(PduError):
         decode_request(association_request()[6 : 6 + length])
+
+
+def with_item(item: bytes, *, of_user: bool) -> bytes:
+    """An association request with one item more: of the user information, which comes last, or after it."""
+    request = bytearray(association_request())
+    at = request.rindex(b"\x50\x00", 0, request.index(b"\x51\x00\x00\x04", 74) + 1)
+    length = int.from_bytes(request[at + 2 : at + 4], "big") + (len(item) if of_user else 0)
+    request[at + 2 : at + 4] = length.to_bytes(2, "big")
+    request += item
+    request[2:6] = (len(request) - 6).to_bytes(4, "big")
+    return bytes(request)
+
+
+@pytest.mark.parametrize(
+    ("item", "of_user"),
+    [
+        (b"\x5a\x00\x00\x05later", True),
+        (b"\x60\x00\x00\x05later", True),
+        (b"\x60\x00\x00\x05later", False),
+        (b"\x55\x00\x00\x15A_VERSION_NAME_OF_21_", True),
+        (b"\x55\x00\x00\x02V\xe9", True),
+    ],
+)
+def test_items_that_nobody_looks_at_keep_nobody_out(item: bytes, of_user: bool) -> None:
+    """An acceptor is to ignore sub-items that it does not know (PS3.8 annex D.2)."""
+    plain = decode_request(association_request()[6:])
+    assert decode_request(with_item(item, of_user=of_user)[6:]) == plain and plain.max_length == 16384
+
+
+@pytest.mark.parametrize("of_user", [False, True])
+@pytest.mark.parametrize("item", [b"\x5a\x00\x00\x09later", b"\x5a\x00"])
+def test_an_item_cut_short_breaks_the_protocol(item: bytes, of_user: bool) -> None:
+    with pytest.raises(PduError):
+        decode_request(with_item(item, of_user=of_user)[6:])
