@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from replication.asking import answer_of
 from replication.core.values import TIER, ReplicaId
 from replication.incoming import Gone
 from replication.incoming import Payload as Arrived
@@ -158,9 +159,9 @@ class Mender:
         future: asyncio.Future[tuple[Fetched, Staged | Gone] | None] = asyncio.get_running_loop().create_future()
         self._asked[nonce] = (link, future)
         try:
-            self._replicator.network.send(link, Fetch(nonce, to_point(previous), sequence))
-            async with asyncio.timeout(FETCH_S):
-                return await future
+            network = self._replicator.network
+            network.send(link, Fetch(nonce, to_point(previous), sequence))
+            return await answer_of(future, network, link, nonce, FETCH_S)
         except TimeoutError:
             return None
         finally:
