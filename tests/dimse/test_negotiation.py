@@ -1,6 +1,8 @@
 """Goal: storage of every kind is accepted, other services are not, and only those allowed may call."""
 
+import contextlib
 import io
+import sys
 from typing import Any, cast
 
 import pydicom
@@ -318,3 +320,57 @@ def test_items_that_nobody_looks_at_keep_nobody_out(item: bytes, of_user: bool) 
 def test_an_item_cut_short_breaks_the_protocol(item: bytes, of_user: bool) -> None:
     with pytest.raises(PduError):
         decode_request(with_item(item, of_user=of_user)[6:])
+
+
+def item(kind: int, value: bytes) -> bytes:
+    return b"%c\0%b%b" % (kind, len(value).to_bytes(2, "big"), value)
+
+
+def request_of(items: bytes) -> bytes:
+    return association_request()[6:74] + items
+
+
+def context(number: int, syntaxes: int, syntax: bytes) -> bytes:
+    return item(0x20, bytes([2 * number + 1, 0, 0, 0]) + item(0x30, b"1.2") + item(0x40, syntax) * syntaxes)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        b"".join(context(number, 250, b"1.2") for number in range(128)),
+        b"".join(context(number, 1300, b"x") for number in range(128)),
+        b"".join(context(number, 1800, b"") for number in range(128)),
+        context(0, 0, b"") * 60_000,
+        item(0x60, b"") * 250_000,
+        item(0x50, item(0x5A, b"") * 16_000) * 15,
+    ],
+    ids=["many", "too many", "empty", "contexts", "unknown items", "unknown sub-items"],
+)
+def test_a_request_costs_a_bounded_number_of_steps(items: bytes) -> None:
+    """It is read in the event loop, whoever sent it: one request of 1 MiB once took 20 s."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)  # calls are counted, since time says more about the machine
+    try:
+        with contextlib.suppress(PduError):
+            decide(decode_request(request_of(items)).contexts)
+    finally:
+        sys.setprofile(None)
+    assert calls < 1_000_000
+
+
+@pytest.mark.parametrize("uid", [b"1." + b"2" * 63, b"1.2.\xe9"])
+@pytest.mark.parametrize("kind", [0x10, 0x30, 0x40])
+def test_what_cannot_be_a_uid_breaks_the_protocol(uid: bytes, kind: int) -> None:
+    wrong = item(kind, uid)
+    with pytest.raises(PduError):
+        decode_request(request_of(wrong if kind == 0x10 else item(0x20, b"\1\0\0\0" + wrong)))
+
+
+def test_a_context_cut_short_breaks_the_protocol() -> None:
+    with pytest.raises(PduError):
+        decode_request(request_of(item(0x20, b"\1\0\0")))
