@@ -52,11 +52,16 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mender, "FETCH_S", PATIENCE_S)
 
 
-def played(directory: Path, part: Callable[[Any], Any], scene: Scene, *, pauses: bool = False) -> None:
-    """Node a asks node b, which answers slowly, with the same instance whatever it is asked."""
+def played(directory: Path, part: Callable[[Any], Any], scene: Scene, *, pauses: bool = False, size: int = 0) -> None:
+    """Node a asks node b, which answers slowly, with the same instance whatever it is asked. size: of the record, as
+    node a knows it.
+    """
 
     async def both(a: Side, b: Side) -> None:
-        asks = part(SimpleNamespace(network=a.network))
+        def entry(_: int) -> Any:
+            return SimpleNamespace(length=size) if size else None
+
+        asks = part(SimpleNamespace(network=a.network, log=SimpleNamespace(entry=entry)))
 
         def answer(link: int, _: object, message: object, __: object) -> None:
             assert isinstance(message, Lookup | Fetch)
@@ -97,7 +102,10 @@ def test_a_node_that_falls_silent_within_an_instance_is_given_up(tmp_path: Path)
     played(tmp_path, Lookups, scene, pauses=True)
 
 
-def test_a_record_that_takes_long_to_come_is_repaired_with_all_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pauses", [False, True])
+def test_a_record_that_takes_long_to_come_is_repaired_with_all_the_same(tmp_path: Path, pauses: bool) -> None:
+    """Whoever is asked may first have to read all of it, for as long as its size tells."""
+
     async def scene(mends: Mender, link: int) -> None:
         found = await mends._fetch(link, GENESIS, 1)  # pyright: ignore[reportPrivateUsage]
         assert found is not None, "asked again and again, it would come in vain each time"
@@ -105,4 +113,4 @@ def test_a_record_that_takes_long_to_come_is_repaired_with_all_the_same(tmp_path
         assert b"".join(payload.parts()) == CONTENT
         payload.release()
 
-    played(tmp_path, Mender, scene)
+    played(tmp_path, Mender, scene, pauses=pauses, size=mender.SLOWEST * 2 if pauses else 0)
