@@ -4,6 +4,7 @@ take up to 20 s for a request of 1 MiB and refuse it for an item that they do no
 
 import enum
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -41,6 +42,7 @@ _USER_INFORMATION, _MAXIMUM_LENGTH = 0x50, 0x51
 _MOST_CONTEXTS: Final = 128
 _MOST_SYNTAXES: Final = 256
 """In one context: four times as many as there are. A request is read in the event loop, whoever sent it."""
+_UID: Final = re.compile(r"[0-9.]{1,64}")
 _ACCEPTED: Final = 0
 _ABSTRACT_SYNTAX_REFUSED: Final = 3
 _TRANSFER_SYNTAX_REFUSED: Final = 4
@@ -170,10 +172,9 @@ def _context(item: bytes) -> ProposedContext:
 
 
 def _uid(value: bytes) -> str:
+    """Empty for what is no UID: its context is refused, and the others are not."""
     uid = value.decode("latin-1").strip(" \0")
-    if len(uid) > 64 or not uid.isascii():
-        raise PduError(AbortReason.INVALID_PARAMETER, "association PDU: a UID of more than 64 characters, or not ASCII")
-    return uid
+    return uid if _UID.fullmatch(uid) else ""
 
 
 def decide(contexts: Iterable[ProposedContext]) -> Decision:

@@ -363,12 +363,22 @@ def test_a_request_costs_a_bounded_number_of_steps(items: bytes) -> None:
     assert calls < 1_000_000
 
 
-@pytest.mark.parametrize("uid", [b"1." + b"2" * 63, b"1.2.\xe9"])
-@pytest.mark.parametrize("kind", [0x10, 0x30, 0x40])
-def test_what_cannot_be_a_uid_breaks_the_protocol(uid: bytes, kind: int) -> None:
-    wrong = item(kind, uid)
-    with pytest.raises(PduError):
-        decode_request(request_of(wrong if kind == 0x10 else item(0x20, b"\1\0\0\0" + wrong)))
+@pytest.mark.parametrize("uid", [b"1." + b"2" * 63, b"1.2.\xe9", b"\x0b", b"1.2\n3", b"1.2\0003", b"abc", b""])
+@pytest.mark.parametrize("kind", [0x30, 0x40])
+def test_a_context_with_what_is_no_uid_is_refused_and_the_others_are_not(uid: bytes, kind: int) -> None:
+    syntax = item(0x40, EXPLICIT_LE.encode())
+    wrong = item(0x30, CT.encode()) + item(0x40, uid) if kind == 0x40 else item(0x30, uid) + syntax
+    contexts = item(0x20, b"\1\0\0\0" + wrong) + item(0x20, b"\3\0\0\0" + item(0x30, CT.encode()) + syntax)
+    request = decode_request(request_of(item(0x10, b"1.2.840.10008.3.1.1.1") + contexts))
+    decision = decide(request.contexts)
+    assert [result for _, result, _ in decision.results] == [3 if kind == 0x30 else 4, 0]
+    accepted, _ = decode_acceptance(encode_acceptance(request, decision, 16384)[6:])
+    assert accepted == {3: EXPLICIT_LE}
+
+
+def test_padding_of_a_uid_is_none_of_it() -> None:
+    proposed = item(0x20, b"\1\0\0\0" + item(0x30, CT.encode() + b"\0") + item(0x40, EXPLICIT_LE.encode() + b" "))
+    assert decode_request(request_of(proposed)).contexts == (ProposedContext(1, CT, (EXPLICIT_LE,)),)
 
 
 def test_a_context_cut_short_breaks_the_protocol() -> None:
