@@ -102,6 +102,11 @@ class Connection(asyncio.BufferedProtocol):
         return self._incoming.received
 
     @property
+    def arriving(self) -> Message | None:
+        """The message whose payload is not here whole yet."""
+        return self._incoming.arriving
+
+    @property
     def early(self) -> ReplicaId | None:
         """Who says that it is a node, and waits to be known as one."""
         return ReplicaId(self._early.node_id) if self._early is not None else None

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 from replication.packing import OTHER_FORM
 from replication.tier.keys import form_of, run_name
 from replication.tier.port import NotThere, ObjectStore, TierError
-from storage.errors import PayloadGone, RecordsElsewhere, StorageError
+from storage.errors import PayloadGone, RecordCorrupt, RecordsElsewhere, StorageError
 from storage.evicted import Stub
-from storage.position import EpochSpan, RecordKind
+from storage.position import EpochSpan, RecordHeader
 from storage.reader import StoredRecord, StoredStub, checked
 from storage.staging import Staged
 
@@ -104,22 +104,28 @@ class TierSource:
 
 
 class Spooled:
-    """An evicted record's payload, whole and checked, in memory or in a file of this node until nobody wants it."""
+    """An evicted record's payload, whole and checked, in memory or in a file of this node until nobody wants it.
 
-    def __init__(self, staged: Staged, kind: RecordKind) -> None:
+    Nobody waits for its reader, so what lies in a file is checked again while it leaves. What changed there damages
+    nothing in the log.
+    """
+
+    def __init__(self, header: RecordHeader, staged: Staged) -> None:
+        self._header = header
         self._staged = staged
-        self._kind = kind
         self.size = staged.size
 
     def parts(self) -> Iterator[memoryview]:
         """Copies: whoever sends them may still have to when this is gone, and its memory is another instance's.
 
-        Raises RecordCorrupt before the last piece when the file does not hold any more what was written to it.
+        Raises RecordsElsewhere before the last piece when the file does not hold any more what was written to it.
         """
-        staged = self._staged
-        parts = staged.parts()
-        for part in parts if staged.in_memory else checked(self._kind, staged.digest, parts):
-            yield memoryview(bytes(part))
+        header, parts = self._header, self._staged.parts()
+        try:
+            for part in parts if self._staged.in_memory else checked(header.kind, header.digest, parts):
+                yield memoryview(bytes(part))
+        except RecordCorrupt as error:
+            raise RecordsElsewhere(header.position.sequence, f"what was fetched: {error.reason}") from error
 
     def __del__(self) -> None:
         self._staged.release()
@@ -153,7 +159,7 @@ async def read_record(replicator: "Replicator", sequence: int, *, whole_limit: i
         except StorageError:
             receiving.abandon()
             raise
-        return StoredRecord(stored.header, stored.chain, Spooled(receiving.finish(), stored.header.kind))
+        return StoredRecord(stored.header, stored.chain, Spooled(stored.header, receiving.finish()))
 
     return await loop.run_in_executor(replicator.distant, fetch)
 

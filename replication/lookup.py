@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from replication.api import InstanceAbsent, InstanceBytes, InstanceDeleted, InstanceUnavailable
+from replication.asking import answer_of
 from replication.core.proposals import is_covered
 from replication.evicting import read_record
 from replication.incoming import Payload
@@ -48,8 +49,7 @@ class StoredInstance:
         try:
             yield from self._payload.parts()
         except RecordCorrupt:
-            if not self._log.distrusts(self._sequence):
-                self._log.note_damage(self._sequence)
+            self._log.note_damage(self._sequence)
             raise
 
 
@@ -190,8 +190,7 @@ class Lookups:
         self._asked[nonce] = (link, future)
         try:
             replicator.network.send(link, Lookup(nonce, uid, send_bytes=True))
-            async with asyncio.timeout(TIMEOUT_S):
-                answer, payload = await future
+            answer, payload = await answer_of(future, replicator.network, link, nonce, TIMEOUT_S)
         except TimeoutError as error:
             raise InstanceUnavailable("the node that was asked does not answer") from error
         finally:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from replication.asking import answer_of
 from replication.core.values import TIER, ReplicaId
 from replication.incoming import Gone
 from replication.incoming import Payload as Arrived
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger("perenne.mender")
 FETCH_S: Final = 30.0
+SLOWEST: Final = 20_000_000
+"""Bytes a second at which whoever is asked reads a record, perhaps from the tier: all of it is proved before any is
+sent.
+"""
 RETRY_S: Final = 5.0
 """Between two rounds through what is damaged; each round that mends not everything says so in the log."""
 
@@ -158,9 +163,10 @@ class Mender:
         future: asyncio.Future[tuple[Fetched, Staged | Gone] | None] = asyncio.get_running_loop().create_future()
         self._asked[nonce] = (link, future)
         try:
-            self._replicator.network.send(link, Fetch(nonce, to_point(previous), sequence))
-            async with asyncio.timeout(FETCH_S):
-                return await future
+            network, entry = self._replicator.network, self._replicator.log.entry(sequence)
+            patience_s = FETCH_S + (entry.length / SLOWEST if entry is not None else 0)
+            network.send(link, Fetch(nonce, to_point(previous), sequence))
+            return await answer_of(future, network, link, nonce, patience_s)
         except TimeoutError:
             return None
         finally:

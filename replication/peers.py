@@ -270,6 +270,11 @@ class PeerNetwork:
         connection = self._links.get(link)
         return connection.received_bytes if connection is not None else 0
 
+    def arriving(self, link: int) -> Message | None:
+        """The message whose payload comes over a link just now."""
+        connection = self._links.get(link)
+        return connection.arriving if connection is not None else None
+
     def close_link(self, link: int, reason: str) -> None:
         connection = self._links.get(link)
         if connection is not None:

@@ -19,7 +19,6 @@ from storage.digest import part10_meta_length
 IMPLICIT_LE: Final = "1.2.840.10008.1.2"
 EXPLICIT_BE: Final = "1.2.840.10008.1.2.2"
 DEFLATED: Final = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
-_DEFLATED_DATASET: Final = "1.2.840.10008.1.2.1.99"
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"})
@@ -117,7 +116,7 @@ def scan(head: bytes | memoryview, transfer_syntax: str, *, complete: bool, thor
     Raises NeedMore when `head` is not all and ends too early, else UnreadableDataSet.
     """
     data = bytes(head)
-    if transfer_syntax == _DEFLATED_DATASET:
+    if transfer_syntax in DEFLATED:
         if not thorough:
             raise Undecided("the data set is deflated")
         data, complete = _inflate(data, complete=complete)

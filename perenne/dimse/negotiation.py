@@ -1,8 +1,11 @@
-"""Association negotiation: what a peer asks for and is granted. The bytes are done by pynetdicom's codecs."""
+"""Association negotiation: what a peer asks for and is granted. What we say is encoded by pynetdicom's codecs; they
+take up to 20 s for a request of 1 MiB and refuse it for an item that they do not know, so that it is decoded here.
+"""
 
 import enum
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -15,7 +18,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext
 
-from perenne.dimse.pdu import ASSOCIATE_AC, ASSOCIATE_RQ, AbortReason, PduError
+from perenne.dimse.pdu import ASSOCIATE_AC, AbortReason, PduError
 from perenne.dimse.settings import AllowedAe
 from perenne.dimse.uids import (
     APPLICATION_CONTEXT,
@@ -33,7 +36,13 @@ _CALLED: Final = slice(4, 20)
 _CALLING: Final = slice(20, 36)
 _TITLES: Final = slice(4, 36)
 _ITEMS: Final = 68
-_ANY_TITLE: Final = b"ANY".ljust(16)
+# Types of its items and of those within them.
+_APPLICATION, _CONTEXT, _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x10, 0x20, 0x30, 0x40
+_USER_INFORMATION, _MAXIMUM_LENGTH = 0x50, 0x51
+_MOST_CONTEXTS: Final = 128
+_MOST_SYNTAXES: Final = 256
+"""In one context: four times as many as there are. A request is read in the event loop, whoever sent it."""
+_UID: Final = re.compile(r"[0-9.]{1,64}")
 _ACCEPTED: Final = 0
 _ABSTRACT_SYNTAX_REFUSED: Final = 3
 _TRANSFER_SYNTAX_REFUSED: Final = 4
@@ -112,30 +121,60 @@ def decode_request(body: bytes) -> AssociationRequest:
     """body: of an A-ASSOCIATE-RQ, after its header. Raises PduError."""
     if len(body) < _ITEMS:
         raise PduError(AbortReason.INVALID_PARAMETER, "association PDU: too short")
-    pdu = A_ASSOCIATE_RQ()
-    # The codec refuses titles that are empty, not ASCII or have a backslash. Who may call is not for it to say.
-    _decode(pdu, ASSOCIATE_RQ, body[: _TITLES.start] + _ANY_TITLE * 2 + body[_TITLES.stop :])
-    contexts = tuple(
-        ProposedContext(
-            item.context_id or 0,
-            str(item.abstract_syntax or ""),
-            tuple(str(uid) for uid in item.transfer_syntax if uid),
-        )
-        for item in pdu.presentation_context
-    )
+    application_context, contexts, max_length = "", list[ProposedContext](), 0
+    for kind, item in _items(body, _ITEMS):
+        if kind == _APPLICATION:
+            application_context = _uid(item)
+        elif kind == _CONTEXT:
+            contexts.append(_context(item))
+            if len(contexts) > _MOST_CONTEXTS:
+                break
+        elif kind == _USER_INFORMATION:
+            lengths = [value for sub, value in _items(item) if sub == _MAXIMUM_LENGTH]
+            max_length = int.from_bytes(lengths[0], "big") if lengths else 0
     ids = {context.context_id for context in contexts}
     if len(ids) != len(contexts) or any(context_id % 2 == 0 for context_id in ids):
         raise PduError(AbortReason.INVALID_PARAMETER, "presentation context identifiers repeat or are even")
-    information = pdu.user_information
     return AssociationRequest(
-        protocol_version=pdu.protocol_version,
-        application_context=str(pdu.application_context_name or ""),
+        protocol_version=int.from_bytes(body[:2], "big"),
+        application_context=application_context,
         called_ae=_title(body[_CALLED]),
         calling_ae=_title(body[_CALLING]),
-        contexts=contexts,
-        max_length=(information.maximum_length or 0) if information is not None else 0,
+        contexts=tuple(contexts),
+        max_length=max_length,
         titles=body[_TITLES],
     )
+
+
+def _items(data: bytes, at: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield type and value of each item. Whoever does not know a type passes over it (PS3.8 annex D.2)."""
+    end = len(data)
+    while at < end:
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if at + 4 + length > end:
+            raise PduError(AbortReason.INVALID_PARAMETER, "association PDU: an item is cut short")
+        yield data[at], data[at + 4 : at + 4 + length]
+        at += 4 + length
+
+
+def _context(item: bytes) -> ProposedContext:
+    if len(item) < 4:
+        raise PduError(AbortReason.INVALID_PARAMETER, "association PDU: a presentation context is cut short")
+    abstract_syntax, transfer_syntaxes = "", list[str]()
+    for kind, value in _items(item, 4):
+        if kind == _ABSTRACT_SYNTAX:
+            abstract_syntax = _uid(value)
+        elif kind == _TRANSFER_SYNTAX:
+            transfer_syntaxes.append(_uid(value))
+            if len(transfer_syntaxes) > _MOST_SYNTAXES:
+                raise PduError(AbortReason.INVALID_PARAMETER, "a presentation context with too many transfer syntaxes")
+    return ProposedContext(item[0], abstract_syntax, tuple(syntax for syntax in transfer_syntaxes if syntax))
+
+
+def _uid(value: bytes) -> str:
+    """Empty for what is no UID: its context is refused, and the others are not."""
+    uid = value.decode("latin-1").strip(" \0")
+    return uid if _UID.fullmatch(uid) else ""
 
 
 def decide(contexts: Iterable[ProposedContext]) -> Decision:
@@ -196,7 +235,10 @@ def decode_acceptance(body: bytes) -> tuple[Mapping[int, str], int]:
     Raises PduError.
     """
     pdu = A_ASSOCIATE_AC()
-    _decode(pdu, ASSOCIATE_AC, body)
+    try:
+        pdu.decode(b"%c\0%b%b" % (ASSOCIATE_AC, len(body).to_bytes(4, "big"), body))
+    except Exception as error:  # the codec raises whatever its struct, str or assertions raise
+        raise PduError(AbortReason.INVALID_PARAMETER, f"association PDU: {type(error).__name__}") from error
     accepted = {
         item.context_id: str(item.transfer_syntax)
         for item in pdu.presentation_context
@@ -225,10 +267,3 @@ def _title(field: bytes) -> str:
     """Return an AE title of any bytes, without padding; what cannot be printed would forge lines of a log."""
     text = field.decode("latin-1").strip(" \0")
     return text if text.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in text)
-
-
-def _decode(pdu: A_ASSOCIATE_RQ | A_ASSOCIATE_AC, kind: int, body: bytes) -> None:
-    try:
-        pdu.decode(b"%c\0%b%b" % (kind, len(body).to_bytes(4, "big"), body))
-    except Exception as error:  # the codec raises whatever its struct, str or assertions raise
-        raise PduError(AbortReason.INVALID_PARAMETER, f"association PDU: {type(error).__name__}") from error

@@ -1,6 +1,8 @@
 """Goal: storage of every kind is accepted, other services are not, and only those allowed may call."""
 
+import contextlib
 import io
+import sys
 from typing import Any, cast
 
 import pydicom
@@ -284,3 +286,101 @@ def test_whoever_is_not_known_is_rejected_whatever_its_title(title: bytes) -> No
 def test_a_request_that_is_too_short_breaks_the_protocol(length: int) -> None:
     with pytest.raises(PduError):
         decode_request(association_request()[6 : 6 + length])
+
+
+def with_item(item: bytes, *, of_user: bool) -> bytes:
+    """An association request with one item more: of the user information, which comes last, or after it."""
+    request = bytearray(association_request())
+    at = request.rindex(b"\x50\x00", 0, request.index(b"\x51\x00\x00\x04", 74) + 1)
+    length = int.from_bytes(request[at + 2 : at + 4], "big") + (len(item) if of_user else 0)
+    request[at + 2 : at + 4] = length.to_bytes(2, "big")
+    request += item
+    request[2:6] = (len(request) - 6).to_bytes(4, "big")
+    return bytes(request)
+
+
+@pytest.mark.parametrize(
+    ("item", "of_user"),
+    [
+        (b"\x5a\x00\x00\x05later", True),
+        (b"\x60\x00\x00\x05later", True),
+        (b"\x60\x00\x00\x05later", False),
+        (b"\x55\x00\x00\x15A_VERSION_NAME_OF_21_", True),
+        (b"\x55\x00\x00\x02V\xe9", True),
+    ],
+)
+def test_items_that_nobody_looks_at_keep_nobody_out(item: bytes, of_user: bool) -> None:
+    """An acceptor is to ignore sub-items that it does not know (PS3.8 annex D.2)."""
+    plain = decode_request(association_request()[6:])
+    assert decode_request(with_item(item, of_user=of_user)[6:]) == plain and plain.max_length == 16384
+
+
+@pytest.mark.parametrize("of_user", [False, True])
+@pytest.mark.parametrize("item", [b"\x5a\x00\x00\x09later", b"\x5a\x00"])
+def test_an_item_cut_short_breaks_the_protocol(item: bytes, of_user: bool) -> None:
+    with pytest.raises(PduError):
+        decode_request(with_item(item, of_user=of_user)[6:])
+
+
+def item(kind: int, value: bytes) -> bytes:
+    return b"%c\0%b%b" % (kind, len(value).to_bytes(2, "big"), value)
+
+
+def request_of(items: bytes) -> bytes:
+    return association_request()[6:74] + items
+
+
+def context(number: int, syntaxes: int, syntax: bytes) -> bytes:
+    return item(0x20, bytes([2 * number + 1, 0, 0, 0]) + item(0x30, b"1.2") + item(0x40, syntax) * syntaxes)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        b"".join(context(number, 250, b"1.2") for number in range(128)),
+        b"".join(context(number, 1300, b"x") for number in range(128)),
+        b"".join(context(number, 1800, b"") for number in range(128)),
+        context(0, 0, b"") * 60_000,
+        item(0x60, b"") * 250_000,
+        item(0x50, item(0x5A, b"") * 16_000) * 15,
+    ],
+    ids=["many", "too many", "empty", "contexts", "unknown items", "unknown sub-items"],
+)
+def test_a_request_costs_a_bounded_number_of_steps(items: bytes) -> None:
+    """It is read in the event loop, whoever sent it: one request of 1 MiB once took 20 s."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)  # calls are counted, since time says more about the machine
+    try:
+        with contextlib.suppress(PduError):
+            decide(decode_request(request_of(items)).contexts)
+    finally:
+        sys.setprofile(None)
+    assert calls < 1_000_000
+
+
+@pytest.mark.parametrize("uid", [b"1." + b"2" * 63, b"1.2.\xe9", b"\x0b", b"1.2\n3", b"1.2\0003", b"abc", b""])
+@pytest.mark.parametrize("kind", [0x30, 0x40])
+def test_a_context_with_what_is_no_uid_is_refused_and_the_others_are_not(uid: bytes, kind: int) -> None:
+    syntax = item(0x40, EXPLICIT_LE.encode())
+    wrong = item(0x30, CT.encode()) + item(0x40, uid) if kind == 0x40 else item(0x30, uid) + syntax
+    contexts = item(0x20, b"\1\0\0\0" + wrong) + item(0x20, b"\3\0\0\0" + item(0x30, CT.encode()) + syntax)
+    request = decode_request(request_of(item(0x10, b"1.2.840.10008.3.1.1.1") + contexts))
+    decision = decide(request.contexts)
+    assert [result for _, result, _ in decision.results] == [3 if kind == 0x30 else 4, 0]
+    accepted, _ = decode_acceptance(encode_acceptance(request, decision, 16384)[6:])
+    assert accepted == {3: EXPLICIT_LE}
+
+
+def test_padding_of_a_uid_is_none_of_it() -> None:
+    proposed = item(0x20, b"\1\0\0\0" + item(0x30, CT.encode() + b"\0") + item(0x40, EXPLICIT_LE.encode() + b" "))
+    assert decode_request(request_of(proposed)).contexts == (ProposedContext(1, CT, (EXPLICIT_LE,)),)
+
+
+def test_a_context_cut_short_breaks_the_protocol() -> None:
+    with pytest.raises(PduError):
+        decode_request(request_of(item(0x20, b"\1\0\0")))

@@ -26,6 +26,7 @@ from storage.log import Log
 from storage.position import EpochSpan
 from storage.staging import StagingArea
 from tests.core.puppets import identity, state_of
+from tests.replication.test_leaving import rot, taken
 from tests.storage.log_helpers import IDENTITY, append
 from tests.tier.rig import Reached, directory_reached
 
@@ -289,28 +290,6 @@ def test_a_large_record_is_whole_here_before_it_is_handed_out(tmp_path: Path) ->
     played(tmp_path, scene, large=3 * BLOCK + 77)
 
 
-def test_a_large_record_is_checked_again_where_it_lay_in_a_file_meanwhile(tmp_path: Path) -> None:
-    async def scene(rig: Rig) -> None:
-        log, replicator = rig.node.log, rig.node
-        await rig.packed(rig.sealed()[0])
-        assert await rig.evictor.evict_one()
-        far: Any = replicator
-        stored = await read_record(far, 1, whole_limit=16 << 20)
-        (spooled,) = (tmp_path / "node" / "staging").iterdir()
-        with spooled.open("r+b") as file:
-            file.seek(BLOCK)
-            file.write(b"rot")
-        got: list[bytes] = []
-        with pytest.raises(RecordCorrupt):
-            got.extend(bytes(part) for part in StoredInstance(stored, log).parts())
-        assert sum(map(len, got)) < stored.payload.size, "whoever asked sees that it is not whole"
-        assert log.intact, "nothing of the log is damaged"
-        again = await read_record(far, 1, whole_limit=16 << 20)
-        assert sum(len(part) for part in again.payload.parts()) == stored.payload.size
-
-    played(tmp_path, scene, large=3 * BLOCK + 77)
-
-
 def test_a_member_that_was_to_keep_what_goes_must_still_be_there_once_it_is_proved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,3 +309,20 @@ def test_a_member_that_was_to_keep_what_goes_must_still_be_there_once_it_is_prov
         assert "only 0 of 1 other members keep all" in str(rig.evictor.why_not)
 
     played(tmp_path, scene)
+
+
+def test_a_large_record_that_rots_on_its_way_out_is_cut_short_and_is_no_damage_of_this_node(tmp_path: Path) -> None:
+    async def scene(rig: Rig) -> None:
+        log = rig.node.log
+        await rig.packed(rig.sealed()[0])
+        assert await rig.evictor.evict_one()
+        replicator: Any = rig.node
+        stored = await read_record(replicator, 1, whole_limit=1 << 20)
+        leaving = StoredInstance(stored, log)
+        assert sum(map(len, leaving.parts())) == leaving.size
+        (spooled,) = (tmp_path / "node/staging").iterdir()
+        rot(spooled, 2 * BLOCK)
+        assert len(taken(leaving.parts(), RecordsElsewhere)) < leaving.size
+        assert log.damaged() == (), "what was fetched is damaged, not the log"
+
+    played(tmp_path, scene, large=3 * BLOCK + 77)

@@ -12,7 +12,7 @@ import pytest
 from replication.lookup import FetchedInstance, StoredInstance
 from replication.tiering import _whole  # pyright: ignore[reportPrivateUsage]
 from storage.disk import RealDisk
-from storage.errors import RecordCorrupt
+from storage.errors import RecordCorrupt, StorageError
 from storage.log import Log
 from storage.staging import Staged, StagingArea
 from tests.storage.log_helpers import IDENTITY, append, record_after
@@ -36,10 +36,10 @@ def rot(path: Path, at: int) -> None:
         file.write(b"rot")
 
 
-def taken(parts: Iterable[bytes | memoryview]) -> bytes:
+def taken(parts: Iterable[bytes | memoryview], because: type[StorageError] = RecordCorrupt) -> bytes:
     """What a reader has got when it is cut off."""
     got = b""
-    with pytest.raises(RecordCorrupt):
+    with pytest.raises(because):
         for part in parts:
             got += bytes(part)
     return got

@@ -163,6 +163,15 @@ def test_a_zip_bomb_is_inflated_no_further_than_needed() -> None:
     assert scan(bomb, DEFLATED, complete=True).sop_instance_uid == "1.2"
 
 
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"])
+def test_every_transfer_syntax_that_deflates_the_data_set_is_inflated(syntax: str) -> None:
+    squeezer = zlib.compressobj(wbits=-15)
+    data = squeezer.compress(element(0x00080018, b"UI", b"1.2\0", EXPLICIT_LE)) + squeezer.flush()
+    with pytest.raises(Undecided):
+        scan(data, syntax, complete=True, thorough=False)
+    assert scan(data + b"\0", syntax, complete=True).sop_instance_uid == "1.2"
+
+
 def test_a_quick_look_leaves_to_a_thorough_one_whatever_takes_long() -> None:
     uid = element(0x00080018, b"UI", b"1.2\0", EXPLICIT_LE)
     squeezer = zlib.compressobj(wbits=-15)
