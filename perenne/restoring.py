@@ -10,6 +10,7 @@ from typing import Final
 
 from perenne.config import Config, TierConfig
 from perenne.config_tier import blocking_store
+from perenne.config_tls import zookeeper_access
 from replication.coordination.port import ClusterRecord, CoordinationCorrupt, CoordinationUnavailable, NodeRetired
 from replication.coordination.restoring import FileRebuilding, Rebuilding, Seen, ZooKeeperRebuilding, told
 from replication.coordination.standalone import FileCoordination
@@ -145,7 +146,7 @@ class Restoring:
             return Seen()
         settings = self._config.coordination
         service = await ZooKeeperRebuilding.connected(
-            settings.zookeeper, session_timeout_ms=settings.session_timeout_ms
+            settings.zookeeper, session_timeout_ms=settings.session_timeout_ms, access=zookeeper_access(self._config)
         )
         self._service = service
         try:
