@@ -52,11 +52,11 @@ def failover(
             2,
         )
     left = without or []
-    bucket = rescuing.bucket(rescuing.configured(config)) if "tier" not in left else None
+    bucket, owner = rescuing.bucket(rescuing.configured(config)) if "tier" not in left else (None, None)
     rescuing.run(
         rescuing.reach(config, zookeeper, cluster),
         node or [],
-        lambda seen: rescuing.plan_failover(seen, left, bucket),
+        lambda seen: rescuing.plan_failover(seen, left, bucket, tier_of=owner),
         dry_run=dry_run,
         yes=yes,
         seconds=seconds,
@@ -92,11 +92,11 @@ def rebuild(
 
     settings = rescuing.configured(config)
     left = without or []
-    bucket = rescuing.bucket(settings) if "tier" not in left else None
+    bucket, owner = rescuing.bucket(settings) if "tier" not in left else (None, None)
     rescuing.run(
         rescuing.reach(config, zookeeper, cluster),
         node or [],
-        lambda seen: rescuing.plan_rebuild(seen, left, bucket, accept_loss=accept_loss),
+        lambda seen: rescuing.plan_rebuild(seen, left, bucket, accept_loss=accept_loss, tier_of=owner),
         dry_run=dry_run,
         yes=yes,
         seconds=seconds,
