@@ -65,7 +65,7 @@ def plan_failover(
     seen: Seen, without: Collection[str], tier: Bucket | None, *, tier_of: str | None = None
 ) -> Plan | Refused:
     """tier_of: the cluster that the tier says it belongs to, if it does."""
-    if wrong := _mixed(seen, tier_of):
+    if wrong := _mixed(seen, tier_of) or _alive(seen, without):
         return wrong
     if strange := _strange(seen):
         return Refused(
@@ -84,7 +84,7 @@ def plan_rebuild(
     seen: Seen, without: Collection[str], tier: Bucket | None, *, accept_loss: bool, tier_of: str | None = None
 ) -> Plan | Refused:
     """tier_of: the cluster that the tier says it belongs to, if it does."""
-    if wrong := _mixed(seen, tier_of):
+    if wrong := _mixed(seen, tier_of) or _alive(seen, without):
         return wrong
     state = seen.found.state.state if seen.found.state is not None else None
     plan = rebuilt(
@@ -124,6 +124,21 @@ def _mixed(seen: Seen, tier_of: str | None) -> Refused | None:
     if twice:
         return Refused((f"more than one node calls itself {', '.join(twice)}: stop the one that is not meant",))
     return None
+
+
+def _alive(seen: Seen, without: Collection[str]) -> Refused | None:
+    """Who keeps a session runs, and may hold or acknowledge what nobody else has, whether or not he can be asked."""
+    answering = {node.member.id for node in seen.nodes}
+    there = [node for name, node in seen.found.live.items() if name in without and name not in answering]
+    if not there:
+        return None
+    return Refused(
+        tuple(
+            f"{node.identity.id} keeps its session at ZooKeeper and is not lost, though it does not answer at"
+            f" {node.host}:{node.http_port}: mend the way to it, or stop it and wait until its session has expired"
+            for node in there
+        )
+    )
 
 
 def carry_out(surgery: Surgery, seen: Seen, plan: Plan) -> None:

@@ -11,10 +11,10 @@ from perenne.cli import rescuing
 from perenne.config_reading import load_config
 from perenne.rescue import Seen, plan_failover, plan_rebuild
 from perenne.survey import Answer
-from replication.coordination.port import ClusterRecord, NodeRegistration
+from replication.coordination.port import ClusterRecord, LiveNode, NodeRegistration
 from replication.coordination.surgery import Found
 from replication.core.rescue import Bucket, Plan, Refused
-from replication.core.values import VersionedState
+from replication.core.values import Identity, VersionedState
 from replication.tier.manifest import claim_for
 from storage.position import GENESIS, LogPosition
 from tests.core.test_rescue import N1, N2, N3, point, standing, state
@@ -70,3 +70,13 @@ def test_a_rebuild_says_whose_state_it_overwrites() -> None:
     ours = plan_rebuild(replace(SEEN, found=replace(begun, cluster=OURS)), LOST, None, accept_loss=True)
     assert isinstance(ours, Plan)
     assert not any("theirs" in note for note in ours.notes)
+
+
+def test_who_keeps_a_session_is_not_given_up_because_he_cannot_be_reached() -> None:
+    """A firewall, or a token that is not the nodes', and not a lost disk."""
+    who = Identity(N1.id, N1.incarnation, "b")
+    live = {N1.id: LiveNode(who, "10.0.0.1", 1, 2, 8080, "PERENNE", "0", GENESIS)}
+    there = replace(SEEN, found=replace(FOUND, live=live))
+    for plan in (plan_failover(there, LOST, None), plan_rebuild(there, LOST, None, accept_loss=True)):
+        assert isinstance(plan, Refused)
+        assert "n1 keeps its session at ZooKeeper" in plan.reasons[0]
