@@ -73,6 +73,10 @@ def run(config: Config) -> int:
     except CannotStart as error:
         _LOG.critical("the node cannot start", extra={"reason": str(error)})
         return 1
+    except PermissionError as error:
+        why = f"{error}: whatever lies in [node] data_dir must belong to the user that the node runs as"
+        _LOG.critical("the node cannot start", extra={"reason": why})
+        return 1
     return 0
 
 

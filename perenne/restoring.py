@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from perenne.belonging import given_back
 from perenne.config import Config, TierConfig
 from perenne.config_tier import blocking_store
 from perenne.config_tls import zookeeper_access
@@ -114,6 +115,7 @@ class Restoring:
                 await self._finish(report, filling, cluster)
             finally:
                 filling.close()
+                given_back(self._wish.to)  # before a node may have it
             if report.finished and self._wish.kind != PAST:
                 filling.release()
             return report

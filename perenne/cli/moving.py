@@ -22,7 +22,7 @@ def _access(config: Path | None) -> NodeAccess:
     if config is None:
         return NodeAccess()
     try:
-        return NodeAccess.of(load_config(config, os.environ))
+        return NodeAccess.of(load_config(config, os.environ, disk=False))
     except (ConfigError, OSError, ValueError) as error:
         sys.stderr.write(f"perenne: {error}\n")
         raise typer.Exit(2) from error

@@ -99,7 +99,7 @@ def orphans_verb(config: ConfigOption, as_json: JsonOption = False) -> None:
     Exit code 0 the tier was listed, 1 it does not answer, 2 bad usage or configuration.
     """
     settings, store = _opened(config)
-    directory = load_config(config, os.environ).node.data_dir
+    directory = load_config(config, os.environ, disk=False).node.data_dir
     try:
         log = CommittedLog(directory)
     except (OSError, FormatError) as error:
@@ -130,7 +130,7 @@ async def _surveyed(settings: TierConfig, blocking: BlockingStore, log: Committe
 def _opened(config: Path) -> tuple[TierConfig, BlockingStore]:
     """Raises typer.Exit when the configuration does not describe a tier."""
     try:
-        settings = load_config(config, os.environ).tier
+        settings = load_config(config, os.environ, disk=False).tier
         return settings, blocking_store(settings, os.environ)
     except (ConfigError, TierError) as error:
         sys.stderr.write(f"perenne: {error}\n")
