@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from perenne.cli import commands, main
 from perenne.cli.commands import app
+from perenne.config_reading import load_config
+from perenne.config_tier import no_second_copy
 from replication.coordination.orderbox import DIRECTORY, OrderDesk
 from replication.coordination.port import ClusterRecord, Operation
 from replication.tier.manifest import claim_for
@@ -91,6 +93,28 @@ def test_an_order_to_a_standalone_node_can_be_read_by_it(config: Path, tmp_path:
     asyncio.run(desk.request_operation(Operation("delete", "1", {})))
     assert owners(tmp_path / "data" / DIRECTORY)["1.json"] == SERVICE
     desk.close()
+
+
+def test_a_tier_that_root_prepared_and_tried_out_is_the_services(config: Path, tmp_path: Path) -> None:
+    san = tmp_path / "new san"
+    san.mkdir()
+    os.chown(san, SERVICE, SERVICE)
+    config.write_text(config.read_text().replace(f"{tmp_path}/san", str(san)))
+    typed("tier", "prepare", "--config", config)
+    typed("tier", "probe", "--config", config)
+    found = owners(san)
+    assert {".perenne-tier", ".tmp", "probe"} <= found.keys()
+    assert set(found.values()) == {SERVICE}, found
+
+
+def test_a_tier_beside_the_data_is_called_no_second_copy(config: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["tier", "prepare", "--config", str(config)])
+    assert done.exit_code == 0
+    assert "one lost disk loses both copies" in done.stderr
+    memory = Path("/dev/shm")
+    if memory.is_dir() and memory.stat().st_dev != tmp_path.stat().st_dev:
+        config.write_text(config.read_text().replace(f"{tmp_path}/san", str(memory)))
+        assert no_second_copy(load_config(config, {})) == ""
 
 
 def test_what_a_user_may_not_do_is_one_line(
