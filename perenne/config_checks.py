@@ -20,9 +20,9 @@ _KIBIBYTE: Final = 1024
 _FINDING = tuple[str, str, str]
 
 
-def check(config: Config, where: Callable[[str], str]) -> tuple[Problem, ...]:
+def check(config: Config, where: Callable[[str], str], *, disk: bool) -> tuple[Problem, ...]:
     """Return everything that cannot work. `where` turns a key such as `dimse.port` into the place that set it."""
-    parts = (_node, _cluster, _coordination, _ports, _dimse, _aes, _storage, _scrub)
+    parts = (_node, *((_data_dir,) if disk else ()), _cluster, _coordination, _ports, _dimse, _aes, _storage, _scrub)
     checks = (*parts, tier_findings, tls_findings, retention_findings, _log)
     return tuple(Problem(where(key), cause, next_step) for part in checks for key, cause, next_step in part(config))
 
@@ -31,6 +31,9 @@ def _node(config: Config) -> Iterator[_FINDING]:
     if not _NODE_ID.fullmatch(config.node.id) or config.node.id == "tier":
         step = 'Use letters, digits, "-", "_" and ".", at most 32, beginning with a letter or digit; not "tier".'
         yield "node.id", f"{config.node.id!r} cannot name a node", step
+
+
+def _data_dir(config: Config) -> Iterator[_FINDING]:
     if cause := unusable_directory(config.node.data_dir):
         yield "node.data_dir", cause, "Name a directory that this user may write to, or make it."
 

@@ -25,11 +25,14 @@ _OPTIONAL_PATH: Final = Path | None
 _BOOLEAN: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def load_config(file: Path | None, environment: Mapping[str, str], *, material: bool = False) -> Config:
+def load_config(
+    file: Path | None, environment: Mapping[str, str], *, material: bool = False, disk: bool = True
+) -> Config:
     """Read `file` (None: defaults only), apply `PERENNE_SECTION__KEY` variables, check the whole.
 
     Relative paths in the file are relative to it. material: look whether certificates fit, too; verbs that need none
-    go on without. Raises ConfigError with every problem found.
+    go on without. disk: look whether data_dir can be used; verbs that want addresses and secrets alone
+    are typed where that disk is not, or is broken. Raises ConfigError with every problem found.
     """
     reading = _Reading(file)
     tree = reading.parse()
@@ -53,7 +56,7 @@ def load_config(file: Path | None, environment: Mapping[str, str], *, material: 
     if reading.problems:
         raise ConfigError(tuple(reading.problems))
     config = Config(**values)
-    problems = check(config, reading.where)
+    problems = check(config, reading.where, disk=disk)
     if material:
         problems += tuple(Problem(reading.where(key), *found) for key, *found in material_findings(config))
     if problems:

@@ -44,6 +44,19 @@ def tier_findings(config: Config) -> Iterator[_Finding]:
     yield from _eviction(config)
 
 
+def no_second_copy(config: Config) -> str:
+    """Why a directory tier is none; empty where nothing is known against it. So does a missing mount look."""
+    directory, data_dir = config.tier.directory, config.node.data_dir.absolute()
+    if not config.tier.on or config.tier.kind != "directory" or directory is None:
+        return ""
+    there = next((path for path in (data_dir, *data_dir.parents) if path.exists()), data_dir)
+    try:
+        same = directory.stat().st_dev == there.stat().st_dev
+    except OSError:
+        return ""  # that is told elsewhere
+    return f"{directory} and {data_dir} lie on one file system: one lost disk loses both copies" if same else ""
+
+
 def _eviction(config: Config) -> Iterator[_Finding]:
     storage = config.storage
     key, below = "storage.evict_below_free_bytes", storage.evict_below_free_bytes

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from perenne.belonging import given_back
 from perenne.config import Config
 from perenne.drillcomparing import Compared, compared_with
 from perenne.hands import ProcessHands, spare_processors
@@ -187,6 +188,7 @@ def note(outcome: Outcome | None, directory: Path) -> None:
         }
     disk.write_atomically(RESULT_FILE, json.dumps(facts, indent=1).encode() + b"\n")
     disk.close()
+    given_back(directory)
 
 
 def _span(seconds: float) -> str:

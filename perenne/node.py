@@ -17,7 +17,7 @@ from monitoring.http import HttpServer
 from perenne import logs
 from perenne.config import Config
 from perenne.config_replication import replicator_settings
-from perenne.config_tier import blocking_store, eviction, patient_store
+from perenne.config_tier import blocking_store, eviction, no_second_copy, patient_store
 from perenne.config_tls import door, keyrings, zookeeper_access
 from perenne.dimse.server import DimseServer
 from perenne.doors import log_doors
@@ -68,10 +68,16 @@ def run(config: Config) -> int:
     logs.configure(config.log.level, config.log.format)
     _LOG.info("open files allowed", extra={"descriptors": raise_descriptor_limit()})
     log_doors(config)
+    if why := no_second_copy(config):
+        _LOG.warning("the tier is no second copy; is it mounted?", extra={"reason": why})
     try:
         uvloop.run(_serve(config))
     except CannotStart as error:
         _LOG.critical("the node cannot start", extra={"reason": str(error)})
+        return 1
+    except PermissionError as error:
+        why = f"{error}: whatever lies in [node] data_dir must belong to the user that the node runs as"
+        _LOG.critical("the node cannot start", extra={"reason": why})
         return 1
     return 0
 

@@ -5,7 +5,7 @@ import secrets
 import socket
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perenne.survey import Answer, Reach, survey
@@ -61,20 +61,33 @@ def surroundings(found: Found) -> Surroundings:
     )
 
 
-def plan_failover(seen: Seen, without: Collection[str], tier: Bucket | None) -> Plan | Refused:
-    if wrong := _mixed(seen):
+def plan_failover(
+    seen: Seen, without: Collection[str], tier: Bucket | None, *, tier_of: str | None = None
+) -> Plan | Refused:
+    """tier_of: the cluster that the tier says it belongs to, if it does."""
+    if wrong := _mixed(seen, tier_of) or _alive(seen, without):
         return wrong
+    if strange := _strange(seen):
+        return Refused(
+            (
+                f"ZooKeeper holds cluster {strange}, and the nodes are of {min(seen.clusters)}: check [coordination];"
+                " if ours was lost there, and another one begun, see `perenne coordination rebuild`",
+            )
+        )
     if seen.found.state is None:
         return Refused(("ZooKeeper has no cluster state at all: use `perenne coordination rebuild`",))
     state = seen.found.state.state
     return after_a_loss(state, surroundings(seen.found), seen.nodes, bucket=tier, without=without, approval=approval())
 
 
-def plan_rebuild(seen: Seen, without: Collection[str], tier: Bucket | None, *, accept_loss: bool) -> Plan | Refused:
-    if wrong := _mixed(seen):
+def plan_rebuild(
+    seen: Seen, without: Collection[str], tier: Bucket | None, *, accept_loss: bool, tier_of: str | None = None
+) -> Plan | Refused:
+    """tier_of: the cluster that the tier says it belongs to, if it does."""
+    if wrong := _mixed(seen, tier_of) or _alive(seen, without):
         return wrong
     state = seen.found.state.state if seen.found.state is not None else None
-    return rebuilt(
+    plan = rebuilt(
         state,
         surroundings(seen.found),
         seen.nodes,
@@ -83,16 +96,49 @@ def plan_rebuild(seen: Seen, without: Collection[str], tier: Bucket | None, *, a
         accept_loss=accept_loss,
         approval=approval(),
     )
+    if isinstance(plan, Refused) or not (strange := _strange(seen)):
+        return plan
+    note = (
+        f"ZooKeeper holds the state of another cluster, {strange}, which is overwritten: what its nodes took is on"
+        " their disks alone. Stop them, and keep their disks"
+    )
+    return replace(plan, notes=(note, *plan.notes))
 
 
-def _mixed(seen: Seen) -> Refused | None:
+def _strange(seen: Seen) -> str:
+    """The cluster that ZooKeeper holds, where it is none that the nodes belong to."""
+    found = seen.found.cluster
+    return found.cluster_id if found is not None and seen.clusters and found.cluster_id not in seen.clusters else ""
+
+
+def _mixed(seen: Seen, tier_of: str | None) -> Refused | None:
     if len(seen.clusters) > 1:
         return Refused((f"the nodes belong to different clusters: {', '.join(sorted(seen.clusters))}",))
+    if tier_of is not None and seen.clusters and tier_of not in seen.clusters:
+        own = min(seen.clusters)
+        return Refused(
+            (f"the tier belongs to cluster {tier_of}, and the nodes to {own}: give --config of one of them",)
+        )
     ids = [node.member.id for node in seen.nodes]
     twice = sorted({name for name in ids if ids.count(name) > 1})
     if twice:
         return Refused((f"more than one node calls itself {', '.join(twice)}: stop the one that is not meant",))
     return None
+
+
+def _alive(seen: Seen, without: Collection[str]) -> Refused | None:
+    """Who keeps a session runs, and may hold or acknowledge what nobody else has, whether or not he can be asked."""
+    answering = {node.member.id for node in seen.nodes}
+    there = [node for name, node in seen.found.live.items() if name in without and name not in answering]
+    if not there:
+        return None
+    return Refused(
+        tuple(
+            f"{node.identity.id} keeps its session at ZooKeeper and is not lost, though it does not answer at"
+            f" {node.host}:{node.http_port}: mend the way to it, or stop it and wait until its session has expired"
+            for node in there
+        )
+    )
 
 
 def carry_out(surgery: Surgery, seen: Seen, plan: Plan) -> None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from perenne.belonging import given_back
 from perenne.config import Config, TierConfig
 from perenne.config_tier import blocking_store
+from perenne.config_tls import zookeeper_access
 from replication.coordination.port import ClusterRecord, CoordinationCorrupt, CoordinationUnavailable, NodeRetired
 from replication.coordination.restoring import FileRebuilding, Rebuilding, Seen, ZooKeeperRebuilding, told
 from replication.coordination.standalone import FileCoordination
@@ -116,6 +118,7 @@ class Restoring:
                 await self._finish(report, filling, cluster)
             finally:
                 filling.close()
+                given_back(self._wish.to)  # before a node may have it
             if report.finished and self._wish.kind != PAST:
                 filling.release()
             return report
@@ -148,7 +151,7 @@ class Restoring:
             return Seen()
         settings = self._config.coordination
         service = await ZooKeeperRebuilding.connected(
-            settings.zookeeper, session_timeout_ms=settings.session_timeout_ms
+            settings.zookeeper, session_timeout_ms=settings.session_timeout_ms, access=zookeeper_access(self._config)
         )
         self._service = service
         try:

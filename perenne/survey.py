@@ -14,8 +14,9 @@ from replication.coordination.surgery import Found, Surgery
 from replication.core.coverage import whole_from
 from replication.core.rescue import Bucket, Standing
 from replication.standing import read
-from replication.tier.keys import LOG, MARKER, parse_marker, parse_run
-from replication.tier.port import BlockingStore
+from replication.tier.keys import CLUSTER_KEY, LOG, MARKER, parse_marker, parse_run
+from replication.tier.manifest import decode_cluster
+from replication.tier.port import BlockingStore, NotThere
 from storage.position import LogPosition
 
 TIMEOUT_S: Final = 5.0
@@ -95,6 +96,14 @@ def bucket(store: BlockingStore) -> Bucket:
         epoch=max((run.epoch for run in runs), default=0),
         whole_from=whole_from(runs),
     )
+
+
+def cluster_of(store: BlockingStore) -> str | None:
+    """Whose tier this is; None where nobody has said so. Raises TierError."""
+    try:
+        return decode_cluster(store.get(CLUSTER_KEY)).cluster_id
+    except NotThere:
+        return None
 
 
 def _keys(store: BlockingStore, prefix: str) -> Iterable[str]:

@@ -18,6 +18,11 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("perenne: interrupted\n")
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"perenne: {error.filename}: {error.strerror}; may this user do that there?\n")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

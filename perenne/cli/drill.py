@@ -90,12 +90,18 @@ def drill_verb(
         why = str(error)
     except KeyboardInterrupt as error:
         raise fail("interrupted; the scratch place is removed, and nothing was noted", INTERRUPTED) from error
+    unnoted = ""
     if keep is not None:
-        note(outcome, keep)
+        try:
+            note(outcome, keep)
+        except (OSError, StorageError) as error:
+            unnoted = f"the result could not be noted, and no metric shows it: {error}"
     if outcome is None:
         if as_json:
             sys.stdout.write(json.dumps({"passed": False, "cause": why}) + "\n")
         raise fail(f"the drill stopped: {why}")
     sys.stdout.write((json.dumps(outcome.document(), indent=2) if as_json else outcome.text()) + "\n")
+    if unnoted:
+        raise fail(unnoted)
     if not outcome.passed:
         raise typer.Exit(1)

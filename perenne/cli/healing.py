@@ -30,7 +30,7 @@ def _fail(text: str, code: int = 1) -> typer.Exit:
 
 def _config(file: Path | None) -> Config:
     try:
-        return load_config(file, os.environ)
+        return load_config(file, os.environ, disk=False)
     except ConfigError as error:
         raise _fail(str(error), 2) from error
 

@@ -20,7 +20,7 @@ from perenne.cli.status import addresses, described
 from perenne.journal import Journal, events, owed
 from perenne.moving.courier import Target
 from perenne.moving.examine import Examiner
-from perenne.moving.findings import NOT_DICOM, Findings
+from perenne.moving.findings import HEADER_ONLY, NOT_DICOM, Findings
 from perenne.moving.importing import Import
 from perenne.moving.known import Known, claimed
 from perenne.moving.trees import files
@@ -51,6 +51,7 @@ class Wishes:
     largest: float
     patience: float
     work: Path | None
+    same_archive: bool
     dry_run: bool
     as_json: bool
 
@@ -96,6 +97,8 @@ def _check(wishes: Wishes, nodes: list[str]) -> None:
 
 def _import(target: Target, nodes: list[str], wishes: Wishes) -> int:
     known = Known.of(wishes.journal) if wishes.journal.exists() else Known()
+    if not wishes.same_archive:
+        _check_archive(known, target, wishes)
     began = time.monotonic()
     with (
         claimed(wishes.journal),
@@ -118,7 +121,25 @@ def _import(target: Target, nodes: list[str], wishes: Wishes) -> int:
     verdict = _verify(nodes, wishes) if wishes.verify and not wishes.dry_run else None
     _show(job, found, verdict, wishes, seconds)
     wrong = found.wrong or job.summary.stopped or (verdict is not None and verdict.exit_code)
-    return 1 if wrong else 0
+    return 1 if wrong or not _anything(job, found) else 0
+
+
+def _anything(job: Import, found: Findings) -> bool:
+    """Whether there was an instance at all, or anything that was taken for one."""
+    summary = job.summary
+    seen = summary.acknowledged + summary.already + summary.pairs.total() + found.wrong
+    return bool(seen + found.counts[HEADER_ONLY])
+
+
+def _check_archive(known: Known, target: Target, wishes: Wishes) -> None:
+    """What the journal says is not sent again, so it has to be this archive's. Raises BadUsage."""
+    asked = {f"{host}:{port}" for host, port in target.addresses}
+    if asked and known.nodes and not asked & known.nodes:
+        raise BadUsage(
+            f"{wishes.journal} says what {', '.join(sorted(known.nodes)[:3])} acknowledged, none of which is named by"
+            " --to: what another archive has would not be sent to this one. Give another --journal; or, if these are"
+            " nodes of the same archive, --same-archive"
+        )
 
 
 def _teller(job: Import, paths: list[Path], bar: Progress) -> Any:
@@ -165,6 +186,8 @@ def _show(job: Import, found: Findings, verdict: Verdict | None, wishes: Wishes,
         f" {summary.already} acknowledged before, {found.counts[NOT_DICOM]} not DICOM,"
         f" {found.wrong} refused or unreadable\n"
     )
+    if not _anything(job, found):
+        write("no DICOM file is there: are these the right paths, and is everything mounted?\n")
     if summary.stopped is not None:
         write(f"stopped: {summary.stopped}\nThe same command goes on from {wishes.journal}\n")
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from perenne.belonging import given_back
 from perenne.cli import INTERRUPTED
 from perenne.cli.progress import moving_things
 from perenne.cli.usage import read_config
@@ -177,6 +178,8 @@ def resubmit_verb(
     except KeyboardInterrupt:
         sys.stderr.write(f"perenne: {_interrupted(outcomes, dry_run=dry_run)}\n")
         raise typer.Exit(INTERRUPTED) from None
+    finally:
+        given_back(directory / DIRECTORY)
     _report(found, outcomes, broken, dry_run=dry_run, as_json=as_json)
 
 

@@ -22,6 +22,7 @@ from perenne.cli.usage import fail, read_config
 from perenne.membership import (
     NotPossible,
     Progress,
+    answers,
     check_add,
     check_replace,
     check_retire,
@@ -37,7 +38,8 @@ from replication.coordination.surgery import Found, Interfered, Surgery
 from replication.core.values import Member, ReplicaId
 
 LOOK_S: Final = 0.5
-ENDED_S: Final = 30.0
+EXPIRED_S: Final = 30.0
+"""How long a killed node may still be listed as running, until its session has expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +117,41 @@ def _write(target: Path, text: str, model: Path) -> None:
 
 def replace(reach: Reach, name: str, *, seconds: float, dry_run: bool, as_json: bool) -> None:
     def work(surgery: Surgery) -> typer.Exit:
-        found = surgery.look()
+        found = _settled(reach, surgery, name)
         old = check_replace(reach, found, name)
-        bar = (
-            f"the disk of incarnation {old.incarnation} is taken off the register" if old else "no disk is to be barred"
-        )
+        runs = running(found, name)
+        if runs is not None:
+            bar = f"{name} runs, on the disk of incarnation {runs.incarnation}: no disk is barred"
+            step = f"if this disk is to go, stop {name} first, and type this again"
+        else:
+            bar = f"the disk of incarnation {old.incarnation} is taken off the register" if old else "no disk is barred"
+            step = f"start {name} with an empty data_dir and the same [node] id"
         if dry_run:
             return _end(f"{bar} (nothing was changed)", 0, as_json=as_json, barred=asdict_or_none(old))
         if old is not None:
             surgery.retire(found, [old])
         if not as_json:
-            typer.echo(f"{bar}; start {name} with an empty data_dir and the same [node] id")
+            typer.echo(f"{bar}; {step}")
         return _watched(reach, surgery, name, seconds, as_json=as_json)
 
     raise _operated(reach, work)
+
+
+def _settled(reach: Reach, surgery: Surgery, name: str) -> Found:
+    """What there is once it is clear whether the node runs: one that was killed is listed until its session expires.
+    One that stays listed runs, whether or not it can be reached from here. Raises NotPossible.
+    """
+    found = surgery.look()
+    live = found.live.get(ReplicaId(name))
+    if live is None or answers(reach, found, name):
+        return found
+    after = surgery.wait_for(lambda seen: ReplicaId(name) not in seen.live, EXPIRED_S)
+    if after is None:
+        raise NotPossible(
+            f"{name} does not answer at {reach.address_of(live)}, and keeps its session at ZooKeeper: it runs, on a"
+            f" disk that may be whole. If that disk is lost, stop {name} first"
+        )
+    return after
 
 
 def asdict_or_none(member: Member | None) -> dict[str, str] | None:
@@ -147,19 +170,33 @@ def retire(reach: Reach, name: str, *, seconds: float, dry_run: bool, as_json: b
         if running(found, name) is None:
             surgery.retire(found, [who])
             return _end(f"{name} is retired; it did not run", 0, as_json=as_json)
-        return _left(surgery, who, seconds, as_json=as_json)
+        return _left(surgery, found, who, seconds, as_json=as_json)
 
     raise _operated(reach, work)
 
 
-def _left(surgery: Surgery, who: Member, seconds: float, *, as_json: bool) -> typer.Exit:
-    """Ask the node itself, and wait until it is off the register and its process has ended."""
+def _under_way(surgery: Surgery, found: Found) -> Mapping[str, str] | None:
+    """Whom a retirement that goes on is about. A node answers for the disk that it was asked about: one that died
+    before it was done, and was retired or got another disk since, never will.
+    """
     pending = surgery.operation("retire")
+    if pending is None or pending.result is not None:
+        return None
+    registration = found.registrations.get(ReplicaId(pending.arguments.get("node", "")))
+    incarnation = pending.arguments.get("incarnation", "")
+    if registration is None or registration.incarnation != incarnation or registration.bars(incarnation):
+        return None
+    return dict(pending.arguments)
+
+
+def _left(surgery: Surgery, found: Found, who: Member, seconds: float, *, as_json: bool) -> typer.Exit:
+    """Ask the node itself, and wait until it is off the register and its process has ended."""
+    pending = _under_way(surgery, found)
     arguments = {"node": str(who.id), "incarnation": who.incarnation}
-    if pending is not None and pending.result is None and dict(pending.arguments) != arguments:
-        other = pending.arguments.get("node", "?")
+    if pending is not None and pending != arguments:
+        other = pending.get("node", "?")
         raise NotPossible(f"{other} is being retired: wait for it, one at a time (`perenne node retire {other}`)")
-    if pending is None or pending.result is not None or dict(pending.arguments) != arguments:
+    if pending is None:
         surgery.request(Operation("retire", secrets.token_hex(8), arguments))
 
     def gone(found: Found) -> bool:

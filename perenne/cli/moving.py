@@ -22,7 +22,7 @@ def _access(config: Path | None) -> NodeAccess:
     if config is None:
         return NodeAccess()
     try:
-        return NodeAccess.of(load_config(config, os.environ))
+        return NodeAccess.of(load_config(config, os.environ, disk=False))
     except (ConfigError, OSError, ValueError) as error:
         sys.stderr.write(f"perenne: {error}\n")
         raise typer.Exit(2) from error
@@ -44,6 +44,9 @@ def import_verb(
     config: AccessOption = None,
     largest: Annotated[float, typer.Option(min=0.001, help="GiB that one instance may have at most.")] = 16.0,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to go on trying when nothing is taken.")] = 300.0,
+    same_archive: Annotated[
+        bool, typer.Option("--same-archive", help="The journal is of this archive, though other nodes acknowledged.")
+    ] = False,
     work: Annotated[Path | None, typer.Option(help="Where large members of archives are unpacked.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read everything, send nothing, say what is there.")
@@ -63,7 +66,7 @@ def import_verb(
     reason in JOURNAL.left-out; files that are not DICOM are listed there and are no error.
 
     Exit code 0 everything is in, 1 something was refused or unreadable, or does not verify, or the cluster stopped
-    taking; 2 bad usage; 130 interrupted.
+    taking, or no DICOM file is there at all; 2 bad usage; 130 interrupted.
     """
     from perenne.cli.importing import BadUsage, Wishes, bring
     from perenne.cli.status import NoCluster
@@ -85,6 +88,7 @@ def import_verb(
         largest=largest,
         patience=patience,
         work=work,
+        same_archive=same_archive,
         dry_run=dry_run,
         as_json=as_json,
     )

@@ -41,7 +41,7 @@ def run_node(
         os.environ["PERENNE_CLUSTER__ALLOW_SOLO"] = "true"
     if tier is not None:
         os.environ |= {"PERENNE_TIER__KIND": "directory", "PERENNE_TIER__DIRECTORY": str(tier.absolute())}
-    settings = read_config(config)
+    settings = read_config(config, disk=True)
     from perenne.node import run
 
     raise typer.Exit(run(settings))

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from perenne.belonging import given_back
 from storage.disk import RealDisk
 from storage.errors import FormatError
 from storage.log import Log, LogIdentity
@@ -61,6 +62,7 @@ def locked_node(directory: Path) -> Generator[OfflineNode]:
     try:
         yield _known(directory, disk)
     finally:
+        given_back(directory)  # while its node cannot start
         disk.release()
 
 

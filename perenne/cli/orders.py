@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from perenne.cli import INTERRUPTED
 from perenne.cli.usage import asked, fail, read_config
+from perenne.config_checks import unusable_directory
 from replication.coordination.access import Access
 from replication.coordination.orderbox import OrderDesk
 from replication.coordination.port import CoordinationUnavailable, Operation
@@ -130,6 +131,8 @@ def keeper_of(config: Path | None, zookeeper: str, cluster: Path | None) -> Keep
     except NoCluster as error:
         raise bad_usage(str(error)) from error
     if not hosts and config is not None:
+        if cause := unusable_directory(settings.node.data_dir):
+            raise bad_usage(cause)
         return Keeper("", zookeeper_access(settings), settings.node.data_dir)
     if not hosts:
         raise bad_usage("nobody to ask: give --config, --zookeeper or --cluster FILE")

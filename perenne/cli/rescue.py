@@ -53,11 +53,11 @@ def failover(
         )
     left = without or []
     reach = rescuing.reach(config, zookeeper, cluster)
-    bucket = rescuing.bucket(rescuing.configured(config)) if "tier" not in left else None
+    bucket, owner = rescuing.bucket(rescuing.configured(config)) if "tier" not in left else (None, None)
     rescuing.run(
         reach,
         node or [],
-        lambda seen: rescuing.plan_failover(seen, left, bucket),
+        lambda seen: rescuing.plan_failover(seen, left, bucket, tier_of=owner),
         dry_run=dry_run,
         yes=yes,
         seconds=seconds,
@@ -93,11 +93,11 @@ def rebuild(
 
     left = without or []
     reach = rescuing.reach(config, zookeeper, cluster)
-    bucket = rescuing.bucket(rescuing.configured(config)) if "tier" not in left else None
+    bucket, owner = rescuing.bucket(rescuing.configured(config)) if "tier" not in left else (None, None)
     rescuing.run(
         reach,
         node or [],
-        lambda seen: rescuing.plan_rebuild(seen, left, bucket, accept_loss=accept_loss),
+        lambda seen: rescuing.plan_rebuild(seen, left, bucket, accept_loss=accept_loss, tier_of=owner),
         dry_run=dry_run,
         yes=yes,
         seconds=seconds,

@@ -11,6 +11,7 @@ from typing import Any, Final
 import typer
 
 from perenne import rescue
+from perenne.cli import INTERRUPTED
 from perenne.cli.status import NoCluster
 from perenne.cli.switchover import zookeeper_of
 from perenne.cli.usage import asked, fail, read_config
@@ -55,17 +56,19 @@ def reached(settings: Config, hosts: str) -> Reach:
     return Reach(hosts=hosts, zookeeper=zookeeper_access(settings), nodes=NodeAccess.of(settings), scheme=scheme)
 
 
-def bucket(settings: Config | None) -> Bucket | None:
+def bucket(settings: Config | None) -> tuple[Bucket | None, str | None]:
+    """What the tier shows, and whose it says it is; None, None where there is none."""
     if settings is None or not settings.tier.on:
-        return None
+        return None, None
     from perenne.config_tier import blocking_store
     from perenne.survey import bucket as seen_in
+    from perenne.survey import cluster_of
     from replication.tier.port import TierError
 
     try:
         store = blocking_store(settings.tier, os.environ)
         try:
-            return seen_in(store)
+            return seen_in(store), cluster_of(store)
         finally:
             store.close()
     except TierError as error:
@@ -93,8 +96,12 @@ def run(
             if dry_run:
                 raise _end(facts | {"result": "nothing was changed"}, as_json=as_json, code=0)
             _agreed(seen, yes)
-            _carried_out(reach, surgery, urls, plan_from, seen, plan)
-            after = surgery.wait_for(rescue.leads, seconds)
+            _carried_out(reach, surgery, urls, plan_from, plan)
+            try:
+                after = surgery.wait_for(rescue.leads, seconds)
+            except KeyboardInterrupt as error:
+                text = "interrupted; the state is written, and a node leads by itself: see `perenne status`"
+                raise fail(text, INTERRUPTED) from error
     except (CoordinationUnavailable, CoordinationCorrupt, Interfered) as error:
         raise fail(str(error)) from error
     if after is None or after.leader is None:
@@ -124,29 +131,25 @@ def _decided(
 
 
 def _carried_out(
-    reach: Reach,
-    surgery: Surgery,
-    urls: Sequence[str],
-    plan_from: Callable[[Seen], Plan | Refused],
-    seen: Seen,
-    plan: Plan,
+    reach: Reach, surgery: Surgery, urls: Sequence[str], plan_from: Callable[[Seen], Plan | Refused], agreed: Plan
 ) -> None:
-    """Write what was agreed to. While a person reads and types, an election may have come in between: then look again,
-    and write the same. Raises Interfered, CoordinationUnavailable; typer.Exit where it is the same no longer.
+    """Write what was agreed to. While a person reads and types, minutes pass: an election may have come in between, and
+    without any trace in ZooKeeper a leader that was cut off may have gone on with a follower that it reaches again. So
+    everybody is asked once more, and the same is written. Raises Interfered, CoordinationUnavailable; typer.Exit where
+    it is the same no longer.
     """
     deadline = time.monotonic() + LET_GO_S
     while True:
+        seen, plan = _decided(reach, surgery, urls, plan_from, deadline)
+        if isinstance(plan, Refused):
+            raise fail(f"nothing was written: {'; '.join(plan.reasons)}")
+        if not rescue.same(agreed, plan):
+            raise fail("nothing was written: what would be done is no longer what was shown; look again")
         try:
             return rescue.carry_out(surgery, seen, plan)
         except Interfered:
             if time.monotonic() > deadline:
                 raise
-        seen, again = _decided(reach, surgery, urls, plan_from, deadline)
-        if isinstance(again, Refused):
-            raise fail(f"nothing was written: {'; '.join(again.reasons)}")
-        if not rescue.same(plan, again):
-            raise fail("nothing was written: what would be done is no longer what was shown; look again")
-        plan = again
 
 
 def _end(facts: dict[str, Any], *, as_json: bool, code: int) -> typer.Exit:

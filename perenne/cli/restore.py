@@ -75,7 +75,7 @@ def restore_verb(
     from replication.restore.engine import Until
     from replication.restore.filling import PAST
 
-    settings = read_config(config)
+    settings = read_config(config, disk=to is None and not dry_run)
     if not settings.tier.on:
         raise fail("no tier is configured: write a [tier] section, see docs/tier.md", 2)
     if bool(until) != (to is not None):

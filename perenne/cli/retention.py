@@ -83,7 +83,7 @@ class _Found(Struct, frozen=True):
 def _settings(config: Path) -> RetentionConfig:
     """Raises typer.Exit."""
     try:
-        settings = load_config(config, os.environ).retention
+        settings = load_config(config, os.environ, disk=False).retention
     except ConfigError as error:
         raise bad_usage(str(error)) from error
     if not settings.rules.strip():

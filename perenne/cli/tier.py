@@ -15,8 +15,8 @@ from rich.table import Column, Table
 from perenne.cli.orphans import CommittedLog, Judged, document, survey
 from perenne.config import ConfigError, TierConfig
 from perenne.config_reading import load_config
-from perenne.config_tier import blocking_store, patient_store
-from replication.tier.directory import DirectoryStore
+from perenne.config_tier import blocking_store, no_second_copy, patient_store
+from replication.tier.directory import SENTINEL, DirectoryStore
 from replication.tier.keys import Run
 from replication.tier.port import BlockingStore, TierError
 from replication.tier.probe import ProbeResult, Verdict, probe, synchronous_refusal
@@ -83,7 +83,12 @@ def prepare_verb(
         raise typer.Exit(1) from error
     finally:
         store.close()
-    typer.echo(json.dumps({"ok": True, "done": done}) if as_json else done)
+    why = no_second_copy(load_config(config, os.environ, disk=False)) if config is not None else ""
+    typer.echo(json.dumps({"ok": True, "done": done, "no_second_copy": why}) if as_json else done)
+    if why and not as_json:
+        sys.stderr.write(
+            f"perenne: {why}. Is the right thing mounted? If not, take {SENTINEL} away again, and mount it\n"
+        )
 
 
 @app.command("orphans")
@@ -99,7 +104,7 @@ def orphans_verb(config: ConfigOption, as_json: JsonOption = False) -> None:
     Exit code 0 the tier was listed, 1 it does not answer, 2 bad usage or configuration.
     """
     settings, store = _opened(config)
-    directory = load_config(config, os.environ).node.data_dir
+    directory = load_config(config, os.environ, disk=False).node.data_dir
     try:
         log = CommittedLog(directory)
     except (OSError, FormatError) as error:
@@ -130,7 +135,7 @@ async def _surveyed(settings: TierConfig, blocking: BlockingStore, log: Committe
 def _opened(config: Path) -> tuple[TierConfig, BlockingStore]:
     """Raises typer.Exit when the configuration does not describe a tier."""
     try:
-        settings = load_config(config, os.environ).tier
+        settings = load_config(config, os.environ, disk=False).tier
         return settings, blocking_store(settings, os.environ)
     except (ConfigError, TierError) as error:
         sys.stderr.write(f"perenne: {error}\n")

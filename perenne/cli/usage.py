@@ -59,9 +59,9 @@ def completed() -> Generator[None]:
             raise KeyboardInterrupt
 
 
-def read_config(file: Path | None) -> Config:
-    """Raises typer.Exit, with everything that is wrong."""
+def read_config(file: Path | None, *, disk: bool = False) -> Config:
+    """disk: whether it is for who works on its data_dir. Raises typer.Exit, with everything that is wrong."""
     try:
-        return load_config(file, os.environ)
+        return load_config(file, os.environ, disk=disk)
     except ConfigError as error:
         raise fail(str(error), 2) from error

@@ -23,6 +23,8 @@ class Known:
         self._instances: set[bytes] = set()
         self._sources: set[bytes] = set()
         self._uids: set[bytes] = set()
+        self.nodes: set[str] = set()
+        """Who acknowledged, before this run: HOST:PORT of each."""
 
     @classmethod
     def of(cls, journal: Path) -> "Known":
@@ -30,6 +32,7 @@ class Known:
         known = cls()
         for event in events(journal):
             if event.event == ACKNOWLEDGED:
+                known.nodes |= {event.node} if event.node else set()
                 known._add(event.uid, event.dataset, event.syntax, event.source, event.stamp)
         return known
 

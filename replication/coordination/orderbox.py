@@ -5,6 +5,7 @@ the order takes them away, and a node that starts throws away what it finds.
 """
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Final
 
@@ -73,6 +74,9 @@ class OrderDesk:
         whole = self._directory / f"{operation.id}.json"
         unfinished = whole.with_suffix(".tmp")
         unfinished.write_bytes(codec.encode_operation(operation))
+        if os.geteuid() == 0:  # whom the directory belongs to is to read it
+            owner = self._directory.stat()
+            os.chown(unfinished, owner.st_uid, owner.st_gid)
         unfinished.rename(whole)
 
     async def operations(self) -> tuple[Operation, ...]:

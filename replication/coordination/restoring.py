@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 from kazoo.exceptions import NoNodeError
 
 from replication.coordination import codec
+from replication.coordination.access import Access
 from replication.coordination.port import ClusterRecord, CoordinationUnavailable, SessionEvent
 from replication.coordination.standalone import FileCoordination
 from replication.coordination.zookeeper import ZooKeeperCoordination
@@ -49,9 +50,9 @@ class ZooKeeperRebuilding(ZooKeeperCoordination):
     """One session that sees and installs. Nothing is registered: it is no node."""
 
     @classmethod
-    async def connected(cls, hosts: str, *, session_timeout_ms: int) -> "ZooKeeperRebuilding":
-        """Raises CoordinationUnavailable."""
-        service = cls(hosts, session_timeout_ms=session_timeout_ms)
+    async def connected(cls, hosts: str, *, session_timeout_ms: int, access: Access) -> "ZooKeeperRebuilding":
+        """access: that of the nodes, who are to own what is made here. Raises CoordinationUnavailable."""
+        service = cls(hosts, session_timeout_ms=session_timeout_ms, access=access)
         waiter = _Connected()
         await service.start(waiter)
         try:

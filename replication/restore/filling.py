@@ -209,9 +209,14 @@ class Filling:
         self.disk.remove(RESTORE_FILE)
 
     def forget(self) -> None:
-        """Nothing was restored: the directory is empty again, but for the lock. After `close`."""
-        shutil.rmtree(self.root)
-        self.root.mkdir()
+        """Nothing was restored: the directory is empty again. After `close`. It stays itself, since it may be a mount
+        point, or lie where this user may make none, and belongs to whom it belonged.
+        """
+        for entry in list(self.root.iterdir()):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
     def close(self) -> None:
         for name in self.disk.list(_SPOOL):

@@ -134,6 +134,7 @@ class DirectoryStore:
                 file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640, dir_fd=fd)
                 try:
                     _write_all(file, text)
+                    _give_away(fd, file)
                     os.fsync(file)
                 finally:
                     os.close(file)
@@ -185,6 +186,7 @@ def _write(root: int, name: str, body: Body, facts: BodyFacts) -> None:
     """Write and fsync a new file that holds the object and its seal, if what was read matches `facts.crc32`."""
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640, dir_fd=root)
     try:
+        _give_away(root, fd)
         size, crc, hasher = 0, 0, blake3()
         for piece in body_pieces(body):
             size, crc = size + len(piece), zlib.crc32(piece, crc)
@@ -235,8 +237,23 @@ def _make_directories(root: int, key: str, durable: set[str]) -> None:
         if path not in durable:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o750, dir_fd=root)
+                fd = os.open(path, _OPEN_ROOT, dir_fd=root)
+                try:
+                    _give_away(root, fd)
+                finally:
+                    os.close(fd)
             _sync_directory(root, os.path.dirname(path))
             durable.add(path)
+
+
+def _give_away(root: int, made: int) -> None:
+    """What root makes belongs to whom the tier belongs: `prepare`, `probe` and `restore` are typed by root, and a node
+    that runs as somebody else could neither read the sentinel nor write beside what was tried.
+    """
+    if os.geteuid() == 0:
+        owner = os.fstat(root)
+        with contextlib.suppress(OSError):  # a server may not let root do that
+            os.fchown(made, owner.st_uid, owner.st_gid)
 
 
 def _sweep(root: int) -> None:

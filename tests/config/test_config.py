@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+import typer
 
 from perenne import config_table
+from perenne.cli import rescuing
+from perenne.cli.usage import read_config
 from perenne.config import Config, ConfigError
 from perenne.config_reading import load_config
 
@@ -203,6 +206,16 @@ def test_a_data_directory_that_cannot_be_made_is_a_problem(tmp_path: Path) -> No
     problems = problems_of(tmp_path, '[node]\ndata_dir = "file/below"\n')
 
     assert "not a directory" in problems["node.data_dir"]
+
+
+def test_a_verb_that_needs_no_data_directory_goes_on_where_it_cannot_be_used(tmp_path: Path) -> None:
+    """That of another machine, or on a disk that the kernel made read-only: `perenne node replace` is typed there."""
+    (tmp_path / "file").touch()
+    file = written(tmp_path, '[node]\ndata_dir = "file/below"\n[coordination]\nzookeeper = "127.0.0.1:1"\n')
+
+    assert rescuing.reach(file, "", None).hosts == "127.0.0.1:1"
+    with pytest.raises(typer.Exit):
+        read_config(file, disk=True)
 
 
 @pytest.mark.parametrize("text", ['"4 apples"', "true", "1.5", "-1"])

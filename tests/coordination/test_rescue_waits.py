@@ -123,6 +123,22 @@ def test_what_was_not_agreed_to_is_not_written(
     assert "no longer what was shown" in capsys.readouterr().err
 
 
+def test_what_the_nodes_hold_is_asked_for_again_once_a_person_has_agreed(
+    hosts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing moves in ZooKeeper meanwhile: a leader that was cut off goes on with a follower that it reaches again,
+    and commits what the node that was chosen lacks.
+    """
+
+    def more_is_lost(scene: Scene) -> None:
+        scene.lost = 13
+
+    at = {"waits": Scene.let_go, "agrees": more_is_lost}
+    code, state = asyncio.run(played(hosts, "/moved", WAITS, monkeypatch, at))
+    assert (code, state) == (1, WAITS)
+    assert "no longer what was shown" in capsys.readouterr().err
+
+
 def test_who_leads_is_not_waited_for(
     hosts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

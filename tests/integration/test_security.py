@@ -218,6 +218,20 @@ def test_the_verbs_of_membership_and_rescue_get_through_with_the_nodes_own_confi
     assert "nothing is lost" in surveyed["reasons"][0]
 
 
+def test_a_restore_asks_the_locked_zookeeper_with_the_nodes_own_configuration(
+    secure: SecureCluster, tmp_path: Path
+) -> None:
+    node, san = secure.cluster.nodes[0], tmp_path / "san"
+    san.mkdir()
+    assert rig.perenne("tier", "prepare", "--directory", str(san)).returncode == 0
+    tier = (f"PERENNE_TIER__DIRECTORY={san}", "PERENNE_TIER__KIND=directory", f"PERENNE_NODE__DATA_DIR={tmp_path}/data")
+    for whole, why in ((["--cluster"], "nodes of this cluster run: n1, n2, n3"), ([], "")):
+        words = ("restore", *whole, "--config", str(node.config), "--json", "--dry-run")
+        command = [*node.wrapper, *tier, *rig.PERENNE, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert json.loads(done.stdout)["refused"].partition(". ")[0] == why, done.stdout + done.stderr
+
+
 def test_status_is_shown_to_whoever_has_a_nodes_configuration(secure: SecureCluster) -> None:
     node = secure.cluster.nodes[0]
     command = [*node.wrapper, *rig.PERENNE, "status", "--json", "--config", str(node.config)]
