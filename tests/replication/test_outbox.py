@@ -11,8 +11,9 @@ import uvloop
 from replication.evicting import Spooled
 from replication.messages import LookupAnswer
 from replication.outbox import Outbox
+from storage.digest import digests_of
 from storage.disk import RealDisk
-from storage.position import RecordKind
+from storage.position import LogPosition, RecordHeader, RecordKind
 from storage.staging import Staged, StagingArea
 
 MIB = 1024 * 1024
@@ -84,7 +85,10 @@ def answer() -> LookupAnswer:
 
 def test_an_evicted_record_leaves_as_it_is_though_its_memory_is_used_again(tmp_path: Path) -> None:
     async def scene(rig: Rig, outbox: Outbox) -> None:
-        outbox.send(answer(), Spooled(rig.staged(b"A"), RecordKind.INSTANCE))
+        digests = digests_of(RecordKind.INSTANCE, [b"A" * SIZE])
+        position = LogPosition(1, 1)
+        header = RecordHeader(position, RecordKind.INSTANCE, digests.dataset, digests.digest, 1, "1/2/3.dcm", SIZE)
+        outbox.send(answer(), Spooled(header, rig.staged(b"A")))
         while outbox.congested:
             await asyncio.sleep(0.01)
         assert rig.transport.get_write_buffer_size() > SIZE // 2, "the peer takes nothing yet"
