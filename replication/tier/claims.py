@@ -46,7 +46,7 @@ class Claims:
         self._known: _History | None = None
         """The history, once it was read; this process alone writes it."""
         self._looked = False
-        """Whether the markers were looked at."""
+        """Whether the markers were looked at since a claim of this start is there."""
         self._writing = threading.Lock()
         """Two that ask at once must not write the file over each other."""
 
@@ -61,13 +61,18 @@ class Claims:
             if mine != self._mine:
                 await claim_for(self._store, self._cluster)
             found = await self._listed()
-            await self._look(alone=alone)
             if mine not in found:
+                if not self._looked:
+                    await self._look(alone=alone)  # whoever is refused leaves no claim
                 # before it is there: after a crash it must be known for one's own
                 await asyncio.to_thread(self._remember, [mine])
                 await self._store.put(mine.key, b"{}\n")
                 if mine not in (found := await self._listed()):
                     raise CoordinationUnavailable(f"the tier does not list {mine.key}, which was just put")
+            if not self._looked:
+                # Whatever was counted before somebody saw this claim was marked before.
+                await self._look(alone=alone)
+                self._looked = True
             if mine != self._mine:
                 self._mine = mine
                 await self._tidy(claim for claim in found if claim.epoch < epoch)
@@ -88,12 +93,10 @@ class Claims:
         await asyncio.to_thread(self._remember, (), [marker])
 
     async def _look(self, *, alone: bool) -> None:
-        """Once in each start. Who leads through the tier finds there what was acknowledged, whatever the markers say.
+        """Compare the markers. Who leads through the tier finds there what was acknowledged, whatever they say.
 
         Raises NodeRetired, TierError, StorageError.
         """
-        if self._looked:
-            return
         found, known = await self._markers(), await self._history()
         if alone and known.markers is not None and (strangers := sorted(set(found) - known.markers)):
             raise NodeRetired(
@@ -102,7 +105,6 @@ class Claims:
             )
         if known.markers is None or not known.markers.issuperset(found):
             await asyncio.to_thread(self._remember, (), found)
-        self._looked = True
 
     async def _markers(self) -> list[Marker]:
         return [marker async for key in self._store.list(MARKER) if (marker := parse_marker(key)) is not None]

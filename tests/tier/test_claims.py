@@ -177,6 +177,27 @@ def test_a_disk_of_a_time_without_the_tier_does_not_lead_once_the_tier_was_count
     run(play())
 
 
+def test_a_marker_that_comes_between_the_look_and_the_claim_is_seen(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the machine that this disk was cloned from: it counts on until it sees the claim. A random model found it."""
+    disk, put = MemoryDisk(), store.put
+
+    async def after_a_marker(key: str, body: Body, *, only_if_absent: bool = True, lock: bool = False) -> Stored:
+        if key.startswith(CLAIM):
+            await put(Marker(5, "entered").key, b"{}\n")
+        return await put(key, body, only_if_absent=only_if_absent, lock=lock)
+
+    async def play() -> None:
+        await claims_of(store, disk).hold(1, "boot1", alone=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "put", after_a_marker)
+            with pytest.raises(NodeRetired, match="put back from a copy"):
+                await claims_of(store, disk).hold(2, "clone", alone=True)
+
+    run(play())
+
+
 def test_markers_that_no_version_noted_are_taken_for_ones_own(store: ObjectStore) -> None:
     disk = MemoryDisk()
 
