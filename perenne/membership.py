@@ -147,7 +147,8 @@ def check_add(found: Found, name: str, model: Config, place: Place) -> None:
     """Raises NotPossible."""
     if found.cluster is None:
         raise NotPossible("ZooKeeper knows no cluster yet: start the first nodes with their own configuration")
-    if ReplicaId(name) in found.registrations:
+    known = found.registrations.get(ReplicaId(name))
+    if known is not None and not known.retired:  # one that was retired may come back, with an empty disk
         raise NotPossible(f"{name} is registered already: a lost disk is `perenne node replace {name}`")
     if len(set(place.ports.values()) - {0}) < sum(port != 0 for port in place.ports.values()):
         raise NotPossible(f"one port twice ({_told(place.ports)}): give --dicom-port, --http-port and --peer-port")

@@ -9,15 +9,18 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
 from perenne.cli import members
+from perenne.config import Config
+from perenne.membership import NotPossible, Place, check_add
 from perenne.survey import Reach
 from replication.coordination.port import LiveNode, NodeRegistration, Operation
-from replication.coordination.surgery import Surgery
+from replication.coordination.surgery import Found, Surgery
 from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.core.values import Change, Identity, Member, ReplicaId
 from storage.position import GENESIS
@@ -192,3 +195,16 @@ def test_a_node_that_runs_out_of_reach_keeps_its_disk(hosts: str, monkeypatch: p
         assert (await cluster.nodes["n1"].registrations())[ReplicaId("n2")].retired
 
     played(hosts, monkeypatch, ["n1", "n2"], body)
+
+
+def test_who_was_retired_can_be_added_again(tmp_path: Path) -> None:
+    """`node replace`, which the refusal named, writes no configuration."""
+    model = Config()
+    place = Place(tmp_path / "n4", "n4.example", {}, here=False)
+    known = NodeRegistration(ReplicaId("n4"), "disk-1", GENESIS)
+    found = Found(
+        cluster=CLUSTER, state=None, tier_floor=None, leader=None, registrations={known.id: known}, live={}, versions={}
+    )
+    with pytest.raises(NotPossible, match="registered already"):
+        check_add(found, "n4", model, place)
+    check_add(replace(found, registrations={known.id: known.retiring("disk-1")}), "n4", model, place)
