@@ -7,7 +7,7 @@ small, has a deadline, and may be given again: a tombstone that is there already
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from replication.api import ConflictRefused, Draft, NotPromised, OnHold
@@ -211,6 +211,7 @@ class Orders:
         if self._replicator.settings.two_person:
             tombstone = self._approved(covers, request, part)
         else:
+            self._check_listed(covers, int(body.get("before", 0)))
             said = (str(body["reason"]), str(body["by"]), "", int(body["asked_us"]))
             tombstone = Tombstone(covers, *said, request, part)
         if not tombstone.reason or not tombstone.asked_by:
@@ -232,6 +233,18 @@ class Orders:
             raise OrderRefused(f"{sop} is not stored with these bytes")
         return Covered(found[-1].study_instance_uid, found[-1].series_instance_uid, sop, dataset)
 
+    def _check_listed(self, covers: Sequence[Covered], before: int) -> None:
+        """before: where the list ended that somebody said yes to; 0 where that is not told. The tombstone would cover
+        what was stored, and promised, again since: after another one's delete of the same. Raises OrderRefused.
+        """
+        for covered in covers if before else ():
+            if any(self._stored_from(covered, before)):
+                raise OrderRefused(f"{covered.sop_instance_uid} was stored again since it was listed: list anew")
+
+    def _stored_from(self, covered: Covered, sequence: int) -> Iterator[bool]:
+        found = self._replicator.index.find(covered.sop_instance_uid)
+        return (v.sequence >= sequence for v in found if v.dataset == covered.dataset)
+
     def _approved(self, covers: Sequence[Covered], request: str, part: int) -> Tombstone:
         """Two persons: the tombstone takes their words from their notes, and nothing that came later or from elsewhere.
 
@@ -245,8 +258,7 @@ class Orders:
             named = {"study": covered.study_instance_uid, "series": covered.series_instance_uid}
             if named.get(level, covered.sop_instance_uid) not in uids:
                 raise OrderRefused(f"{covered.sop_instance_uid} is not of what request {request} names")
-            same = (v for v in self._replicator.index.find(covered.sop_instance_uid) if v.dataset == covered.dataset)
-            if any(version.sequence > asked.sequence for version in same):
+            if any(self._stored_from(covered, asked.sequence + 1)):
                 raise OrderRefused(f"{covered.sop_instance_uid} was stored again since: ask anew")
         facts = asked.facts
         return Tombstone(

@@ -127,6 +127,7 @@ async def bury(leader: Leader, wanted: Wanted, total: int, *, quiet: bool) -> in
                     asked_us=wanted.asked_us,
                     request=wanted.request,
                     part=part[0].sequence,
+                    before=wanted.before,
                 )
                 done += len(part)
                 rate = done / max(time.monotonic() - began, 0.001)

@@ -246,6 +246,8 @@ def _send(directory: Path, wanted: list[Saved], host: str, port: int, ae: str, s
     except AssociationRejected as error:
         return f"{error}: is {ae} the AE title of the node (--ae)?"
     except (OSError, AssociationAborted) as error:
+        if isinstance(error, OSError) and error.filename is not None:  # not the network: what was taken cannot be moved
+            return f"{error.filename}: {error.strerror}; run it as a user who may write there, to go on"
         return f"{host}:{port}: {error}; `perenne status` tells which nodes take stores. Run it again to go on"
     return ""
 

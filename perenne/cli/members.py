@@ -204,7 +204,11 @@ def _left(surgery: Surgery, found: Found, who: Member, seconds: float, *, as_jso
         barred = registration is not None and registration.bars(who.incarnation)
         return barred and who not in members(found) and running(found, who.id) != who
 
-    if surgery.wait_for(gone, seconds or float("inf")) is None:
+    try:
+        left = surgery.wait_for(gone, seconds or float("inf"))
+    except KeyboardInterrupt:
+        return _end(f"{who.id} goes on leaving by itself; type this again to watch", INTERRUPTED, as_json=as_json)
+    if left is None:
         return _end(f"{who.id} has not left within {seconds:.0f} s; it goes on: `perenne status`", 1, as_json=as_json)
     return _end(f"{who.id} is retired, and its process ends; its data directory stays", 0, as_json=as_json)
 

@@ -157,8 +157,13 @@ class Surgery:
             raise CoordinationUnavailable(f"ZooKeeper does not answer, or refuses: {type(error).__name__}") from error
 
     def _begin(self) -> Any:
-        for name in ("nodes", "live", "ops"):
-            self._client.ensure_path(self._path(name))
+        try:
+            for name in ("nodes", "live", "ops"):
+                self._client.ensure_path(self._path(name))
+        except KazooException as error:
+            raise CoordinationUnavailable(
+                f"ZooKeeper does not answer, or refuses ({type(error).__name__}): nothing was written"
+            ) from error
         transaction = self._client.transaction()
         # Fails where somebody leads, and leaves nothing behind where nobody does.
         transaction.create(self._path("leader"), _GUARD, ephemeral=True)

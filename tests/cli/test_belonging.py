@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from perenne.cli import commands, main
+from perenne.cli import commands, lostfound, main
 from perenne.cli.commands import app
 from perenne.config_reading import load_config
 from perenne.config_tier import no_second_copy
@@ -128,3 +128,13 @@ def test_what_a_user_may_not_do_is_one_line(
         main()
     assert ended.value.code == 1
     assert "perenne: /perenne/lost+found: Permission denied" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_moved_is_no_fault_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def taken(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/lost+found/1.tar")
+
+    monkeypatch.setattr(lostfound, "resubmit", taken)
+    why = lostfound._send(Path("/data"), [], "n1", 11112, "PERENNE", lambda _: None)  # pyright: ignore[reportPrivateUsage]
+    assert "/data/lost+found/1.tar: Permission denied" in why
+    assert "n1" not in why

@@ -208,3 +208,18 @@ def test_who_was_retired_can_be_added_again(tmp_path: Path) -> None:
     with pytest.raises(NotPossible, match="registered already"):
         check_add(found, "n4", model, place)
     check_add(replace(found, registrations={known.id: known.retiring("disk-1")}), "n4", model, place)
+
+
+def test_ctrl_c_while_a_node_leaves_says_that_it_goes_on(hosts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    async def body(cluster: Played, typed: Typed) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Surgery, "wait_for", pressed)
+            code, said = await typed(members.retire, "n3")
+        assert (code, said["result"]) == (130, "n3 goes on leaving by itself; type this again to watch")
+        asked = retiring(cluster)
+        assert asked is not None and asked.result is None
+
+    played(hosts, monkeypatch, ["n1", "n2", "n3"], body)

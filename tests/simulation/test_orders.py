@@ -68,11 +68,12 @@ def covers(stage: Stage) -> list[list[str]]:
     return [item[1:5] for item in items]
 
 
-def buried(stage: Stage, what: list[list[str]], request: str = "r1", part: int = 1) -> dict[str, Any]:
+def buried(stage: Stage, what: list[list[str]], request: str = "r1", part: int = 1, before: int = 0) -> dict[str, Any]:
     """The stage's own checks must know of the delete, so the fates of what is covered are forgotten here."""
     stage.cluster.checks.history.acknowledged.clear()
     stage.cluster.checks.fates.known.clear()
-    return ordered(stage, "bury", covers=what, reason="a test", by="anna", asked_us=1, request=request, part=part)
+    said = {"reason": "a test", "by": "anna", "asked_us": 1, "request": request, "part": part, "before": before}
+    return ordered(stage, "bury", covers=what, **said)
 
 
 def gone(stage: Stage, instance: Instance) -> bool:
@@ -93,6 +94,21 @@ def test_one_person_lists_deletes_and_brings_back() -> None:
         assert set(outcomes.values()) == {"stored"}
         assert asked(stage, stage.leader, "1.0") and len(covers(stage)) == 5
         assert ordered(stage, "deleted", request="r1", study="", after=0)["items"] == []
+        stage.reckon()
+
+
+def test_one_person_deletes_nothing_that_was_stored_again_since_it_was_listed() -> None:
+    """Two people at once, and a sender: what the first listed was deleted by the second, and is promised anew."""
+    with Stage(3) as stage:
+        stored(stage, stage.followers[0], "1.1")
+        before = ordered(stage, "look", level="study", uids=[STUDY])["before"]
+        what = covers(stage)
+        assert buried(stage, what)["outcome"] == "stored"
+        items = ordered(stage, "deleted", request="r1", study="", after=0)["items"]
+        assert set(ordered(stage, "restore", sequences=[item[0] for item in items])["restored"].values()) == {"stored"}
+        late = buried(stage, what, request="r2", before=before)
+        assert "stored again since" in late.get("refused", ""), late
+        assert len(covers(stage)) == 1
         stage.reckon()
 
 
