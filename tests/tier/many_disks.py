@@ -140,7 +140,7 @@ class Life:
         if not through or await self._rebuilt(won):
             machine.append(epoch)
             await self._world.pause()
-            members = frozenset({self.me.member, TIER_MEMBER} if through else {self.me.member})
+            members = frozenset({self.me.member, TIER_MEMBER} if won.tier is not None else {self.me.member})
             await self._active(await self._write(won, phase=Phase.ACTIVE, in_sync=members))
         await files.resign(self.me)
         return True
