@@ -22,7 +22,7 @@ from replication.restore.filling import PAST, Filling, Marker
 from replication.restore.plan import Hole
 from replication.restore.rehearsal import Rehearsed, drawn, newest, rehearse
 from replication.tier.manifest import cluster_of
-from replication.tier.port import ObjectStore
+from replication.tier.port import ObjectStore, Refused
 from storage.disk import RealDisk
 from storage.walk import Fault, Walk
 
@@ -119,6 +119,7 @@ class Outcome:
 
 async def carried_out(config: Config, drill: Drill, store: ObjectStore, progress: Progress) -> Outcome:
     """Raises TierError, StorageError, OSError. The scratch place is gone afterwards, whatever happened."""
+    await _check_ours(config, store)
     drill.scratch.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix="perenne-drill-", dir=drill.scratch))
     chance = random.Random()
@@ -138,6 +139,17 @@ async def carried_out(config: Config, drill: Drill, store: ObjectStore, progress
         return Outcome(source_of(config), what, found, holes, compared)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+async def _check_ours(config: Config, store: ObjectStore) -> None:
+    """Another cluster's tier may prove as well as one likes: nothing of this one would come back. Raises Refused."""
+    known = await cluster_of(store)
+    try:
+        own = str(json.loads((config.node.data_dir / "node.json").read_text())["cluster_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # a drill needs no node
+    if known is not None and known.cluster_id != own:
+        raise Refused(f"the tier belongs to cluster {known.cluster_id}, the data directory to {own}", "Check [tier].")
 
 
 async def _everything(

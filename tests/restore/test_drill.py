@@ -16,10 +16,13 @@ from monitoring.drill import DrillMetrics
 from perenne.cli.commands import app
 from perenne.drillcomparing import compared_with
 from perenne.nodeaccess import NodeAccess
+from replication.coordination.port import ClusterRecord
 from replication.tier.keys import Run
+from replication.tier.manifest import claim_for
 from storage.digest import digests_of
 from storage.disk import RealDisk
 from storage.log import Log
+from storage.metadata import NodeIdentity, write_identity
 from storage.position import LogPosition, RecordHeader, RecordKind
 from tests.restore.archive import IDENTITY, Archive, groups, put
 from tests.tier.rig import directory_reached
@@ -94,6 +97,21 @@ def test_a_drill_fails_on_what_a_restore_would_lack(place: Path, choice: tuple[s
     after = metrics(place)
     name = "perenne_drill_last_success_timestamp_seconds"
     assert after["perenne_drill_passed"] == 0 and after[name] == before[name]
+
+
+def test_the_tier_of_another_cluster_is_no_road_back_for_this_one(place: Path) -> None:
+    """It holds everything, and proves; and the node that has this directory would show that its drills pass."""
+    write_identity(RealDisk(place / "other"), NodeIdentity("another", "n1", "disk-1"))
+    for name in ("node.json", "promise"):
+        (place / "other" / name).rename(place / "data" / name)
+    assert drill(place, "--all")[0] == 0, "nothing says whose it is"
+    (place / "data" / "drill.json").unlink()
+    store = directory_reached(place / "san").store
+    asyncio.run(claim_for(store, ClusterRecord(IDENTITY.cluster_id, 1, IDENTITY.segment_bytes)))
+    code, facts = drill(place, "--all")
+    assert code == 2
+    assert "the tier belongs to cluster" in str(facts["cause"])
+    assert not (place / "data" / "drill.json").exists()
 
 
 def test_a_drill_is_refused_without_a_clear_wish(place: Path) -> None:
