@@ -31,7 +31,7 @@ class PayloadSink:
     def __init__(
         self, message: Message, size: int, staging: StagingArea, deliver: Deliver, count: Callable[[int], None]
     ) -> None:
-        self.message = message
+        self._message = message
         self._deliver = deliver
         self._count = count
         kind = RecordKind.INSTANCE
@@ -51,10 +51,10 @@ class PayloadSink:
 
     def finish(self) -> None:
         staged = self._receiving.finish()
-        if (staged.digest, staged.dataset_digest) != _expected(self.message, staged):
+        if (staged.digest, staged.dataset_digest) != _expected(self._message, staged):
             staged.release()
             raise WireError("the payload does not match its digest")
-        self._deliver(self.message, staged)
+        self._deliver(self._message, staged)
 
     def abandon(self) -> None:
         self._receiving.abandon()
@@ -78,7 +78,7 @@ class SegmentSink:
     def __init__(
         self, message: Segment, segment: ArrivingSegment, deliver: Deliver, count: Callable[[int], None]
     ) -> None:
-        self.message = message
+        self._message = message
         self._segment = segment
         self._deliver = deliver
         self._count = count
@@ -89,7 +89,7 @@ class SegmentSink:
 
     def finish(self) -> None:
         self._segment.arrived()
-        self._deliver(self.message, self._segment)
+        self._deliver(self._message, self._segment)
 
     def abandon(self) -> None:
         self._segment.discard()
@@ -127,13 +127,10 @@ class Incoming:
         self._deliver = deliver
         self._segment = segment
         self._sink: PayloadSink | SegmentSink | None = None
+        self.arriving: Message | None = None
+        """The message whose payload is under way."""
         self.received = 0
         """Payload bytes so far, unfinished ones included."""
-
-    @property
-    def arriving(self) -> Message | None:
-        """The message whose payload is under way."""
-        return self._sink.message if self._sink is not None else None
 
     def begin(self, message: Message, size: int) -> IncomingSink:
         """Raises WireError, StorageError."""
@@ -143,10 +140,11 @@ class Incoming:
             self._sink = PayloadSink(message, size, self._staging, self._finished, self._count)
         else:
             return NoPayload(message, size, self._deliver)  # one may come between the pieces of a payload
+        self.arriving = message
         return self._sink
 
     def _finished(self, message: Message, payload: Payload) -> None:
-        self._sink = None
+        self._sink = self.arriving = None
         self._deliver(message, payload)
 
     def _count(self, size: int) -> None:
