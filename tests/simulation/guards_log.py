@@ -164,7 +164,7 @@ LOG_GUARDS = (
     Guard(
         "a record from a peer is checked against its digest",
         "replication/incoming.py",
-        "        if (staged.digest, staged.dataset_digest) != _expected(self.message, staged):\n",
+        "        if (staged.digest, staged.dataset_digest) != _expected(self._message, staged):\n",
         "        if False:\n",
         shown_by="tests/replication/test_incoming.py"
         "::test_a_payload_whose_bytes_were_altered_on_the_way_is_not_delivered[Append]",
