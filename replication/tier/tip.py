@@ -176,7 +176,8 @@ class TipSearch:
         elif self._first.follows(self._base.chain) and (below is None or below.chain == self._base.chain):
             self._finish(self._tip)
         else:
-            self._fail(self._base.sequence, f"{run.key}: its branch does not pass {self._base.position}")
+            # Nothing lies before the first record, so what does not follow from that is the first record itself.
+            self._fail(max(1, self._base.sequence), f"{run.key}: its branch does not pass {self._base.position}")
 
     def _is_own(self, link: Link) -> bool:
         point = self._own(link.sequence)

@@ -24,10 +24,15 @@ from storage.metadata import NodeIdentity, write_identity
 from tests.restore.archive import Archive, groups, put
 from tests.tier.rig import directory_reached
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 SERVICE = 65_534
 SEGMENT_BYTES = 1024 * 1024
 CLUSTER = ClusterRecord("fedcba9876543210", 1, SEGMENT_BYTES)
+
+
+@pytest.fixture(autouse=True)
+def as_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
 
 
 @pytest.fixture

@@ -186,6 +186,18 @@ def test_a_tip_that_cannot_be_read_is_not_passed_over_for_a_lower_one() -> None:
     assert (outcome.sequence, outcome.why) == (4, (f"{runs[-1].key}: damaged",))
 
 
+def test_a_first_record_whose_chain_was_altered_is_the_one_that_is_named() -> None:
+    """Behind the part of it that the name of the object repeats."""
+    bucket = PaperBucket()
+    (record,) = appended((), 1, [])
+    run = bucket.put((record,))
+    said, chain = bucket.objects[run], record.point.chain.hex().encode()
+    bucket.objects[run] = said.replace(chain, chain[:-1] + (b"1" if chain.endswith(b"0") else b"0"))
+    outcome, _ = bucket.search()
+    assert isinstance(outcome, Broken)
+    assert (outcome.sequence, "its branch does not pass" in outcome.why[0]) == (1, True)
+
+
 def test_two_chains_at_the_tip_are_a_contradiction() -> None:
     """Two standalone nodes of one epoch: a cloned machine."""
     bucket = PaperBucket()
