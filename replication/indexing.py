@@ -96,7 +96,8 @@ class Indexing:
                     _LOG.warning("the index does not belong to this log: rebuilding", extra={"reason": str(error)})
                     # Before it forgets: what it knew alone, nobody knows until it has come as far again.
                     self._recent.doubtful = True
-                    self._recent.installed_upto(max(point.sequence, self._index.applied.sequence))
+                    known = min(self._index.applied.sequence, self._log.end.sequence)  # it may say more than there is
+                    self._recent.installed_upto(max(point.sequence, known))
                     self._wanted = self._wanted or point
                 except Exception as error:  # noqa: BLE001 - SQLite's reasons are many; the log has everything
                     _LOG.error("the index cannot be written", extra={"error": type(error).__name__})
