@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from perenne.lostfound import look, names
-from replication.core.values import Change, ClusterState
+from replication.core.values import ClusterState
 from replication.replicator import Replicator
 from replication.standing import describe, newest, recall, remember
 from storage.disk import Disk
@@ -49,14 +49,12 @@ class StandingReport:
         return found
 
     async def keep(self) -> None:
-        """Write `state` down whenever another one was read. Nothing waits for it, and nothing rests on it."""
-        written: Change | None = self._recalled.change if self._recalled is not None else None
+        """Write `state` down whenever a later one was read. Nothing waits for it, and nothing rests on it."""
         while True:
-            state = self._replicator.core.situation.cluster
-            if state is not None and state.change != written:
-                written = state.change
-                self._recalled = newest(self._recalled, state)
-                await self._write(state)
+            known = newest(self._recalled, self._replicator.core.situation.cluster)
+            if known is not None and known != self._recalled:
+                self._recalled = known
+                await self._write(known)
             await asyncio.sleep(LOOK_S)
 
     async def _write(self, state: ClusterState) -> None:

@@ -47,9 +47,9 @@ RESCUE_GUARDS = (
     Guard(
         "a node tells the newest cluster state that it read",
         STANDING,
-        "                self._recalled = newest(self._recalled, state)\n",
-        "",
-        shown_by=SCENES + "test_a_bucket_goes_on_from_what_the_lost_cluster_state_says_was_committed",
+        "newest(self._recalled, self._replicator.core.situation.cluster)",
+        "self._replicator.core.situation.cluster",
+        shown_by=SCENES + "test_a_node_that_read_an_older_state_and_started_anew_tells_the_newest_all_the_same",
     ),
     Guard(
         "a bucket that ends behind everybody is not passed over in silence",

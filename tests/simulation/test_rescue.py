@@ -4,6 +4,7 @@ import pytest
 
 from replication.coordination.surgery import Interfered
 from replication.core.coverage import whole_from
+from replication.standing import read
 from replication.tier.keys import parse_run
 from tests.simulation.machine import Machine
 from tests.simulation.stage import Stage, process_of
@@ -140,6 +141,27 @@ def test_a_bucket_goes_on_from_what_the_lost_cluster_state_says_was_committed() 
         stage.reckon()
         assert (stage.cluster.rescuer.rebuilt, stage.cluster.rescuer.forgotten) == (1, 0)
         assert stage.cluster.checks.takeovers
+
+
+def test_a_node_that_read_an_older_state_and_started_anew_tells_the_newest_all_the_same() -> None:
+    with Stage(3) as stage:
+        before, node = stage.cluster.service.now, stage.leader
+        away = stage.followers[0]
+        lose(stage, away)
+        stage.until(lambda: not stage.in_sync(away))
+        stage.run(1000)
+        state = stage.cluster.state
+        assert state is not None
+        newest = state.change.counter
+        stage.cluster.checks.restored = True
+        stage.cluster.service.restore(before)
+        stage.run(1500)
+        lose(stage, node)
+        bring_back(stage, node)
+        stage.run(1500)
+        _, standing = read(process_of(node).reported.facts())
+        assert standing.remembered is not None
+        assert standing.remembered.change.counter == newest
 
 
 def test_a_set_that_lost_its_disks_is_given_up_and_what_was_named_is_lost() -> None:
