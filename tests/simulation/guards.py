@@ -9,10 +9,12 @@ from tests.simulation.guards_deletes import DELETE_GUARDS
 from tests.simulation.guards_evicting import EVICTING_GUARDS
 from tests.simulation.guards_log import LOG_GUARDS
 from tests.simulation.guards_packing import PACKING_GUARDS
+from tests.simulation.guards_reading import READING_GUARDS
 from tests.simulation.guards_relearning import RELEARNING_GUARDS
 from tests.simulation.guards_replication import REPLICATION_GUARDS
 from tests.simulation.guards_rescue import RESCUE_GUARDS
 from tests.simulation.guards_scrub import SCRUB_GUARDS
+from tests.simulation.guards_standalone import STANDALONE_GUARDS
 from tests.simulation.guards_tier import TIER_GUARDS
 
 LEADER = "replication/core/leader.py"
@@ -43,6 +45,8 @@ GUARDS = (
     *DELETE_GUARDS,
     *COMPACTING_GUARDS,
     *LOG_GUARDS,
+    *READING_GUARDS,
+    *STANDALONE_GUARDS,
     Guard(
         "maximal set: proposed members count",
         WRITER,

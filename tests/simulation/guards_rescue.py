@@ -6,6 +6,8 @@ RESCUE = "replication/core/rescue.py"
 REBUILD = "replication/core/rebuild.py"
 STANDING = "perenne/standing.py"
 SURGERY = "replication/coordination/surgery.py"
+OPERATOR = "perenne/rescue.py"
+PLANS = "tests/cli/test_rescue_plans.py::"
 SCENES = "tests/simulation/test_rescue.py::"
 
 RESCUE_GUARDS = (
@@ -71,5 +73,41 @@ RESCUE_GUARDS = (
         "            transaction.set_data(self._path(name), data, version)\n",
         "            transaction.set_data(self._path(name), data)\n",
         shown_by=SCENES + "test_a_plan_is_not_carried_out_when_somebody_wrote_after_it_was_made",
+    ),
+    Guard(
+        "everybody is asked again once a person has agreed",
+        "perenne/cli/rescuing.py",
+        "        if not rescue.same(agreed, plan):\n",
+        "        if False:\n",
+        shown_by="tests/coordination/test_rescue_waits.py::"
+        "test_what_the_nodes_hold_is_asked_for_again_once_a_person_has_agreed",
+    ),
+    Guard(
+        "the tier of another cluster counts for nothing",
+        OPERATOR,
+        "    if tier_of is not None and seen.clusters and tier_of not in seen.clusters:\n",
+        "    if False:\n",
+        shown_by=PLANS + "test_the_tier_of_another_cluster_is_not_taken_for_ours",
+    ),
+    Guard(
+        "the state of another cluster is not given to these nodes",
+        OPERATOR,
+        "    if strange := _strange(seen):\n",
+        "    if strange := _strange(seen) and None:\n",
+        shown_by=PLANS + "test_the_state_of_another_cluster_is_not_given_to_our_nodes",
+    ),
+    Guard(
+        "who keeps a session is not given up",
+        OPERATOR,
+        "    if not there:\n",
+        "    if True:\n",
+        shown_by=PLANS + "test_who_keeps_a_session_is_not_given_up_because_he_cannot_be_reached",
+    ),
+    Guard(
+        "no disk is barred while its node keeps a session",
+        "perenne/cli/members.py",
+        "    if after is None:\n        raise NotPossible(\n",
+        "    if after is None:\n        return found\n    if False:\n        raise NotPossible(\n",
+        shown_by="tests/cli/test_members.py::test_a_node_that_runs_out_of_reach_keeps_its_disk",
     ),
 )

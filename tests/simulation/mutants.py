@@ -78,7 +78,8 @@ def _tested(copy: Path, tests: Sequence[str]) -> str:
         done = _python(copy, arguments, 1200)
     except subprocess.TimeoutExpired:
         return "the tests, which do not come to an end"
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    lines = done.stdout.splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED ", "ERROR: ", "ERROR tests/"))]  # and not a log's
     if done.returncode == USAGE:
         raise SystemExit(f"THE LIST IS WRONG: {failed[0] if failed else done.stderr[-200:]}")
     if failed:
