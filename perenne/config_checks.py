@@ -16,6 +16,7 @@ _NODE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
 POLICIES: Final = ("keep-first", "newest", "refuse")
 LEVELS: Final = ("debug", "info", "warning", "error")
+SERVERS_STEP: Final = 'Write "host:port,host:port", for example "zk1:2181,zk2:2181,zk3:2181".'
 _KIBIBYTE: Final = 1024
 _FINDING = tuple[str, str, str]
 
@@ -71,18 +72,25 @@ def _cluster(config: Config) -> Iterator[_FINDING]:
 
 
 def _coordination(config: Config) -> Iterator[_FINDING]:
-    servers, slash, _ = config.coordination.zookeeper.partition("/")
-    for server in servers.split(",") if servers or slash else ():
-        host, _, port = server.strip().rpartition(":")
-        if not _is_host(host.strip("[]")) or not port.isdecimal() or not 0 < int(port) < 65536:
-            step = 'Write "host:port,host:port", for example "zk1:2181,zk2:2181,zk3:2181".'
-            yield "coordination.zookeeper", f"{server.strip()!r} is not host:port", step
+    for server in no_servers(config.coordination.zookeeper):
+        yield "coordination.zookeeper", f"{server!r} is not host:port", SERVERS_STEP
     if not 1_000 <= config.coordination.session_timeout_ms <= 60_000:
         value = config.coordination.session_timeout_ms
         step = "Use 2000 to 10000; ZooKeeper itself allows 2 to 20 of its ticks."
         yield "coordination.session_timeout_ms", f"{value} ms is outside of 1000 to 60000", step
     if config.peer.stall_timeout_ms < 100:
         yield "peer.stall_timeout_ms", f"{config.peer.stall_timeout_ms} ms is too short", "Use at least 100."
+
+
+def no_servers(zookeeper: str) -> list[str]:
+    """Of `host:port,…`, with a path behind it or not, what is no host:port."""
+    servers, slash, _ = zookeeper.partition("/")
+    return [server.strip() for server in servers.split(",") if (servers or slash) and not _is_server(server.strip())]
+
+
+def _is_server(server: str) -> bool:
+    host, _, port = server.rpartition(":")
+    return _is_host(host.strip("[]")) and port.isdecimal() and 0 < int(port) < 65536
 
 
 def _ports(config: Config) -> Iterator[_FINDING]:

@@ -26,7 +26,7 @@ from perenne.cli import (
 )
 from perenne.cli.certs import certs
 from perenne.cli.helptext import unbreak
-from perenne.cli.usage import fail, read_config
+from perenne.cli.usage import ZooKeeperOption, fail, read_config
 from perenne.config import ConfigError
 from perenne.config_reading import load_config
 from perenne.doors import open_doors
@@ -169,7 +169,7 @@ def check_journal(
 @app.command()
 def switchover(
     config: ConfigOption = None,
-    zookeeper: Annotated[str, typer.Option(help="host:port,… instead of a configuration.")] = "",
+    zookeeper: ZooKeeperOption = "",
     cluster: Annotated[Path | None, typer.Option("--cluster", help="A cluster.json written by script/up.")] = None,
     to: Annotated[str, typer.Option(help="The node that is to lead; else the most advanced follower.")] = "",
     seconds: Annotated[float, typer.Option(help="How long to wait for it.")] = 30.0,

@@ -14,7 +14,6 @@ from perenne.cli.orders import (
     JsonOption,
     Leader,
     YesOption,
-    ZooKeeperOption,
     agreed,
     bytes_text,
     carry_out,
@@ -23,6 +22,7 @@ from perenne.cli.orders import (
     person,
     progress,
 )
+from perenne.cli.usage import ZooKeeperOption
 
 _LOOK_S: Final = 1.0
 

@@ -17,7 +17,6 @@ from perenne.cli.orders import (
     Leader,
     NotDone,
     YesOption,
-    ZooKeeperOption,
     agreed,
     bad_usage,
     bytes_text,
@@ -28,6 +27,7 @@ from perenne.cli.orders import (
     progress,
     say,
 )
+from perenne.cli.usage import ZooKeeperOption
 from replication.pages import APPROVAL, REQUEST, UIDS_LIMIT, UNDO, WITHDRAWAL, of_page
 from storage.listing import Listed
 

@@ -1,12 +1,12 @@
 """The verbs that look after what is stored: verify, repair, reindex."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from perenne.cli.usage import ZooKeeperOption, fail
 from perenne.config import Config, ConfigError
 from perenne.config_reading import load_config
 from storage.errors import StorageError
@@ -23,21 +23,16 @@ def add_to(app: typer.Typer) -> None:
         app.command()(verb)
 
 
-def _fail(text: str, code: int = 1) -> typer.Exit:
-    sys.stderr.write(f"perenne: {text}\n")
-    return typer.Exit(code)
-
-
 def _config(file: Path | None) -> Config:
     try:
         return load_config(file, os.environ, disk=False)
     except ConfigError as error:
-        raise _fail(str(error), 2) from error
+        raise fail(str(error), 2) from error
 
 
 def _directory(given: Path | None, config: Path | None) -> Path:
     if given is None and config is None:
-        raise _fail("name a data directory, or give --config FILE", 2)
+        raise fail("name a data directory, or give --config FILE", 2)
     return given if given is not None else _config(config).node.data_dir
 
 
@@ -75,10 +70,10 @@ def verify(
 
         found = _directory(directory, config)
         if first and not first.isdecimal():
-            raise _fail(f"--from {first}: of a data directory it wants the number of a record", 2)
+            raise fail(f"--from {first}: of a data directory it wants the number of a record", 2)
         raise typer.Exit(verify_directory(found, deep=deep, study=study, as_json=as_json, first=int(first or 0)))
     if directory is not None or config is None:
-        raise _fail("--tier needs --config FILE, and no data directory", 2)
+        raise fail("--tier needs --config FILE, and no data directory", 2)
     from perenne.cli.verify_tier import verify_tier
     from perenne.config_tier import blocking_store
     from replication.tier.keys import parse_run
@@ -86,14 +81,14 @@ def verify(
 
     run = parse_run(first) if first else None
     if first and study:
-        raise _fail("--from is not for a study: its instances may lie above it", 2)
+        raise fail("--from is not for a study: its instances may lie above it", 2)
     if first and run is None:
-        raise _fail(f"--from {first}: of the tier it wants the name of an object, as the interrupted run gave it", 2)
+        raise fail(f"--from {first}: of the tier it wants the name of an object, as the interrupted run gave it", 2)
     settings = _config(config).tier
     try:
         store = blocking_store(settings, os.environ)
     except TierError as error:
-        raise _fail(str(error), 2) from error
+        raise fail(str(error), 2) from error
     raise typer.Exit(verify_tier(settings, store, deep=deep, study=study, as_json=as_json, first=run))
 
 
@@ -102,7 +97,7 @@ def repair(
     source: Annotated[Path | None, typer.Option("--from", help="Another node's data directory (it may run).")] = None,
     from_tier: Annotated[bool, typer.Option("--from-tier", help="Take what is missing from --config's tier.")] = False,
     config: ConfigOption = None,
-    zookeeper: Annotated[str, typer.Option(help="host:port,… instead of a configuration.")] = "",
+    zookeeper: ZooKeeperOption = "",
     cluster: Annotated[Path | None, typer.Option("--cluster", help="A cluster.json written by script/up.")] = None,
     node: Annotated[list[str] | None, typer.Option("--node", help="Ask these nodes only; may be repeated.")] = None,
     seconds: Annotated[float, typer.Option(help="How long to wait for each node.")] = 60.0,
@@ -131,22 +126,22 @@ def repair(
         from perenne.config_tls import zookeeper_access
 
         if source is not None or from_tier:
-            raise _fail("--from and --from-tier mend the directory of a stopped node: name it", 2)
+            raise fail("--from and --from-tier mend the directory of a stopped node: name it", 2)
         settings = _config(config)
         try:
             hosts = zookeeper or (zookeeper_of(cluster) if cluster else settings.coordination.zookeeper)
         except NoCluster as error:
-            raise _fail(str(error), 2) from error
+            raise fail(str(error), 2) from error
         if not hosts:
-            raise _fail("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
+            raise fail("no ZooKeeper to ask: give --config, --zookeeper or --cluster FILE", 2)
         access = zookeeper_access(settings)
         try:
             code = repair_running(hosts, node or [], access, seconds=seconds, dry_run=dry_run, as_json=as_json)
         except UnknownNode as error:
-            raise _fail(str(error), 2) from error
+            raise fail(str(error), 2) from error
         raise typer.Exit(code)
     if (source is None) == (not from_tier):
-        raise _fail("say where to take sound bytes from: --from OTHER_DATA_DIR, or --from-tier --config FILE", 2)
+        raise fail("say where to take sound bytes from: --from OTHER_DATA_DIR, or --from-tier --config FILE", 2)
     raise typer.Exit(_offline(directory, source, config, dry_run=dry_run, as_json=as_json))
 
 
@@ -156,22 +151,22 @@ def _offline(directory: Path, source: Path | None, config: Path | None, *, dry_r
     from replication.tier.port import TierError
 
     if source is not None and not (source / "log").is_dir():
-        raise _fail(f"{source} holds no log: give the [node] data_dir of another node", 2)
+        raise fail(f"{source} holds no log: give the [node] data_dir of another node", 2)
     if source is None and config is None:
-        raise _fail("--from-tier needs --config FILE", 2)
+        raise fail("--from-tier needs --config FILE", 2)
     settings = _config(config).tier
     try:
         tier = (settings, blocking_store(settings, os.environ)) if source is None else None
     except TierError as error:
-        raise _fail(str(error), 2) from error
+        raise fail(str(error), 2) from error
     try:
         return repair_offline(directory, other=source, tier=tier, dry_run=dry_run, as_json=as_json)
     except TierError as error:
-        raise _fail(str(error)) from error
+        raise fail(str(error)) from error
     except StorageError as error:
         raise _stopped(error) from error
     except OSError as error:  # such as a directory that is mounted read-only
-        raise _fail(f"{directory}: {error}") from error
+        raise fail(f"{directory}: {error}") from error
 
 
 def reindex(
@@ -203,5 +198,5 @@ def _stopped(error: StorageError) -> typer.Exit:
     from storage.errors import LogLocked
 
     if isinstance(error, LogLocked):
-        return _fail(f"{error}: stop the node first; nothing was changed", 2)
-    return _fail(str(error), 2 if isinstance(error, NoDirectory) else 1)
+        return fail(f"{error}: stop the node first; nothing was changed", 2)
+    return fail(str(error), 2 if isinstance(error, NoDirectory) else 1)

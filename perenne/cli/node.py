@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from perenne.cli.rescue import ClusterOption, ConfigOption, DryRunOption, JsonOption, ZooKeeperOption
-from perenne.cli.usage import fail, read_config
+from perenne.cli.rescue import ClusterOption, ConfigOption, DryRunOption, JsonOption
+from perenne.cli.usage import ZooKeeperOption, fail, read_config
 
 app = typer.Typer(invoke_without_command=True)
 NameArgument = Annotated[str, typer.Argument(help="The id of its section node.")]

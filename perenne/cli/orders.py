@@ -34,7 +34,6 @@ LOOK_S: Final = 0.03
 CONNECT_S: Final = 15.0
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="A node's TOML file: names ZooKeeper.")]
-ZooKeeperOption = Annotated[str, typer.Option("--zookeeper", help="host:port,… instead of a configuration.")]
 ClusterOption = Annotated[Path | None, typer.Option("--cluster", help="A cluster.json written by script/up.")]
 AsOption = Annotated[str, typer.Option("--as", help="Who you are; else your user name here. Kept in the log.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask before acting.")]

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from perenne.cli.usage import ZooKeeperOption
+
 coordination = typer.Typer(no_args_is_help=True)
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="A node's TOML file.")]
-ZooKeeperOption = Annotated[str, typer.Option(help="host:port,… instead of a configuration.")]
 ClusterOption = Annotated[Path | None, typer.Option("--cluster", help="A cluster.json written by script/up.")]
 NodeOption = Annotated[list[str] | None, typer.Option("--node", help="http://HOST:PORT of a node to ask besides.")]
 WithoutOption = Annotated[

@@ -23,7 +23,6 @@ from perenne.cli.orders import (
     Leader,
     NotDone,
     YesOption,
-    ZooKeeperOption,
     agreed,
     bad_usage,
     bytes_text,
@@ -33,6 +32,7 @@ from perenne.cli.orders import (
     person,
     say,
 )
+from perenne.cli.usage import ZooKeeperOption
 from perenne.config import ConfigError, RetentionConfig
 from perenne.config_reading import load_config
 from perenne.retention import fitting, parse_rules

@@ -18,11 +18,11 @@ from perenne.cli.orders import (
     Desk,
     JsonOption,
     Keeper,
-    ZooKeeperOption,
     bad_usage,
     keeper_of,
 )
 from perenne.cli.progress import shown
+from perenne.cli.usage import ZooKeeperOption
 from replication.coordination.orderbox import OrderDesk
 from replication.coordination.port import CoordinationUnavailable
 

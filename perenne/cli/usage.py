@@ -6,14 +6,27 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from perenne.config import Config, ConfigError
+from perenne.config_checks import SERVERS_STEP, no_servers
 from perenne.config_reading import load_config
 
 Answer = TypeVar("Answer")
+
+
+def _servers(given: str) -> str:
+    """Raises typer.BadParameter, before anybody tries to connect there."""
+    for server in no_servers(given):
+        raise typer.BadParameter(f"{server!r} is not host:port. {SERVERS_STEP}")
+    return given
+
+
+ZooKeeperOption = Annotated[
+    str, typer.Option("--zookeeper", callback=_servers, help="host:port,… instead of a configuration.")
+]
 
 
 def fail(text: str, code: int = 1) -> typer.Exit:

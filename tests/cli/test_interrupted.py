@@ -11,6 +11,8 @@ import subprocess
 import sys
 import termios
 import threading
+import time
+from pathlib import Path
 
 SCRIPT = """
 import os, signal, sys
@@ -58,6 +60,11 @@ app()
 """
 
 
+def asleep(pid: int) -> bool:
+    """Whether a process waits for something."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def answered(typed: bytes) -> tuple[int, bytes]:
     """The exit code of a verb that asks a person, and what it shows, when this is typed."""
     ours, theirs = pty.openpty()
@@ -72,6 +79,8 @@ def answered(typed: bytes) -> tuple[int, bytes]:
         late.start()
         while b"[y/N]" not in shown:
             shown += os.read(ours, 4096)
+        while not asleep(verb.pid):  # a key that comes between the question and read() waits for the next one
+            time.sleep(0.01)
         os.write(ours, typed)
         with contextlib.suppress(OSError):  # what a terminal says when nobody has it open any more
             while more := os.read(ours, 4096):

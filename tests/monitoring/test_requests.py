@@ -37,7 +37,13 @@ async def counting(token: str | None = None) -> AsyncGenerator[tuple[HttpServer,
     registry = CollectorRegistry()
     server = HttpServer(Various(), host="127.0.0.1", port=0, token=lambda: token, requests=RequestMetrics(registry))
     await server.start()
-    await asyncio.sleep(0.2)  # uvloop listens in its own time
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            break
+        except ConnectionRefusedError:  # uvloop listens in its own time
+            await asyncio.sleep(0.01)
+    writer.close()
     try:
         yield server, registry
     finally:
