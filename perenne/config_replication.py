@@ -14,8 +14,14 @@ from replication.settings import ReplicatorSettings
 ALONE: Final = "one copy only: configure a tier, or ZooKeeper, or allow_solo"
 
 
+def advertised_host(config: Config) -> str:
+    """Where other nodes reach this one."""
+    host = config.peer.advertise_host or config.peer.host
+    return socket.gethostname() if host == "0.0.0.0" else host
+
+
 def replicator_settings(
-    config: Config, me: Identity, cluster: ClusterRecord, *, host_rebooted: bool
+    config: Config, me: Identity, cluster: ClusterRecord, *, host_rebooted: bool, machine: str
 ) -> ReplicatorSettings:
     core = Settings(
         identity=me,
@@ -28,18 +34,18 @@ def replicator_settings(
         tier_mode=TierMode(config.tier.mode) if config.tier.on else TierMode.OFF,
         tier_pack_bytes_per_s=config.tier.pack_rate_bytes,
     )
-    host = config.peer.advertise_host or config.peer.host
     return ReplicatorSettings(
         core=core,
         cluster=cluster,
         acknowledge_timeout_ms=config.cluster.acknowledge_timeout_ms,
         peer_host=config.peer.host,
         peer_port=config.peer.port,
-        advertise_host=socket.gethostname() if host == "0.0.0.0" else host,
+        advertise_host=advertised_host(config),
         dicom_port=config.dimse.port,
         http_port=config.http.port,
         ae_title=config.dimse.ae_title,
         version=VERSION,
+        machine=machine,
         two_person=config.retention.approval == TWO_PERSON,
         refusal=ALONE if config.standalone and not config.cluster.allow_solo and not config.tier.on else "",
     )

@@ -4,13 +4,17 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Final
 
 from perenne.config import Config
+from perenne.config_replication import advertised_host
 from perenne.config_tls import zookeeper_access
 from perenne.session import SessionWaiter
 from replication.coordination.port import ClusterRecord, CoordinationCorrupt, CoordinationUnavailable
 from replication.coordination.zookeeper import ZooKeeperCoordination
+from replication.core.values import ReplicaId
 from replication.tier.manifest import claim_for, cluster_of, holds_anything
 from replication.tier.port import ObjectStore, TierError, Unreachable
 from storage.disk import Disk
@@ -19,6 +23,9 @@ from storage.metadata import NodeIdentity, read_identity, write_identity
 
 _LOG: Final = logging.getLogger("perenne.node")
 TIER_AGAIN_S: Final = 1.0
+AGAIN_S: Final = 0.5
+ALONE_S: Final = 3.0
+"""A start waits no longer for a ZooKeeper that does not answer."""
 
 
 class CannotStart(Exception):
@@ -99,35 +106,85 @@ def _why(error: Exception) -> dict[str, object]:
     return {"reason": str(error)}
 
 
+def this_boot() -> str:
+    """Which boot of which kernel this is."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+async def alone(config: Config, stopping: asyncio.Event) -> bool:
+    """Wait while another process runs as this node: a copy of this machine or disk would confirm records to which the
+    leader then counts this one. False when told to stop meanwhile.
+
+    A ZooKeeper that does not answer keeps no node from starting: whoever finds another there later ends then
+    (`ZooKeeperCoordination.announce`).
+    """
+    place = advertised_host(config), config.peer.port, this_boot()
+    said = ""
+    async with _asking(config) as (coordination, connected):
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(_first(connected, stopping), ALONE_S)
+        while not stopping.is_set():
+            try:
+                other = (await coordination.live_nodes()).get(ReplicaId(config.node.id))
+            except (CoordinationUnavailable, CoordinationCorrupt) as error:
+                _LOG.warning("ZooKeeper does not say whether another process runs as this node", extra=_why(error))
+                return True
+            if other is None or other.is_at(*place):
+                return True
+            if said != (said := f"{other.host}:{other.peer_port}"):
+                _LOG.error(
+                    "another process runs as this node: waiting until it ends, or its session does. Of two copies of a"
+                    " machine or disk, or of two nodes with one id, one must not run",
+                    extra={"node": config.node.id, "at": said},
+                )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), AGAIN_S)
+    return False
+
+
 async def _ask_cluster(config: Config, proposal: ClusterRecord, stopping: asyncio.Event) -> ClusterRecord | None:
     """Wait for coordination for as long as it takes; None when told to stop meanwhile."""
-    settings = config.coordination
-    coordination = ZooKeeperCoordination(
-        settings.zookeeper, session_timeout_ms=settings.session_timeout_ms, access=zookeeper_access(config)
-    )
-    connected = SessionWaiter()
-    await coordination.start(connected)
     said = ""
-    try:
+    async with _asking(config) as (coordination, connected):
         while not stopping.is_set():
-            if not connected.event.is_set():
-                _LOG.warning("waiting for ZooKeeper", extra={"zookeeper": settings.zookeeper})
-            waiters = [asyncio.ensure_future(event.wait()) for event in (connected.event, stopping)]
-            await asyncio.wait(waiters, timeout=5, return_when=asyncio.FIRST_COMPLETED)
-            for waiter in waiters:
-                waiter.cancel()
-            if connected.event.is_set():
+            if not connected.is_set():
+                _LOG.warning("waiting for ZooKeeper", extra={"zookeeper": config.coordination.zookeeper})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(_first(connected, stopping), 5)
+            if connected.is_set():
                 try:
                     return await coordination.cluster(proposal)
                 except CoordinationUnavailable as error:
                     if said != (said := str(error)):
                         _LOG.error(
                             "ZooKeeper does not say which cluster this is: are chroot and credentials right?",
-                            extra={"zookeeper": settings.zookeeper, "reason": said},
+                            extra={"zookeeper": config.coordination.zookeeper, "reason": said},
                         )
                     await asyncio.sleep(0.2)
                 except CoordinationCorrupt as error:
                     raise CannotStart(str(error)) from error
-        return None
+    return None
+
+
+@contextlib.asynccontextmanager
+async def _asking(config: Config) -> AsyncGenerator[tuple[ZooKeeperCoordination, asyncio.Event]]:
+    """A session for questions before the start, and what is set once it is there."""
+    settings, waiter = config.coordination, SessionWaiter()
+    coordination = ZooKeeperCoordination(
+        settings.zookeeper, session_timeout_ms=settings.session_timeout_ms, access=zookeeper_access(config)
+    )
+    await coordination.start(waiter)
+    try:
+        yield coordination, waiter.event
     finally:
         await coordination.close()
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Return when one of them is set."""
+    waiters = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()

@@ -8,7 +8,6 @@ import secrets
 import signal
 from dataclasses import replace
 from errno import EMFILE
-from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -22,7 +21,7 @@ from perenne.config_tls import door, keyrings, zookeeper_access
 from perenne.dimse.server import DimseServer
 from perenne.doors import log_doors
 from perenne.housekeeping import compaction_settings, scrub_settings
-from perenne.joining import CannotStart, identified
+from perenne.joining import CannotStart, alone, identified, this_boot
 from perenne.limits import raise_descriptor_limit
 from perenne.metering import metered
 from perenne.notify import notified
@@ -94,7 +93,7 @@ async def _serve(config: Config) -> None:
     disk = RealDisk(config.node.data_dir)
     tier = MeasuredStore(patient_store(config.tier, tier_store(config))) if config.tier.on else None
     identity, cluster = await identified(config, disk, tier, stopping)
-    if identity is None:
+    if identity is None or not (config.standalone or await alone(config, stopping)):
         return
     claims = Claims(disk, tier, cluster) if tier is not None and config.standalone else None
     coordination: Coordination = (
@@ -123,7 +122,7 @@ async def _serve(config: Config) -> None:
 def end_retired(why: str, stopping: asyncio.Event) -> None:
     """With exit code 0: a supervisor that restarts what failed has nothing to restart."""
     if not stopping.is_set():
-        _LOG.critical("this node is retired, and ends", extra={"reason": why})
+        _LOG.critical("this node does not take part any more, and ends", extra={"reason": why})
     stopping.set()
 
 
@@ -140,13 +139,12 @@ class Node:
         tier: MeasuredStore | None,
         claims: Claims | None = None,
     ) -> None:
-        self._runtime = ThreadRuntime()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._runtime, machine = ThreadRuntime(), this_boot()
         try:
             store = open_store(
                 disk,
                 LogIdentity(cluster.cluster_id, cluster.segment_bytes),
-                host_boot=boot,
+                host_boot=machine,
                 direct=config.storage.direct_io,
                 spares=config.storage.spare_segments,
             )
@@ -169,7 +167,7 @@ class Node:
         self._tier = tier
         me = Identity(ReplicaId(identity.node_id), identity.incarnation, secrets.token_hex(8))
         self.replicator = Replicator(
-            replicator_settings(config, me, cluster, host_rebooted=store.host_rebooted),
+            replicator_settings(config, me, cluster, host_rebooted=store.host_rebooted, machine=machine),
             disk=disk,
             log=self.log,
             promise=self._promise,

@@ -208,6 +208,7 @@ class Replicator:
             situation.ledger.end,
             settings.evicts(),
             reads_of(self.compactor),
+            settings.machine,
         )
         return NodeRegistration(self.me.id, self.me.incarnation, situation.floor), live
 

@@ -21,6 +21,8 @@ class ReplicatorSettings:
     http_port: int
     ae_title: str
     version: str
+    machine: str = ""
+    """Which boot of which kernel this is."""
     refusal: str = ""
     """Why this node takes no store at all, by its configuration."""
     evicts: Callable[[], bool] = lambda: False  # whether this node may lack the records of sealed segments

@@ -201,6 +201,7 @@ def encode_live(live: LiveNode) -> bytes:
             "version": live.version,
             "end": point_facts(live.end),
             "evicts": live.evicts,
+            "machine": live.machine,
             "reads": {"upto": live.reads.upto, "behind": live.reads.behind, "behind_from": live.reads.behind_from},
         }
     )
@@ -221,6 +222,7 @@ def decode_live(data: bytes) -> LiveNode:
             facts_point(f["end"]),
             bool(f.get("evicts", False)),
             _to_reads(f.get("reads", {})),
+            str(f.get("machine", "")),
         ),
     )
 

@@ -73,7 +73,8 @@ class LiveNode:
     """The znode `live/<id>` (ephemeral): where a running node is reached, and how it does.
 
     evicts: it may lack the records of sealed segments, so that nobody relies on it to keep them. reads: from which
-    objects of the tier it reads them; an older version does not say, and promises nothing.
+    objects of the tier it reads them; an older version does not say, and promises nothing. machine: which boot of which
+    kernel it runs on; empty where an older version does not say.
     """
 
     identity: Identity
@@ -86,6 +87,13 @@ class LiveNode:
     end: LogPoint
     evicts: bool = False
     reads: Reads = Reads()
+    machine: str = ""
+
+    def is_at(self, host: str, peer_port: int, machine: str) -> bool:
+        """Whether it is in this very place, where the port lets one process run at a time: then it has ended, although
+        its session has not. A clone of a machine has the address of the other one, and a boot of its own.
+        """
+        return (self.host, self.peer_port) == (host, peer_port) and self.machine in ("", machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +167,9 @@ class Coordination(Protocol):
         ...
 
     async def announce(self, live: LiveNode) -> None:
-        """Create or update `live/<id>` in this session. A leftover of one's own older session is replaced."""
+        """Create or update `live/<id>` in this session. A leftover of one's own older session is replaced; raises
+        NodeRetired where it is of another process, which may run.
+        """
         ...
 
     async def read_state(self) -> VersionedState | None:

@@ -28,6 +28,7 @@ from replication.coordination.port import (
     CoordinationUnavailable,
     LiveNode,
     NodeRegistration,
+    NodeRetired,
     Operation,
     SessionEvent,
     Watcher,
@@ -250,13 +251,17 @@ class ZooKeeperCoordination:
         stat: Any = await self._ask(self._client.exists_async(path))
         if stat is not None and stat.ephemeralOwner != session:
             with contextlib.suppress(NoNodeError):
+                found, _ = await self._ask(self._client.get_async(path))
+                _refuse_if_it_runs(codec.decode_live(found), live)
                 await self._ask(self._client.delete_async(path))
             stat = None
         if stat is not None:
             await self._put(path, data)
             return
-        with contextlib.suppress(NodeExistsError):
+        try:
             await self._ask(self._client.create_async(path, data, ephemeral=True))
+        except NodeExistsError as error:  # whose it is will be seen at the next try
+            raise CoordinationUnavailable(f"{path} was made by another session meanwhile") from error
 
     async def read_state(self) -> VersionedState | None:
         path = self._path("state")
@@ -403,3 +408,12 @@ class ZooKeeperCoordination:
     async def finish_operation(self, operation: Operation, result: str) -> None:
         done = Operation(operation.verb, operation.id, operation.arguments, result)
         await self._put(self._path("ops", operation.verb), codec.encode_operation(done))
+
+
+def _refuse_if_it_runs(other: LiveNode, live: LiveNode) -> None:
+    """Raises NodeRetired where what calls itself like us is neither this process nor one before it in its place."""
+    if other.identity.boot != live.identity.boot and not other.is_at(live.host, live.peer_port, live.machine):
+        raise NodeRetired(
+            f"another process runs as {live.identity.id}, at {other.host}:{other.peer_port}: one of two copies of a"
+            " machine or disk, or of two nodes with one id, must not run"
+        )

@@ -15,6 +15,7 @@ from replication.coordination.port import (
     Coordination,
     LiveNode,
     NodeRegistration,
+    NodeRetired,
     Operation,
     SessionEvent,
 )
@@ -183,6 +184,35 @@ def test_nodes_announce_themselves_and_operations_find_their_result(make: Make) 
         assert await coordination.operations() == (operation,)
         await coordination.finish_operation(operation, "done")
         assert (await coordination.operations())[0].result == "done"
+
+    within(make, body)
+
+
+def test_no_copy_of_a_node_takes_the_place_of_one_that_may_run(server: tuple[Running, int]) -> None:
+    first = LiveNode(ME, "node.example", 1, 2, 3, "PERENNE", "0.1", GENESIS, machine="boot-1")
+    later = replace(first, identity=Identity(ME.id, ME.incarnation, "later"))
+
+    def make() -> Coordination:
+        return ZooKeeperCoordination(f"127.0.0.1:{server[1]}", session_timeout_ms=4000, root="/copies")
+
+    async def body(coordination: Coordination, _: Listener) -> None:
+        await coordination.announce(first)
+        other, listener = make(), Listener()
+        await other.start(listener)
+        try:
+            await until(lambda: SessionEvent.CONNECTED in listener.session)
+            for copy in (replace(later, machine="boot-2"), replace(later, peer_port=7), replace(later, host="x")):
+                with pytest.raises(NodeRetired, match="another process runs as n1, at node.example:1"):
+                    await other.announce(copy)
+                assert await other.live_nodes() == {ME.id: first}
+            for own in (
+                later,
+                replace(later, host="moved.example"),
+            ):  # a start after a kill; a session after a lost one
+                await other.announce(own)
+                assert await other.live_nodes() == {ME.id: own}
+        finally:
+            await other.close()
 
     within(make, body)
 

@@ -277,6 +277,28 @@ GUARDS = (
         shown_by=SCENARIOS + "test_a_transfer_by_a_clock_that_was_hours_ahead_delays_an_election_by_seconds_only",
     ),
     Guard(
+        "no copy of a node takes the place of one that may run",
+        "replication/coordination/zookeeper.py",
+        "                _refuse_if_it_runs(codec.decode_live(found), live)\n",
+        "",
+        shown_by="tests/coordination/test_coordination.py::test_no_copy_of_a_node_takes_the_place_of_one_that_may_run",
+    ),
+    Guard(
+        "a clone of a machine is told from it by its boot",
+        "replication/coordination/port.py",
+        ' and self.machine in ("", machine)\n',
+        "\n",
+        shown_by="tests/coordination/test_coordination.py::test_no_copy_of_a_node_takes_the_place_of_one_that_may_run",
+    ),
+    Guard(
+        "a node waits while another process runs as it",
+        "perenne/joining.py",
+        "            if other is None or other.is_at(*place):\n",
+        "            if True:\n",
+        shown_by="tests/integration/test_clones.py::"
+        "test_a_copy_of_a_node_waits_and_the_node_ends_once_the_copy_has_its_place",
+    ),
+    Guard(
         "a new session reads the state again",
         REPLICA,
         "        if event.session is not Session.SUSPENDED:\n            situation.state_fresh = False\n",
