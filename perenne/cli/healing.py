@@ -113,7 +113,8 @@ def repair(
     With the directory of a node that does NOT run: everything is read, and what is wrong is taken from `--from
     OTHER_DATA_DIR`: single records, or whole segments where nothing can be believed any more; or with `--from-tier
     --config FILE`, single records alone. Each byte is proved by chain and digest before it is put in place, and what
-    lay there is kept in lost+found. After Ctrl-C run it again: it finds what is still to be done.
+    lay there is kept in lost+found. After Ctrl-C run it again: it finds what is still to be done. With --dry-run it
+    says what is wrong, and what of it the source has.
 
     Example: `perenne repair --config node.toml`; `perenne repair /var/lib/perenne --from /mnt/n2/perenne --dry-run`.
     Exit code 0 nothing is damaged (any more), 1 something is left (with --dry-run: something is damaged), or a node did

@@ -6,6 +6,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import typer
@@ -14,6 +15,7 @@ from perenne.cli import INTERRUPTED
 from perenne.cli.asking import answer_of
 from perenne.cli.offline_log import OfflineNode, locked_node
 from perenne.cli.progress import shown
+from perenne.cli.repair_foreseen import Foreseen, foreseen
 from perenne.cli.repair_offline import Repaired, Source, Surveyed, mend, survey
 from perenne.cli.repair_sources import DirectorySource, TierSource, refuse_stranger
 from perenne.config import TierConfig
@@ -24,6 +26,7 @@ from replication.coordination.port import Coordination, CoordinationUnavailable
 from replication.coordination.zookeeper import ZooKeeperCoordination
 from replication.opening import UNSETTLED
 from replication.tier.port import BlockingStore, TierError
+from storage.disk import RealDisk
 from storage.errors import StorageError
 from storage.metadata import PROMISE_FILE, newest_promise
 
@@ -81,11 +84,16 @@ def _repaired(
     if other is not None:
         refuse_stranger(node, other)
     wrong = _surveyed(node, quiet=as_json)
-    if dry_run or wrong.sound:
+    if wrong.sound:
         _tell(asdict(wrong), [*_would(wrong), *_open(node)], as_json=as_json)
-        return int(not wrong.sound)
+        return 0
+    if dry_run:
+        there = _foreseen(node, wrong, other, tier, quiet=as_json)
+        lines = [*_would(wrong), *there.lines(), *_open(node)]
+        _tell(asdict(wrong) | {"source": asdict(there)}, lines, as_json=as_json)
+        return 1
     with ExitStack() as stack:
-        source, before = _source(node, other, tier, stack), -1
+        source, before = _source(node.disk, other, tier, stack), -1
         while True:
             mend(node, wrong, source, done)
             if not done.left or done.progress == before:
@@ -117,16 +125,37 @@ def _open(node: OfflineNode) -> list[str]:
     return ["whether the log ends here is not settled: the others are asked before this node leads"]
 
 
+def _foreseen(
+    node: OfflineNode,
+    wrong: Surveyed,
+    other: Path | None,
+    tier: tuple[TierConfig, BlockingStore] | None,
+    *,
+    quiet: bool,
+) -> Foreseen:
+    """Large records are copied to look at them: elsewhere, so that nothing changes here."""
+    with ExitStack() as stack:
+        elsewhere = Path(stack.enter_context(TemporaryDirectory(prefix="perenne-repair-")))
+        source = _source(RealDisk(elsewhere), other, tier, stack)
+        reached = stack.enter_context(shown("asking", len(set(wrong.records)), quiet=quiet, of_bytes=False))
+        return foreseen(node.directory, wrong, source, reached)
+
+
 def _source(
-    node: OfflineNode, other: Path | None, tier: tuple[TierConfig, BlockingStore] | None, stack: ExitStack
+    scratch: RealDisk, other: Path | None, tier: tuple[TierConfig, BlockingStore] | None, stack: ExitStack
 ) -> Source:
+    """scratch: for copies of what is looked at."""
     if other is not None:
-        return DirectorySource(other, node.disk)
+        directory = DirectorySource(other, scratch)
+        stack.callback(directory.close)
+        return directory
     assert tier is not None, "one of the two was asked for"
     runner = stack.enter_context(asyncio.Runner())
     store = patient_store(*tier)
     stack.callback(lambda: runner.run(store.close()))
-    return TierSource(store, runner, node.disk)
+    bucket = TierSource(store, runner, scratch)
+    stack.callback(bucket.close)
+    return bucket
 
 
 def _would(wrong: Surveyed) -> list[str]:

@@ -28,7 +28,8 @@ class _Lender:
         self._lent: Staged | None = None
         self._area = StagingArea(scratch, memory_instance_bytes=POOL_BYTES // 4, pool_bytes=POOL_BYTES)
 
-    def _release(self) -> None:
+    def close(self) -> None:
+        """Let go of what was given last."""
         if self._lent is not None:
             self._lent.release()
         self._lent = None
@@ -69,7 +70,7 @@ class DirectorySource(_Lender):
 
     def _copied(self, found: Found) -> Payload | None:
         """None where it is not what it was a moment ago. Raises StorageFull, OSError."""
-        self._release()
+        self.close()
         if found.tombstone:
             return BytesPayload(encode_stub(found.header, found.chain, found.tombstone))
         receiving = self._area.begin_raw(found.header.kind)
@@ -118,7 +119,7 @@ class TierSource(_Lender):
         return None
 
     def record(self, epoch: int, sequence: int) -> Payload | None:
-        self._release()
+        self.close()
         found = self._runner.run(lend(self._store, epoch, sequence, self._area))
         if found is None:
             return None

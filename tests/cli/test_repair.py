@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -20,6 +21,7 @@ from perenne.cli.verify_tier import verify_tier
 from perenne.config import TierConfig
 from perenne.config_tier import blocking_store, patient_store
 from replication.tier.keys import run_name
+from replication.tier.port import BlockingStore
 from storage.digest import digests_of
 from storage.disk import RealDisk
 from storage.index import FILE, Index
@@ -33,6 +35,7 @@ from tests.integration.rig import made
 from tests.moving.sources import part10
 from tests.storage.log_helpers import IDENTITY, append, lose
 
+Tier = tuple[TierConfig, BlockingStore]
 SIZES = (100, 5000, 300, 9000, 40, 2000, 700)
 FIRST, SECOND, NEWEST = (f"log/{first:012d}.tar" for first in (1, 8, 15))
 
@@ -114,6 +117,38 @@ def test_every_damage_is_mended_from_the_other_node(
     assert verify_directory(one, deep=True, study="", as_json=False) == 0
     assert damage in (lose_segments, damage_a_header) or any(b"rot" in content for content in saved(one))
     assert repaired(one, other) == 0, "again, there is nothing to do"
+
+
+def foreseen(
+    one: Path, capsys: pytest.CaptureFixture[str], other: Path | None, tier: Tier | None = None
+) -> dict[str, Any]:
+    """What a dry run says of the source."""
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in sorted(one.rglob("*")) if path.is_file()}
+    assert repair_offline(one, other=other, tier=tier, dry_run=True, as_json=True) == 1
+    assert before == {path: path.read_bytes() for path in sorted(one.rglob("*")) if path.is_file()}
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)["source"]
+    return found
+
+
+def test_a_dry_run_says_what_the_source_has(
+    nodes: tuple[Path, Path], san: TierConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = nodes
+    damage_records(one)
+    tier = (san, blocking_store(san, {}))
+    overwrite(other / NEWEST, place(other, 16) + 6000, b"rot")
+    from_other = foreseen(one, capsys, other)
+    assert from_other["lacking_records"] == [16] and from_other["records"][0] == 2 and len(from_other["records"]) > 1
+    assert foreseen(one, capsys, None, tier)["records"] == sorted([*from_other["records"], 16])
+    assert repaired(one, other, dry_run=True) == 1
+    said = capsys.readouterr().out
+    wrong = len(from_other["records"]) + 1
+    assert f"the source has {wrong - 1} of {wrong} records sound" in said and "it lacks 16 (1)" in said
+
+    lose_segments(one)
+    assert foreseen(one, capsys, None, tier)["lacking_segments"] == [1]
+    assert foreseen(one, capsys, other)["segments"] == [1]
 
 
 def test_nothing_is_taken_that_is_damaged_itself_or_of_another_branch(
