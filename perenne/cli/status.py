@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,27 @@ FILE_WIDTH = 160
 
 
 def addresses(urls: list[str], cluster: Path | None) -> list[str]:
-    """Base addresses to ask: as given, or all that cluster.json names."""
+    """Base addresses to ask: as given, or all that cluster.json names. Raises NoCluster."""
     if urls:
-        return [url.rstrip("/") if "://" in url else f"http://{url}" for url in urls]
+        return [_address(url) for url in urls]
     assert cluster is not None, "one of both is given"
     return [f"http://127.0.0.1:{node['http_port']}" for node in described(cluster)["nodes"]]
 
 
+def _address(url: str) -> str:
+    given = url.rstrip("/") if "://" in url else f"http://{url}"
+    try:
+        parsed = urllib.parse.urlsplit(given)
+        if parsed.scheme in ("http", "https") and parsed.hostname and parsed.port != 0:
+            return given
+        why = ""
+    except ValueError as error:
+        why = f" ({error})"
+    raise NoCluster(f"{url!r} is not http://HOST:PORT or https://HOST:PORT{why}")
+
+
 class NoCluster(ValueError):
-    """A cluster.json cannot be used; names the file, the reason and the next step."""
+    """A cluster.json, or an address, cannot be used; names it, the reason and the next step."""
 
 
 def described(cluster: Path) -> dict[str, Any]:

@@ -136,6 +136,17 @@ def test_a_cluster_file_that_cannot_be_used_is_named(tmp_path: Path, content: st
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize("address", ["http://n1:99999", "http://[::1", "ftp://n1:11112", "n1:0", "http://:8080"])
+def test_what_is_no_address_of_a_node_is_refused_and_not_asked(tmp_path: Path, address: str) -> None:
+    """Of the journal's checker exit code 1, which a traceback has too, says that something is lost."""
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text('{"event":"acknowledged","uid":"1.1","at":1.0,"dataset":"aa"}\n')
+    for words in (["check-journal", str(journal), address], ["status", address]):
+        done = CliRunner().invoke(app, words)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert f"{address!r} is not http://HOST:PORT" in done.stderr
+
+
 def test_who_asks_wrongly_is_told_how_to_ask(tmp_path: Path) -> None:
     """A node that speaks https, and one port where nobody speaks TLS."""
 
