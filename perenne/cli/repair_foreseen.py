@@ -1,5 +1,6 @@
 """What `perenne repair DATA_DIR --dry-run` foresees: whether the source has what is wrong here."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,9 +40,10 @@ def foreseen(directory: Path, wrong: Surveyed, source: Source, reached: Callable
     result, epochs = Foreseen(), _epochs(directory)
     for first in sorted({*wrong.segments, *(first for first, _ in wrong.missing)}):
         (result.segments if source.segment(first) is not None else result.lacking_segments).append(first)
-    for done, sequence in enumerate(sorted(set(wrong.records)), 1):
-        epoch = next((epoch for first, epoch in reversed(epochs) if first <= sequence), 0)
-        found = source.record(epoch, sequence) is not None
+    firsts = [first for first, _ in epochs]
+    places = {sequence: bisect_right(firsts, sequence) for sequence in set(wrong.records)}
+    asked = {sequence: epochs[place - 1][1] if place else 0 for sequence, place in places.items()}
+    for done, (sequence, found) in enumerate(source.sound(asked), 1):
         (result.records if found else result.lacking_records).append(sequence)
         reached(done)
     return result

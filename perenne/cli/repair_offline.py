@@ -5,7 +5,7 @@ record by record, by the log's own rules (`Log.repair`). Each byte that is taken
 that is replaced goes to lost+found first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -63,6 +63,10 @@ class Source(Segments, Protocol):
 
     def record(self, epoch: int, sequence: int) -> Payload | None:
         """A whole record, as it lies in a segment."""
+        ...
+
+    def sound(self, epochs: Mapping[int, int]) -> Iterator[tuple[int, bool]]:
+        """Of each of these records, in their order, whether it is sound there. epochs: by sequence."""
         ...
 
 

@@ -1,6 +1,8 @@
 """Where `perenne repair` takes sound bytes from: another node's data directory, or the tier."""
 
 import asyncio
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Final
 
@@ -56,17 +58,23 @@ class DirectorySource(_Lender):
         return path if path.exists() else None
 
     def record(self, epoch: int, sequence: int) -> Payload | None:
-        paths = sorted((self._directory / "log").glob("*.tar"))
-        held = [path for path in paths if path.stem.isdecimal() and int(path.stem) <= sequence]
-        if not held:
-            return None
-        walk = Walk(self._directory, verify=True, wanted=lambda header: header.position.sequence == sequence)
-        walk.reached(int(held[-1].stem) - 1, None)
-        following = next((int(path.stem) for path in paths if path.stem.isdecimal() and path > held[-1]), None)
-        for found in walk.once(held[-1], following):
-            if isinstance(found, Found) and found.header.position.sequence == sequence and found.damage is None:
-                return self._copied(found)
-        return None
+        return next((self._copied(found) for found in self._found({sequence})), None)
+
+    def sound(self, epochs: Mapping[int, int]) -> Iterator[tuple[int, bool]]:
+        """Each of its segments is read once, however many are asked for."""
+        there = {found.header.position.sequence for found in self._found(epochs.keys())}
+        yield from ((sequence, sequence in there) for sequence in sorted(epochs))
+
+    def _found(self, wanted: Set[int]) -> Iterator[Found]:
+        """Those that are sound here."""
+        paths = [path for path in sorted((self._directory / "log").glob("*.tar")) if path.stem.isdecimal()]
+        firsts = [int(path.stem) for path in paths]
+        for place in sorted({bisect_right(firsts, sequence) for sequence in wanted} - {0}):
+            walk = Walk(self._directory, verify=True, wanted=lambda header: header.position.sequence in wanted)
+            walk.reached(firsts[place - 1] - 1, None)
+            for found in walk.once(paths[place - 1], firsts[place] if place < len(firsts) else None):
+                if isinstance(found, Found) and found.header.position.sequence in wanted and found.damage is None:
+                    yield found
 
     def _copied(self, found: Found) -> Payload | None:
         """None where it is not what it was a moment ago. Raises StorageFull, OSError."""
@@ -127,3 +135,6 @@ class TierSource(_Lender):
         if not isinstance(payload, Staged):
             return BytesPayload(encode_stub(header, chain, payload))
         return self._lend(header, chain, payload)
+
+    def sound(self, epochs: Mapping[int, int]) -> Iterator[tuple[int, bool]]:
+        yield from ((sequence, self.record(epochs[sequence], sequence) is not None) for sequence in sorted(epochs))

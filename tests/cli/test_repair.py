@@ -6,7 +6,7 @@ Method: a real log on a real disk, a copy of it as the other node, and damage of
 import asyncio
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from storage.metadata import PromiseFile
 from storage.position import LogPosition, RecordHeader, RecordKind, chain_after
 from storage.reader import BytesPayload
 from storage.table import ENTRIES_OFFSET, ENTRY_BYTES, PAGE
+from storage.walk import Fault, Found, Walk
 from tests.cli.two_nodes import two_nodes
 from tests.integration.rig import made
 from tests.moving.sources import part10
@@ -149,6 +150,23 @@ def test_a_dry_run_says_what_the_source_has(
     lose_segments(one)
     assert foreseen(one, capsys, None, tier)["lacking_segments"] == [1]
     assert foreseen(one, capsys, other)["segments"] == [1]
+
+
+def test_a_dry_run_reads_each_segment_of_the_source_once(
+    nodes: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a segment that is damaged as a whole each record is asked for: thousands of them, of 256 MiB."""
+    one, other = nodes
+    damage_everything_of_a_segment(one)
+    read, once = list[Path](), Walk.once
+
+    def counted(self: Walk, path: Path, following: int | None, *, cached: bool = False) -> Iterator[Found | Fault]:
+        read.append(path)
+        return once(self, path, following, cached=cached)
+
+    monkeypatch.setattr(Walk, "once", counted)
+    assert len(foreseen(one, capsys, other)["records"]) >= 5
+    assert [path for path in read if path.is_relative_to(other)] == [other / SECOND]
 
 
 def test_nothing_is_taken_that_is_damaged_itself_or_of_another_branch(
