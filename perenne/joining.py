@@ -25,7 +25,7 @@ _LOG: Final = logging.getLogger("perenne.node")
 TIER_AGAIN_S: Final = 1.0
 AGAIN_S: Final = 0.5
 ALONE_S: Final = 3.0
-"""A start waits no longer for a ZooKeeper that does not answer."""
+"""A start asks a ZooKeeper that does not answer for so long, and lets go of it in as long again at most."""
 
 
 class CannotStart(Exception):
@@ -120,15 +120,18 @@ async def alone(config: Config, stopping: asyncio.Event) -> bool:
     """
     place = advertised_host(config), config.peer.port, this_boot()
     said = ""
-    async with _asking(config) as (coordination, connected):
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(_first(connected, stopping), ALONE_S)
+    # A longer session would be waited for once more as it is closed, where somebody listens and says nothing.
+    session_ms = min(config.coordination.session_timeout_ms, int(ALONE_S * 1000))
+    async with _asking(config, session_ms) as (coordination, connected):
         while not stopping.is_set():
             try:
-                other = (await coordination.live_nodes()).get(ReplicaId(config.node.id))
-            except (CoordinationUnavailable, CoordinationCorrupt) as error:
-                _LOG.warning("ZooKeeper does not say whether another process runs as this node", extra=_why(error))
-                return True
+                async with asyncio.timeout(ALONE_S):
+                    await _first(connected, stopping)
+                    other = (await coordination.live_nodes()).get(ReplicaId(config.node.id))
+            except (CoordinationUnavailable, CoordinationCorrupt, TimeoutError) as error:
+                why = {"reason": f"no answer in {ALONE_S:g} s"} if isinstance(error, TimeoutError) else _why(error)
+                _LOG.warning("ZooKeeper does not say whether another process runs as this node", extra=why)
+                return not stopping.is_set()
             if other is None or other.is_at(*place):
                 return True
             if said != (said := f"{other.host}:{other.peer_port}"):
@@ -145,7 +148,7 @@ async def alone(config: Config, stopping: asyncio.Event) -> bool:
 async def _ask_cluster(config: Config, proposal: ClusterRecord, stopping: asyncio.Event) -> ClusterRecord | None:
     """Wait for coordination for as long as it takes; None when told to stop meanwhile."""
     said = ""
-    async with _asking(config) as (coordination, connected):
+    async with _asking(config, config.coordination.session_timeout_ms) as (coordination, connected):
         while not stopping.is_set():
             if not connected.is_set():
                 _LOG.warning("waiting for ZooKeeper", extra={"zookeeper": config.coordination.zookeeper})
@@ -167,12 +170,10 @@ async def _ask_cluster(config: Config, proposal: ClusterRecord, stopping: asynci
 
 
 @contextlib.asynccontextmanager
-async def _asking(config: Config) -> AsyncGenerator[tuple[ZooKeeperCoordination, asyncio.Event]]:
+async def _asking(config: Config, session_ms: int) -> AsyncGenerator[tuple[ZooKeeperCoordination, asyncio.Event]]:
     """A session for questions before the start, and what is set once it is there."""
-    settings, waiter = config.coordination, SessionWaiter()
-    coordination = ZooKeeperCoordination(
-        settings.zookeeper, session_timeout_ms=settings.session_timeout_ms, access=zookeeper_access(config)
-    )
+    hosts, access, waiter = config.coordination.zookeeper, zookeeper_access(config), SessionWaiter()
+    coordination = ZooKeeperCoordination(hosts, session_timeout_ms=session_ms, access=access)
     await coordination.start(waiter)
     try:
         yield coordination, waiter.event
