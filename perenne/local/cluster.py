@@ -61,10 +61,11 @@ class LocalNode:
     def get(self, path: str, timeout: float = 2.0) -> tuple[int, bytes]:
         """HTTP GET; status 0 when nobody answers, or not to the end."""
         try:
-            with self.opener.open(f"{self.scheme}://{self.host}:{self.http_port}{path}", timeout=timeout) as answer:
-                return int(answer.status), answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read()
+            try:
+                with self.opener.open(f"{self.scheme}://{self.host}:{self.http_port}{path}", timeout=timeout) as answer:
+                    return int(answer.status), answer.read()
+            except urllib.error.HTTPError as error:
+                return error.code, error.read()
         except (OSError, http.client.HTTPException):  # the second: killed between the head and the body
             return 0, b""
 

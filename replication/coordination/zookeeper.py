@@ -22,13 +22,13 @@ from kazoo.retry import KazooRetry
 
 from replication.coordination import codec
 from replication.coordination.access import Access
+from replication.coordination.namesake import Namesake
 from replication.coordination.port import (
     ClusterRecord,
     CoordinationCorrupt,
     CoordinationUnavailable,
     LiveNode,
     NodeRegistration,
-    NodeRetired,
     Operation,
     SessionEvent,
     Watcher,
@@ -73,6 +73,7 @@ class ZooKeeperCoordination:
         self._closing = False
         self._apart_since_s: float | None = None
         """Since when there has been no connection, as the poll saw it; monotonic."""
+        self._namesake = Namesake()
 
     # Session
 
@@ -251,8 +252,9 @@ class ZooKeeperCoordination:
         stat: Any = await self._ask(self._client.exists_async(path))
         if stat is not None and stat.ephemeralOwner != session:
             with contextlib.suppress(NoNodeError):
-                found, _ = await self._ask(self._client.get_async(path))
-                _refuse_if_it_runs(codec.decode_live(found), live)
+                found, seen = await self._ask(self._client.get_async(path))
+                other, owner = codec.decode_live(found), int(seen.ephemeralOwner)
+                self._namesake.refuse_if_it_runs(other, owner, live, self.session_timeout_ms())
                 await self._ask(self._client.delete_async(path))
             stat = None
         if stat is not None:
@@ -408,12 +410,3 @@ class ZooKeeperCoordination:
     async def finish_operation(self, operation: Operation, result: str) -> None:
         done = Operation(operation.verb, operation.id, operation.arguments, result)
         await self._put(self._path("ops", operation.verb), codec.encode_operation(done))
-
-
-def _refuse_if_it_runs(other: LiveNode, live: LiveNode) -> None:
-    """Raises NodeRetired where what calls itself like us is neither this process nor one before it in its place."""
-    if other.identity.boot != live.identity.boot and not other.is_at(live.host, live.peer_port, live.machine):
-        raise NodeRetired(
-            f"another process runs as {live.identity.id}, at {other.host}:{other.peer_port}: one of two copies of a"
-            " machine or disk, or of two nodes with one id, must not run"
-        )

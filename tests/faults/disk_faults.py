@@ -5,8 +5,8 @@ from collections.abc import Callable
 from perenne.local.cluster import LocalNode
 from storage.table import Entry
 from tests.faults import damage
-from tests.faults.arena import Arena, Unavailable, replace_tree
-from tests.faults.failing_disk import FAIL
+from tests.faults.arena import Arena, FaultFailed, Unavailable, replace_tree
+from tests.faults.failing_disk import FAIL, FAILED
 from tests.faults.fault import fault
 
 
@@ -38,6 +38,9 @@ def fsync_fails(arena: Arena) -> None:
     arena.hold(3, 5)
     fail.unlink()
     arena.process(node).stop()
+    if not (failed := arena.directory / FAILED).exists():
+        raise FaultFailed("nobody synced while every fsync was to fail")
+    failed.unlink()
 
 
 @fault("record damaged at a follower")

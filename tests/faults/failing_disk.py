@@ -17,6 +17,8 @@ from typing import Any, Final
 from perenne.local.processes import DidNotStart, Running, start
 
 FAIL: Final = "fail-fsync"
+FAILED: Final = "failed-fsync"
+"""Lies there once one has failed."""
 
 
 def mount(behind: Path, at: Path, log: Path) -> Running | None:
@@ -54,6 +56,7 @@ def _serve(behind: Path, at: Path) -> None:
 
         def _sync(self, handle: int) -> int:
             if (behind.parent / FAIL).exists():
+                (behind.parent / FAILED).touch()
                 raise mfusepy.FuseOSError(errno.EIO)
             os.fdatasync(handle)
             return 0

@@ -213,7 +213,7 @@ class Reader:
         self._senders = senders
         self._outcome = outcome
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="reader", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -221,6 +221,12 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        except Exception as error:  # noqa: BLE001 - a thread that ends unnoticed would judge nothing any more
+            self._outcome.violations.append(f"the reader ended: {error!r}")
 
     def _read(self) -> None:
         while not self._stopping.wait(0.01):

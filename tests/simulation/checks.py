@@ -18,6 +18,7 @@ from storage.rewriting import Compacted
 from tests.simulation.bucket import Bucket
 from tests.simulation.checks_apart import elected, gone_with_reason, rescued
 from tests.simulation.checks_compacting import knows_its_stubs, leads_with_all, may_go, rewritten
+from tests.simulation.checks_copies import count_at_answer, count_at_commit
 from tests.simulation.checks_relearning import nobody_reads, relearned
 from tests.simulation.deletes import Fates
 from tests.simulation.history import History
@@ -48,6 +49,8 @@ class Checks(Observer):
         self.copies_required = copies_required
         self.state = state
         self.history = History()
+        self.held_by = [frozenset[str]()]
+        """By committed sequence, who held it when it was committed."""
         self.fates = Fates()
         self.reclaimed = Reclaimed(self.history)
         self.leaders: dict[int, Identity] = {}
@@ -117,6 +120,7 @@ class Checks(Observer):
 
     def _judge(self, process: Process, event: ev.Event, effects: list[fx.Effect]) -> None:
         machine = self.machines[process.number]
+        machine.by = process.core.situation.me
         if isinstance(event, ev.LocalDurable):
             self._durable(machine, event.point)
             knows_its_stubs(self, machine, process)
@@ -234,33 +238,29 @@ class Checks(Observer):
             if self.history.committed[point.sequence : point.sequence + 1] != [point.chain]:  # 9
                 raise Violation(f"{machine.name} serves record {point.sequence}, which is not committed")
             return
-        self._commits(point, machine.name)
+        self._commits(point, machine.name, process)
 
     def tier_counted(self, point: LogPoint) -> None:
         """The transaction that counts the tier took effect: what it counts is committed, whoever hears of it."""
         try:
-            self._commits(point, "the leader")
+            self._commits(point, "the leader", None)
         except Violation as violation:
             raise self.world.found(violation) from None
 
-    def _commits(self, point: LogPoint, who: str) -> None:
+    def _commits(self, point: LogPoint, who: str, leader: Process | None) -> None:
+        before = len(self.history.committed)
         if not self.history.commits(point, who):  # 5
             return
-        state = self.state()
+        state, holders = self.state(), frozenset[str]()
         if state is not None:
             if not self.restored:  # an old set names whom it named then
                 self._all_hold(state, point)
-            holders = sum(self._holds(m, point) or self._held(m, point) for m in self.machines.values())
-            holders += self.bucket.had(point.chain)
-            if holders < self.copies_required:  # 2, in positions; the bytes are counted at the answer
-                raise Violation(f"{who} commits {point.sequence} with {holders} copies")
+            holders = count_at_commit(self, point, who, leader)  # 2
+        self.held_by[before:] = [holders] * (len(self.history.committed) - before)
 
-    def _holds(self, machine: Machine, point: LogPoint) -> bool:
+    def holds(self, machine: Machine, point: LogPoint) -> bool:
+        """Whether the present disk's log contains it, as far as its processes saw it synced."""
         return self.history.branch_holds(machine.durable, point)
-
-    def _held(self, machine: Machine, point: LogPoint) -> bool:
-        """A copy on a disk that was lost in this very moment: it was there when it was confirmed."""
-        return any(self.history.branch_holds(durable, point) for _, durable in machine.lost)
 
     def _all_hold(self, state: ClusterState, point: LogPoint) -> None:
         """6: every member holds everything that is committed. A harmed disk is what the other members are for."""
@@ -268,7 +268,7 @@ class Checks(Observer):
             self._tier_holds(state, point)
         for member in state.in_sync - {TIER_MEMBER}:
             machine = self._machine_of(member)
-            if machine is not None and not machine.harm and not self._holds(machine, point):
+            if machine is not None and not machine.harm and not self.holds(machine, point):
                 raise Violation(f"{member.id} is in the in-sync set without the committed record {point.sequence}")
 
     def _tier_holds(self, state: ClusterState, point: LogPoint) -> None:
@@ -311,37 +311,9 @@ class Checks(Observer):
         sequence = self.history.committed_at.get(digest)
         if sequence is None:  # 9
             raise Violation(f"{process.name} answers Success for {uid}, which is not committed")
-        self._count_copies(process.name, uid, digest, sequence)
+        count_at_answer(self, process.name, uid, digest, sequence)
         self.acknowledgements += 1
         self.history.acknowledged[digest] = uid
-
-    def _count_copies(self, who: str, uid: str, digest: bytes, sequence: int) -> None:
-        content = self.history.content.get(digest)
-        if content is None:  # 10
-            raise Violation(f"{who} answers Success for {uid} with bytes that nobody sent")
-        chain = self.history.committed[sequence]
-        if digest in self.history.acknowledged or self.reclaimed.may_be_gone(chain, sequence):
-            return  # a duplicate, or deleted: what may have happened to copies since is for the end to say
-        state = self.state()
-        names = "".join(sorted(member.id for member in state.in_sync)) if state is not None else "?"
-        machines = self.machines.values()
-        point = LogPoint(self.history.headers[chain].position, chain)
-        holders = [
-            m.name
-            for m in machines
-            if m.holds(content, sequence, self.history.head(chain))
-            or m.held(content, sequence)
-            or (m.harm and self._holds(m, point))
-            or any(self.history.branch_holds(durable, point) for durable in m.lost_harmed)
-        ]
-        if self.bucket.had(chain):
-            holders.append("T")
-        if len(holders) < self.copies_required:  # 2 and 12
-            raise Violation(
-                f"{who} answers Success for {uid} (record {sequence}, set {names}) with copies at {holders} only"
-            )
-        if self.acknowledgements < 3 or self.acknowledgements % 16 == 0:
-            self.world.say(who, f"answers Success for {uid}: record {sequence}, copies at {''.join(holders)}")
 
     def started(self, machine: Machine, process: Process) -> None:
         """A process opened its disk: what was synced must be there. Raises Violation."""
@@ -393,9 +365,9 @@ class Checks(Observer):
                 elected(self, self.last_state, state)
             if through_tier:
                 pass  # it rebuilds first: judged when it is active
-            elif machine is not None and not machine.harm and not self._holds(machine, point):  # 5
+            elif machine is not None and not machine.harm and not self.holds(machine, point):  # 5
                 raise Violation(f"{state.leader.id} won epoch {state.epoch} without record {point.sequence}")
-            if machine is not None and machine.harm and not self._holds(machine, point):
+            if machine is not None and machine.harm and not self.holds(machine, point):
                 self.world.say("zk", f"{state.leader.id} leads after harm to its disk")
         self.epoch, self.last_state = state.epoch, state
         self.highest_epoch = max(self.highest_epoch, state.epoch)
@@ -410,7 +382,7 @@ class Checks(Observer):
         machine = self._machine_of(state.leader.member)
         if machine is not None:
             leads_with_all(self, machine)
-        if machine is not None and not machine.harm and not self._holds(machine, point):
+        if machine is not None and not machine.harm and not self.holds(machine, point):
             raise Violation(f"{state.leader.id} is active in epoch {state.epoch} without record {point.sequence}")
 
     def failed(self, process: Process, message: str, error: BaseException | None) -> None:

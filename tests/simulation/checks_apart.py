@@ -83,7 +83,7 @@ def _kept(checks: "Checks", process: Process, point: LogPoint, content: bytes) -
         if m.holds(content, sequence)
         or m.held(content, sequence)
         or m.harm
-        or any(checks.history.branch_holds(durable, point) for durable in m.lost_harmed)
+        or any(gone.harmed and checks.history.branch_holds(gone.durable, point) for gone in m.lost)
     ]
     if 1 + len(kept) < checks.copies_required:
         names = [machine.name for machine in kept]

@@ -293,7 +293,7 @@ class Cluster:
         for machine in self.machines.values():
             if machine.harm != "rolled back" or state is None or machine.member not in state.in_sync:
                 continue
-            confirmed = machine.lost[-1][1].sequence
+            confirmed = machine.lost[-1].durable.sequence
             caught_up = point.sequence >= confirmed and self.checks.history.branch_holds(machine.durable, point)
             if caught_up and machine.durable != GENESIS:
                 machine.harm = ""
@@ -342,7 +342,7 @@ class Cluster:
             return False
         if machine.process is not None:
             machine.process.kill(power=True)
-        machine.lost.append((machine.medium, machine.durable))
+        machine.disk_goes(harmed=False)
         machine.medium, machine.snapshot = medium, None
         machine.harm = "rolled back"
         machine.durable = machine.tip = machine.snapshot_point

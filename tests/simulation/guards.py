@@ -279,7 +279,7 @@ GUARDS = (
     Guard(
         "no copy of a node takes the place of one that may run",
         "replication/coordination/zookeeper.py",
-        "                _refuse_if_it_runs(codec.decode_live(found), live)\n",
+        "                self._namesake.refuse_if_it_runs(other, owner, live, self.session_timeout_ms())\n",
         "",
         shown_by="tests/coordination/test_coordination.py::test_no_copy_of_a_node_takes_the_place_of_one_that_may_run",
     ),

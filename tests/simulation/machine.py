@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from random import Random
 
-from replication.core.values import Member, ReplicaId
+from replication.core.values import Identity, Member, ReplicaId
 from storage.position import GENESIS, LogPoint
 from tests.simulation.disk import Medium
 from tests.simulation.process import Process
@@ -11,6 +11,19 @@ from tests.simulation.process import Process
 MENDABLE = ("flipped bits", "rotten record")
 """Harm that scrub and mender make good."""
 SUPERVISOR_US = (150_000, 2_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class GoneDisk:
+    """A disk that was lost, with what was durable there: confirmations of it may still be on their way.
+
+    by: the process that confirmed them. harmed: some of it may not have been readable any more.
+    """
+
+    medium: Medium
+    durable: LogPoint
+    by: Identity | None
+    harmed: bool
 
 
 @dataclass
@@ -42,10 +55,9 @@ class Machine:
     starts: int = 0
     hosts: int = 0
     stops: str = ""
-    lost: list[tuple[Medium, LogPoint]] = field(default_factory=list[tuple[Medium, LogPoint]])
-    """Disks that are gone, each with what was durable there: confirmations of theirs may still be on their way."""
-    lost_harmed: list[LogPoint] = field(default_factory=list[LogPoint])
-    """What was durable on those of them that were harmed: some of it may not have been readable any more."""
+    by: Identity | None = None
+    """The process that took a step on the present disk last."""
+    lost: list[GoneDisk] = field(default_factory=list[GoneDisk])
     snapshot: Medium | None = None
     snapshot_point: LogPoint = GENESIS
     bad_from_us: int = 0
@@ -74,15 +86,17 @@ class Machine:
 
     def new_disk(self) -> None:
         """Everything that was on the disk is gone."""
-        self.lost.append((self.medium, self.durable))
-        if self.harm:
-            self.lost_harmed.append(self.durable)
+        self.disk_goes(harmed=bool(self.harm))
         self.medium = Medium()
         self.incarnation, self.stops, self.snapshot = "", "", None
         self.durable = self.tip = self.floor = self.snapshot_point = GENESIS
         self.promise = self.counter = self.confirmed = 0
         self.cutting = None
         self.kept = {}
+
+    def disk_goes(self, *, harmed: bool) -> None:
+        """Remember it."""
+        self.lost.append(GoneDisk(self.medium, self.durable, self.by, harmed))
 
     def lose_power(self, chance: Random) -> int:
         """Returns how many sectors of unsynced writes are lost."""
@@ -105,7 +119,7 @@ class Machine:
 
     def held(self, dataset: bytes, sequence: int) -> bool:
         """The same for the disks that were lost."""
-        return any(_contains(medium, dataset, sequence, b"", believed=True) for medium, _ in self.lost)
+        return any(_contains(gone.medium, dataset, sequence, b"", believed=True) for gone in self.lost)
 
 
 def _contains(medium: Medium, dataset: bytes, sequence: int, head: bytes, *, believed: bool) -> bool:

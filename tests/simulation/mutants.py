@@ -39,9 +39,9 @@ USAGE = 4
 """pytest's exit code for a test that is not there."""
 
 
-def noticed_by(guard: Guard, runs: int, base: Path, quick: bool) -> str:
+def noticed_by(guard: Guard, runs: int, base: Path, quick: bool, by_seed: bool = False) -> str:
     """Name the first seed or test that fails without the guard; empty when nothing does, or not the test that the guard
-    names.
+    names. by_seed: ask random seeds alone.
     """
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name) / "source"
@@ -50,6 +50,8 @@ def noticed_by(guard: Guard, runs: int, base: Path, quick: bool) -> str:
         if source.count(guard.old) != 1:
             return f"THE LIST IS WRONG: {source.count(guard.old)} places"
         (copy / guard.file).write_text(source.replace(guard.old, guard.new))
+        if by_seed:
+            return _simulated(copy, runs)
         if guard.shown_by:
             return _tested(copy, [guard.shown_by])
         return (
@@ -103,7 +105,8 @@ def _python(copy: Path, arguments: Sequence[str], seconds: int) -> subprocess.Co
 def main(arguments: list[str]) -> int:
     """Return 1 when a guard was not noticed."""
     parser = argparse.ArgumentParser("script/mutants", description=__doc__)
-    parser.add_argument("--runs", type=int, default=300, help="seeds per mutant; 0 for none")
+    parser.add_argument("--runs", type=int, default=300, help="seeds per mutant that names no test; 0 for none")
+    parser.add_argument("--by-seed", action="store_true", help="no tests: what these seeds alone notice of each")
     parser.add_argument("--only", default="", help="guards whose name contains this")
     parser.add_argument("--skip", type=int, default=0, help="go on after this many guards")
     parser.add_argument("--quick", action="store_true", help="the guard's own test, scenarios and seeds only")
@@ -117,13 +120,20 @@ def main(arguments: list[str]) -> int:
     missed = kept = 0
     with tempfile.TemporaryDirectory() as base, ThreadPoolExecutor(options.jobs) as pool:
         snapshot(Path(base))
-        broken = _tested(Path(base), sorted({*SCENARIOS, *(guard.shown_by for guard in guards if guard.shown_by)}))
+        broken = not options.by_seed and _tested(
+            Path(base), sorted({*SCENARIOS, *(guard.shown_by for guard in guards if guard.shown_by)})
+        )
         if broken:
             sys.stdout.write(f"with every guard in its place {broken} fails: what fails without one says nothing\n")
             return 1
         count = len(guards)
         found = pool.map(
-            noticed_by, guards, [int(options.runs)] * count, [Path(base)] * count, [bool(options.quick)] * count
+            noticed_by,
+            guards,
+            [int(options.runs)] * count,
+            [Path(base)] * count,
+            [bool(options.quick)] * count,
+            [bool(options.by_seed)] * count,
         )
         for guard, by in zip(guards, found, strict=True):
             kept += not by and bool(guard.needless)

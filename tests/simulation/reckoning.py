@@ -114,7 +114,7 @@ class Reckoning:
         cluster.run_ms(QUIET_MS)
         cluster.run_ms(5000, self._settled)
         elections = cluster.checks.elections
-        cluster.run_ms(QUIET_MS)
+        cluster.run_ms(QUIET_MS + cluster.shape.session_ms)  # long enough for a session that nobody keeps to expire
         if cluster.checks.elections != elections:
             raise Violation("an election although nothing failed")
 

@@ -51,6 +51,7 @@ class Rescuer:
     rebuilt: int = 0
     failed_over: int = 0
     forgotten: int = 0
+    unsure: int = 0
     given_up: set[str] = field(default_factory=set[str])
     unknown: set[str] = field(default_factory=set[str])
     """Nodes that a refusal says nobody knows."""
@@ -150,6 +151,7 @@ class Rescuer:
         def judge() -> None:
             cluster.world.say("op", what)
             self.forgotten += cluster.checks.rescued(plan, self._tip(plan))
+            self.unsure += plan.loss.unsure
 
         hand = Hand(Tree(cluster.service, judge))
         assert seen.cluster is not None

@@ -68,7 +68,7 @@ def _holds_for_all_it_knows(cluster: Cluster, machine: Machine, dataset: bytes) 
 
     The new copy may rot as well before Success is told: what nobody has read, no answer can heed (ADR 0006).
     """
-    if machine.medium.holds(dataset) or any(disk.holds(dataset) for disk, _ in machine.lost):
+    if machine.medium.holds(dataset) or any(gone.medium.holds(dataset) for gone in machine.lost):
         return True
     process, history = machine.running, cluster.checks.history
     if process is None:

@@ -51,6 +51,7 @@ class Result:
     rebuilt: int = 0
     failovers: int = 0
     forgotten: int = 0
+    unsure: int = 0
     struck: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     violation: str = ""
 
@@ -94,6 +95,7 @@ def run(order: Order | int, *, trace: Callable[[str], None] | None = None) -> Re
     result.relearned, result.brought_back = checks.relearnings, checks.brought_back
     rescuer = cluster.rescuer
     result.rebuilt, result.failovers, result.forgotten = rescuer.rebuilt, rescuer.failed_over, rescuer.forgotten
+    result.unsure = rescuer.unsure
     result.struck = faults.struck
     result.cpu_seconds = time.process_time() - begun
     return result

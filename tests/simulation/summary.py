@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from tests.simulation.hunt import Quarry
+from tests.simulation.kinds import BEYOND, KINDS
 from tests.simulation.phases import PHASES, can_occur
 from tests.simulation.run import Result
 
@@ -17,6 +18,10 @@ SHOWN = 20
 """So many pairs that never occurred are named: more are those of a short run."""
 PATIENCE = 4
 """So many hunts in vain count as much as one success when it is decided what is hunted next."""
+
+
+HARMLESS = ("mend", "snapshot")
+"""Drawn like faults, and none: what an operator mends, and a backup, to which a later fault goes back."""
 
 
 @dataclass
@@ -55,6 +60,7 @@ class Summary:
     rebuilt: int = 0
     failovers: int = 0
     forgotten: int = 0
+    unsure: int = 0
     proved: int = 0
     struck: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     hunted: dict[str, int] = field(default_factory=dict[str, int])
@@ -91,6 +97,7 @@ class Summary:
         self.rebuilt += result.rebuilt
         self.failovers += result.failovers
         self.forgotten += result.forgotten
+        self.unsure += result.unsure
         self.proved += result.before_healing > 0
         asked = result.order.asked.strip() or "no options"
         if asked not in self.asked:
@@ -104,7 +111,7 @@ class Summary:
 
     @property
     def faults(self) -> int:
-        return sum(sum(phases.values()) for phases in self.struck.values())
+        return sum(sum(phases.values()) for kind, phases in self.struck.items() if kind not in HARMLESS)
 
     def possible(self) -> list[Quarry]:
         """Pairs that can occur, of the kinds that struck at all: others are not drawn with these options."""
@@ -156,8 +163,8 @@ class Summary:
             f"{self.acknowledgements} stores and {self.deletes} deletes acknowledged, {self.reads} reads;"
             f" {self.proved} clusters acknowledged something before they healed",
             f"{self.rebuilt} cluster states rebuilt, {self.failovers} losses accepted, {self.forgotten} committed"
-            " records lost by them as the plans said",
-            f"{self.faults} faults:",
+            f" records lost by them as the plans said; {self.unsure} of the plans could not tell all that is lost",
+            f"{self.faults} faults; {' and '.join(HARMLESS)}, which are none, are listed among them:",
         ]
         for kind in sorted(self.struck):
             phases = self.struck[kind]
@@ -171,6 +178,8 @@ class Summary:
         )
         if 0 < len(never) <= SHOWN:
             found.append(f"never: {', '.join(never)}")
+        if unseen := sorted({*KINDS} - {*BEYOND, *self.struck}):
+            found.append(f"not struck at all: {', '.join(unseen)}")
         if self.commits:
             found.append(f"at commit {', '.join(self.commits)}; with {', '.join(self.asked)}")
         found.append(f"{len(self.violations)} violations")

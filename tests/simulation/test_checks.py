@@ -10,12 +10,13 @@ import pytest
 from replication.core.election import Candidacy
 from replication.core.election import Stage as Candidate
 from replication.core.statewriter import StateWriter
+from replication.core.streams import Streams
 from replication.core.values import Phase
 from replication.tier.bodies import Body
 from replication.tier.keys import parse_run
 from replication.tier.port import Stored
 from tests.simulation.bucket import BucketClient
-from tests.simulation.stage import Stage
+from tests.simulation.stage import Stage, process_of
 from tests.simulation.tier_stage import alone_with_tier, staged
 from tests.simulation.world import Violation
 
@@ -95,4 +96,29 @@ def test_an_election_shows_that_it_was_won_by_right(
         monkeypatch.setattr(Candidacy, where, bug)
         stage.strike("kill", stage.leader)
         with pytest.raises(Violation, match=found):
+            stage.run(20_000)
+
+
+def _keeps_the_stream(_streams: Streams, _link: int) -> None:
+    """In place of letting go of it with its connection."""
+
+
+def test_a_disk_that_the_leader_saw_go_is_no_copy_of_what_it_commits_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leader is the slower one: what a follower confirmed whose disk is gone meanwhile counts with a leader to whom
+    confirmations outlive their streams.
+    """
+    monkeypatch.setattr(Streams, "lost", _keeps_the_stream)
+    with Stage(2) as stage:
+        leader, (follower,) = stage.leader, stage.followers
+        stage.stored(leader, "1.1")
+        before = follower.durable.sequence
+        process_of(leader).hung_until_us = stage.world.now_us + 120_000
+        stage.offer(leader, "1.2")
+        stage.until(lambda: follower.durable.sequence > before)
+        stage.run(20)  # it has confirmed it
+        stage.strike("kill", follower)
+        stage.run(20)  # the leader has seen it go
+        stage.strike("wipe", follower)
+        assert leader.durable.sequence == before
+        with pytest.raises(Violation, match="commits 3 with 1 copies"):
             stage.run(20_000)

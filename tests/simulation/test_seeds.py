@@ -33,7 +33,6 @@ def test_seeds(first: int | None) -> None:
         a_few(summary, 10, Order(0, scrubs=first is not None, head_start=first is None))
     lines = "\n".join(summary.lines())
     assert not summary.violations, lines
-    assert summary.acknowledgements > summary.clusters, lines
     assert summary.proved > summary.clusters * (0.9 if first is None else 0.3), lines
     assert summary.faults > summary.clusters, lines
 
