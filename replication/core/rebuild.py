@@ -77,6 +77,20 @@ def _unsure(survivors: Sequence[Standing], left_out: Collection[Member], *, give
     return len(gone) >= max(1, smallest - 1 if given_tier else smallest)
 
 
+def _forgotten(last: ClusterState | None, nodes: Sequence[Standing]) -> tuple[str, ...]:
+    """Why nobody knows who was in sync in the end, if so: what a node has read it remembers a moment later, and not if
+    its disk is new.
+    """
+    highest = max(node.counter for node in nodes)
+    if last is not None and last.change.counter >= highest:
+        return ()
+    remembered = f"change {last.change.counter} is" if last is not None else "none is"
+    return (
+        f"change {highest} of the cluster state was read, and {remembered} remembered: who was in sync then, and holds"
+        " more perhaps, nobody says. Be sure that every node that ever ran was asked",
+    )
+
+
 def _tiered(last: ClusterState | None, nodes: Collection[Standing]) -> bool:
     return any(node.tiered for node in nodes) or (last is not None and TIER_MEMBER in last.in_sync)
 
@@ -114,11 +128,11 @@ def _planned(
     committed = [*around.floors, *(node.told for node in survivors), *([last.floor] if last is not None else [])]
     chosen, known = informed(chosen, committed), newest(committed)
     tier = NO_BUCKET if bucket is None or TIER in without else bucket
-    passed = passed_over(tier, chosen)
+    vague = (*passed_over(tier, chosen), *_forgotten(last, nodes))
     unsure = _unsure(survivors, left_out, given_tier=TIER in without)
-    loss = loss_of(chosen, tier, known, unsure=unsure or bool(passed))
+    loss = loss_of(chosen, tier, known, unsure=unsure or bool(vague))
     if (loss.records or loss.unsure) and not accept_loss:
-        lost = (*_what_is_lost(loss, unsure=unsure), *passed)
+        lost = (*_what_is_lost(loss, unsure=unsure), *vague)
         return Refused(("; ".join(lost), "if that is accepted, say so with --accept-loss"))
     sure = not without and last is not None
     margin = 1 if sure else MARGIN
@@ -131,7 +145,7 @@ def _planned(
         state=new,
         left_out=left_out,
         loss=loss,
-        notes=(*_notes(last, survivors, through_tier=through_tier), *passed),
+        notes=(*_notes(last, survivors, through_tier=through_tier), *vague),
     )
 
 
@@ -149,7 +163,7 @@ def _what_is_lost(loss: Loss, *, unsure: bool) -> list[str]:
 
 def _notes(last: ClusterState | None, survivors: Sequence[Standing], *, through_tier: bool) -> tuple[str, ...]:
     if last is None:
-        return ("no node remembers who was in sync: be sure that every node that ever ran was asked",)
+        return ()
     names = ", ".join(sorted(member.id for member in last.in_sync))
     found = [f"in sync when it was last seen (change {last.change.counter}): {names}"]
     if through_tier:

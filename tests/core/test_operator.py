@@ -3,6 +3,8 @@
 Method: three nodes on paper; the state that a verb plans is put into the coordination service as the verb would.
 """
 
+from dataclasses import replace
+
 from replication.core import effects as fx
 from replication.core import events as ev
 from replication.core.loss import after_a_loss
@@ -123,6 +125,8 @@ def test_without_the_cluster_state_nobody_leads_and_the_rebuilt_one_loses_nothin
     cluster.run(1000)
     assert "1.1" in cluster.promised
     cluster.heal()
+    assert cluster.service.state is not None
+    remembered = cluster.service.state.state
     cluster.service.state, cluster.service.leader = None, None
     for node in cluster.nodes.values():
         cluster.read(node)
@@ -136,7 +140,7 @@ def test_without_the_cluster_state_nobody_leads_and_the_rebuilt_one_loses_nothin
     plan = rebuilt(
         None,
         surroundings(cluster),
-        [standing(node) for node in nodes],
+        [replace(standing(node), remembered=remembered) for node in nodes],
         bucket=None,
         without=(),
         accept_loss=False,

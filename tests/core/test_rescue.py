@@ -324,6 +324,19 @@ def test_so_many_given_up_that_they_may_have_been_a_set_of_their_own_are_a_loss_
     assert "more may be lost" in refused(rebuild(None, [replace(nodes[0], intact=False), nodes[1]], {"n3"}))
 
 
+def test_a_state_that_was_read_and_that_nobody_remembers_is_a_loss_to_be_accepted() -> None:
+    """Who was in sync then may hold more, and does not run: its registration went with the cluster state."""
+    alone = replace(AROUND, registered={N2.id: N2.incarnation})
+    emptied = standing(N2, counter=4)
+    assert "change 4 of the cluster state was read, and none is remembered" in refused(
+        rebuild(None, [emptied], around=alone)
+    )
+    plan = planned(rebuild(None, [emptied], around=alone, accept_loss=True))
+    assert plan.loss.unsure and plan.state.accepted_loss is not None
+    late = [replace(node, counter=8) if node.member == N3 else node for node in three()]
+    assert "change 8 of the cluster state was read, and change 7 is remembered" in refused(rebuild(None, late))
+
+
 def test_without_anybody_who_was_in_sync_a_loss_must_be_accepted() -> None:
     outsider = standing(N2, (4, 1, 60), told=point(4, 60), remembered=state(N1, N3))
     assert "more may be lost" in refused(rebuild(None, [outsider], {"n1", "n3"}))

@@ -56,9 +56,16 @@ RESCUE_GUARDS = (
     Guard(
         "a bucket that ends behind everybody is not passed over in silence",
         REBUILD,
-        "unsure=unsure or bool(passed))",
-        "unsure=unsure)",
+        "vague = (*passed_over(tier, chosen), ",
+        "vague = (*(), ",
         shown_by="tests/core/test_rescue.py::test_a_bucket_that_reaches_further_and_does_not_join_is_a_loss_to_be_accepted",
+    ),
+    Guard(
+        "a cluster state that was read and that nobody remembers is a loss to be accepted",
+        REBUILD,
+        "(*passed_over(tier, chosen), *_forgotten(last, nodes))",
+        "(*passed_over(tier, chosen),)",
+        shown_by=SCENES + "test_a_node_that_read_who_was_in_sync_and_forgot_it_does_not_say_that_nothing_is_lost",
     ),
     Guard(
         "a rebuilt state is of an epoch above every promise",

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from perenne.rescue import Seen, plan_failover, plan_rebuild
+from perenne.rescue import Seen, plan_failover, plan_rebuild, same
 from perenne.survey import Answer, bucket
 from replication.coordination.surgery import Interfered
 from replication.core.rescue import Bucket, Plan, Refused
@@ -93,17 +93,29 @@ class Rescuer:
     def _attempt(self) -> None:
         if not self.needed:
             return
-        hand = Hand(Tree(self.cluster.service, lambda: None))
-        answers = [answer(machine.running) for machine in self.cluster.machines.values() if machine.running is not None]
-        seen = Seen(found=hand.look(), answers=answers)
-        plan = self.plan(seen)
+        _, plan = self._decided()
         if isinstance(plan, Refused):
             self.why = plan.reasons
             self._heed(plan)
             self._later()
             return
         delay = self.cluster.chance.randrange(AGREE_US)
-        self.cluster.world.after(delay, None, self._carry_out, seen, plan)
+        self.cluster.world.after(delay, None, self._agreed, plan)
+
+    def _decided(self) -> tuple[Seen, Plan | Refused]:
+        hand = Hand(Tree(self.cluster.service, lambda: None))
+        answers = [answer(machine.running) for machine in self.cluster.machines.values() if machine.running is not None]
+        seen = Seen(found=hand.look(), answers=answers)
+        return seen, self.plan(seen)
+
+    def _agreed(self, agreed: Plan) -> None:
+        """Everybody is asked once more, as by `perenne.cli.rescuing`."""
+        seen, plan = self._decided()
+        if isinstance(plan, Refused) or not same(agreed, plan):
+            self.why = ("what would be done is no longer what was shown",)
+            self._later()
+            return
+        self._carry_out(seen, plan)
 
     def plan(self, seen: Seen) -> Plan | Refused:
         """What a person would agree to, in the end."""
@@ -112,9 +124,14 @@ class Rescuer:
         if not self.cluster.checks.restored:
             return plan_failover(seen, without, tier)
         plan = plan_rebuild(seen, without, tier, accept_loss=False)
-        if isinstance(plan, Refused) and any("--accept-loss" in reason for reason in plan.reasons):
+        offered = isinstance(plan, Refused) and any("--accept-loss" in reason for reason in plan.reasons)
+        if offered and self._everybody_asked():
             plan = plan_rebuild(seen, without, tier, accept_loss=True)
         return plan
+
+    def _everybody_asked(self) -> bool:
+        """Whoever can run does: no loss is accepted for the sake of one that was merely not started."""
+        return all(machine.running is not None or machine.stops for machine in self.cluster.machines.values())
 
     def _without(self) -> set[str]:
         """Disks that do not open any more, and whoever a refusal named; a bucket that lost what it had confirmed."""

@@ -4,12 +4,14 @@ Success must rest on copies that can be read, once the node that says it knows o
 """
 
 import contextlib
+from collections.abc import Iterable
 
 from replication.api import ConflictRefused, InstanceAbsent, InstanceUnavailable, NotPromised
 from storage.errors import StorageError
 from storage.position import LogPoint
 from tests.simulation.cluster import Cluster
 from tests.simulation.deletes import Deed
+from tests.simulation.history import History
 from tests.simulation.machine import Machine
 from tests.simulation.process import Process
 from tests.simulation.world import Violation
@@ -68,15 +70,25 @@ def _holds_for_all_it_knows(cluster: Cluster, machine: Machine, dataset: bytes) 
 
     The new copy may rot as well before Success is told: what nobody has read, no answer can heed (ADR 0006).
     """
+    history = cluster.checks.history
     if machine.medium.holds(dataset) or any(gone.medium.holds(dataset) for gone in machine.lost):
         return True
-    process, history = machine.running, cluster.checks.history
+    harmed = [gone.durable for gone in machine.lost if gone.harmed]  # nobody can tell any more what of it could be read
+    if any(
+        history.branch_holds(end, p) for p in _records_of(history, history.committed[1:], dataset) for end in harmed
+    ):
+        return True
+    process = machine.running
     if process is None:
         return False
     damaged = set(process.log.damaged())
-    points = (
-        LogPoint(history.headers[chain].position, chain)
-        for chain in machine.kept
-        if history.content.get(history.headers[chain].dataset) == dataset
-    )
+    points = _records_of(history, machine.kept, dataset)
     return any(p.sequence not in damaged and process.core.situation.ledger.holds(p) for p in points)
+
+
+def _records_of(history: History, chains: Iterable[bytes], dataset: bytes) -> list[LogPoint]:
+    """Those of these records that have this data set."""
+    headers = ((history.headers[chain], chain) for chain in chains)
+    return [
+        LogPoint(header.position, chain) for header, chain in headers if history.content.get(header.dataset) == dataset
+    ]

@@ -2,11 +2,14 @@
 
 import pytest
 
+from perenne.rescue import Seen, plan_rebuild
 from replication.coordination.surgery import Interfered
 from replication.core.coverage import whole_from
+from replication.core.rescue import Refused
 from replication.standing import read
 from replication.tier.keys import parse_run
 from tests.simulation.machine import Machine
+from tests.simulation.rescuer import answer
 from tests.simulation.stage import Stage, process_of
 from tests.simulation.tier_stage import alone_with_tier, bring_back, committed, lose, staged, tier_counts
 from tests.simulation.tree import Hand, Tree
@@ -162,6 +165,26 @@ def test_a_node_that_read_an_older_state_and_started_anew_tells_the_newest_all_t
         _, standing = read(process_of(node).reported.facts())
         assert standing.remembered is not None
         assert standing.remembered.change.counter == newest
+
+
+def test_a_node_that_read_who_was_in_sync_and_forgot_it_does_not_say_that_nothing_is_lost() -> None:
+    """Seed 620350379135 at 6c3e9a1: the disk is new, and the coordination service lost everything within the half
+    second after which the node writes down what it read. The other member, which holds everything, does not run.
+    """
+    with Stage(2) as stage:
+        stage.stored(stage.leader, "1.1")
+        emptied, (holder,) = stage.leader, stage.followers
+        lose(stage, holder)
+        lose(stage, emptied, disk=True)
+        bring_back(stage, emptied)
+        stage.until(lambda: emptied.counter > 0)
+        stage.strike("lose_history", emptied)
+        stage.run(1500)
+        hand = Hand(Tree(stage.cluster.service, lambda: None))
+        answers = [answer(process_of(emptied))]
+        assert answers[0].standing is not None and answers[0].standing.remembered is None
+        plan = plan_rebuild(Seen(found=hand.look(), answers=answers), (), None, accept_loss=False)
+        assert isinstance(plan, Refused) and "none is remembered" in plan.reasons[0]
 
 
 def test_a_set_that_lost_its_disks_is_given_up_and_what_was_named_is_lost() -> None:
