@@ -1,5 +1,6 @@
 """A wrong value is refused where it is typed, before anything is reached or asked: one line, exit code 2."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,8 @@ def test_many_verbs_go_to_zookeeper() -> None:
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_what_is_no_address_of_zookeeper_is_refused(verb: list[str]) -> None:
-    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*verb, "--zookeeper", "zk1:2181,zk2:port"])
+    done = CliRunner().invoke(app, [*verb, "--zookeeper", "zk1:2181,zk2:port"])
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "'zk2:port' is not host:port" in done.stderr
+    assert "'zk2:port' is not host:port" in " ".join(
+        re.split(r"[\s│]+", done.stderr)
+    )  # in a box, broken where that ends

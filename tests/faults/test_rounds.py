@@ -26,7 +26,6 @@ IN_CI = (
 )
 
 WITH_A_BUCKET = (
-    "compaction of the bucket while leaders are killed",
     "the past restored, killed, interrupted and resumed",
     "eviction races reads, the node itself killed and started",
 )
