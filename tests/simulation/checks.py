@@ -326,6 +326,7 @@ class Checks(Observer):
                 f"{machine.name} lost synced records in a restart: {machine.durable.sequence} to {end.sequence}"
             )
         machine.tip = machine.durable = end
+        machine.unread = False
         self._promised(machine, process)
         knows_its_stubs(self, machine, process)
 

@@ -347,6 +347,7 @@ class Cluster:
         machine.harm = "rolled back"
         machine.durable = machine.tip = machine.snapshot_point
         machine.promise = machine.counter = 0
+        machine.unread = True
         machine.floor = GENESIS
         machine.kept = {}
         return True

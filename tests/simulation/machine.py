@@ -49,6 +49,8 @@ class Machine:
     cutting: LogPoint | None = None
     kept: dict[bytes, None] = field(default_factory=dict[bytes, None])
     promise: int = 0
+    unread: bool = False
+    """The disk was put back, and no process has read yet what it promises."""
     floor: LogPoint = GENESIS
     counter: int = 0
     restart_us: int = 0
