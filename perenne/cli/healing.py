@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from perenne.cli.usage import ZooKeeperOption, fail
-from perenne.config import Config, ConfigError
-from perenne.config_reading import load_config
+from perenne.cli.usage import ZooKeeperOption, fail, read_config
 from storage.errors import StorageError
 
 DirectoryArgument = Annotated[Path | None, typer.Argument(help="A node's data directory; else that of --config.")]
@@ -23,17 +21,10 @@ def add_to(app: typer.Typer) -> None:
         app.command()(verb)
 
 
-def _config(file: Path | None) -> Config:
-    try:
-        return load_config(file, os.environ, disk=False)
-    except ConfigError as error:
-        raise fail(str(error), 2) from error
-
-
 def _directory(given: Path | None, config: Path | None) -> Path:
     if given is None and config is None:
         raise fail("name a data directory, or give --config FILE", 2)
-    return given if given is not None else _config(config).node.data_dir
+    return given if given is not None else read_config(config).node.data_dir
 
 
 def verify(
@@ -84,7 +75,7 @@ def verify(
         raise fail("--from is not for a study: its instances may lie above it", 2)
     if first and run is None:
         raise fail(f"--from {first}: of the tier it wants the name of an object, as the interrupted run gave it", 2)
-    settings = _config(config).tier
+    settings = read_config(config).tier
     try:
         store = blocking_store(settings, os.environ)
     except TierError as error:
@@ -128,7 +119,7 @@ def repair(
 
         if source is not None or from_tier:
             raise fail("--from and --from-tier mend the directory of a stopped node: name it", 2)
-        settings = _config(config)
+        settings = read_config(config)
         try:
             hosts = zookeeper or (zookeeper_of(cluster) if cluster else settings.coordination.zookeeper)
         except NoCluster as error:
@@ -155,7 +146,7 @@ def _offline(directory: Path, source: Path | None, config: Path | None, *, dry_r
         raise fail(f"{source} holds no log: give the [node] data_dir of another node", 2)
     if source is None and config is None:
         raise fail("--from-tier needs --config FILE", 2)
-    settings = _config(config).tier
+    settings = read_config(config).tier
     try:
         tier = (settings, blocking_store(settings, os.environ)) if source is None else None
     except TierError as error:
