@@ -326,7 +326,7 @@ class Checks(Observer):
                 f"{machine.name} lost synced records in a restart: {machine.durable.sequence} to {end.sequence}"
             )
         machine.tip = machine.durable = end
-        machine.unread = False
+        machine.copied_promise = 0
         self._promised(machine, process)
         knows_its_stubs(self, machine, process)
 

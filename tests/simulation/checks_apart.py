@@ -53,9 +53,8 @@ def elected(checks: "Checks", before: ClusterState, state: ClusterState) -> None
     if state.leader.member not in before.in_sync and before.tier is None:
         raise Violation(f"{who}, and is in no set")
     machine = checks.by_name[state.leader.id]
-    judged = machine.incarnation == state.leader.member.incarnation and not machine.harm and not machine.unread
-    if judged and machine.promise < state.epoch:
-        raise Violation(f"{who}, and its disk has promised {machine.promise} only")
+    if machine.incarnation == state.leader.member.incarnation and not machine.harm and machine.promised < state.epoch:
+        raise Violation(f"{who}, and its disk has promised {machine.promised} only")
 
 
 def gone_with_reason(checks: "Checks", process: Process) -> None:

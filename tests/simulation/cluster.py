@@ -334,6 +334,7 @@ class Cluster:
         """Remember the disk as a hypervisor would."""
         machine.snapshot = machine.medium.snapshot()
         machine.snapshot_point = machine.durable
+        machine.snapshot_promise = machine.promised
 
     def roll_back(self, machine: Machine) -> bool:
         """The virtual machine is restored from its snapshot: promise and floor go back as well."""
@@ -347,7 +348,7 @@ class Cluster:
         machine.harm = "rolled back"
         machine.durable = machine.tip = machine.snapshot_point
         machine.promise = machine.counter = 0
-        machine.unread = True
+        machine.copied_promise = machine.snapshot_promise
         machine.floor = GENESIS
         machine.kept = {}
         return True

@@ -49,8 +49,8 @@ class Machine:
     cutting: LogPoint | None = None
     kept: dict[bytes, None] = field(default_factory=dict[bytes, None])
     promise: int = 0
-    unread: bool = False
-    """The disk was put back, and no process has read yet what it promises."""
+    copied_promise: int = 0
+    """What a disk that was put back promises, as long as no process has read it."""
     floor: LogPoint = GENESIS
     counter: int = 0
     restart_us: int = 0
@@ -62,7 +62,13 @@ class Machine:
     lost: list[GoneDisk] = field(default_factory=list[GoneDisk])
     snapshot: Medium | None = None
     snapshot_point: LogPoint = GENESIS
+    snapshot_promise: int = 0
     bad_from_us: int = 0
+
+    @property
+    def promised(self) -> int:
+        """The highest epoch that its disk has promised."""
+        return max(self.promise, self.copied_promise)
 
     @property
     def member(self) -> Member:
@@ -92,7 +98,7 @@ class Machine:
         self.medium = Medium()
         self.incarnation, self.stops, self.snapshot = "", "", None
         self.durable = self.tip = self.floor = self.snapshot_point = GENESIS
-        self.promise = self.counter = self.confirmed = 0
+        self.promise = self.copied_promise = self.counter = self.confirmed = 0
         self.cutting = None
         self.kept = {}
 
