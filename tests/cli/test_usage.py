@@ -33,6 +33,5 @@ def test_many_verbs_go_to_zookeeper() -> None:
 def test_what_is_no_address_of_zookeeper_is_refused(verb: list[str]) -> None:
     done = CliRunner().invoke(app, [*verb, "--zookeeper", "zk1:2181,zk2:port"])
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "'zk2:port' is not host:port" in " ".join(
-        re.split(r"[\s│]+", done.stderr)
-    )  # in a box, broken where that ends
+    said = " ".join(re.split(r"[\s│]+", done.stderr))  # it stands in a box, and is broken where that ends
+    assert "'zk2:port' is not host:port" in said

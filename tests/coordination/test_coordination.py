@@ -214,10 +214,8 @@ def test_no_copy_of_a_node_takes_the_place_of_one_that_may_run(
             with pytest.raises(NodeRetired, match="another process runs as n1, at node.example:1"):
                 await other.announce(replace(later, machine="boot-2"))
             assert await other.live_nodes() == {ME.id: first}
-            for own in (
-                later,
-                replace(later, host="moved.example"),
-            ):  # a start after a kill; a session after a lost one
+            # A start after a kill, and a session after one that was lost.
+            for own in (later, replace(later, host="moved.example")):
                 await other.announce(own)
                 assert await other.live_nodes() == {ME.id: own}
         finally:
